@@ -1,0 +1,7 @@
+"""``python -m aft`` is ``aft``."""
+
+import sys
+
+from aft.cli import main
+
+sys.exit(main())

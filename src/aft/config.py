@@ -1,0 +1,283 @@
+"""The options of every verb, once: command line, YAML files and Python calls share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aft.errors import ConfigError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class Options(BaseModel):
+    """Base of all: unknown names are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ComputeOptions(Options):
+    """Where the work is done, and how it is shown."""
+
+    device: Device = "auto"
+    """Where to compute. auto: CUDA, then Apple MPS, then CPU."""
+    num_workers: int | None = Field(None, ge=0)
+    """Processes that read images. Default: by device and number of cores."""
+    progress: bool = True
+    """Show progress bars."""
+
+
+class ReadOptions(Options):
+    """How to read the data."""
+
+    image_column: str | None = None
+    """Column with the image (path). Default: image, file_name, path and the like."""
+    label_column: tuple[str, ...] = ()
+    """Column with the label; several for multi-label (0/1) or several regression targets."""
+    split_column: str | None = None
+    """Column that says train, validation or test. Default: split, where there is one."""
+    on_bad_input: Literal["skip", "fail"] = "skip"
+    """What to do with an image that cannot be read: leave it out and say so, or stop."""
+
+
+class DataOptions(Options):
+    """Which data."""
+
+    data: str
+    """Folder of images (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png), a table (.csv, .tsv, .jsonl, .parquet) with a column of image paths and one of labels, or a Hugging Face data set (a folder saved by `datasets`, or a name on the hub)."""
+
+
+class TaskOptions(Options):
+    """What is to be learned, and on which part of the data."""
+
+    task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
+    """What the labels are. auto: text and whole numbers are classes, lists are several classes, other numbers are regression."""
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of train held out to choose the checkpoint, where the data has no validation split."""
+    test_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of train held out for the final score, where the data has no test split. With 0 the final score is that of the validation split."""
+
+
+class TeacherOptions(Options):
+    """Which teachers."""
+
+    teachers: tuple[str, ...] = ()
+    """Frozen teachers, each written source:name, e.g. timm:vit_small_patch14_dinov2.lvd142m, torchvision:resnet50, python:FILE.py:function, features:FILE.parquet. Options follow a question mark: ?weights=FILE, ?size=128."""
+
+
+class StoreOptions(Options):
+    """Where teacher features are kept, and how they are computed."""
+
+    features: Path | None = None
+    """Folder of the feature store. Default: features/ in the user's cache folder."""
+    features_dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    """Number format of stored features."""
+    extract_batch_size: int = Field(64, ge=1)
+    """Images a teacher sees at once."""
+
+
+class FeatureOptions(ComputeOptions, StoreOptions, TeacherOptions):
+    """Teachers, their store, and where to compute."""
+
+
+class RunOptions(Options):
+    """What is trained, and where the run is kept."""
+
+    student: str
+    """The small model, written source:name, e.g. timm:mobilenetv4_conv_small.e2400_r224_in1k, torchvision:resnet18, small:cnn. Options follow a question mark: ?weights=FILE or ?weights=random, ?size=96."""
+    out: Path | None = None
+    """Folder of the run: configuration, metrics, checkpoints, the student, the report. Default: a new one, runs/DATA-1 and so on."""
+    seed: int = Field(0, ge=0)
+    """Draws the head, the held-out part, the batches and the augmentation."""
+    resume: bool = False
+    """Go on with an unfinished run in --out; the result is the same as without the break."""
+    overwrite: bool = False
+    """Replace a run in --out."""
+
+
+class ExtractConfig(ReadOptions, FeatureOptions, TeacherOptions, DataOptions):
+    """Turn a data set into teacher features, once.
+
+    Only what the store lacks is computed, so the command may be stopped and repeated at any time.
+    """
+
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train",)
+    """Which splits; training needs train alone."""
+
+
+class TrainConfig(ReadOptions, FeatureOptions, TaskOptions, RunOptions, TeacherOptions, DataOptions):
+    """Train a small student on labels and on what teachers know about the data.
+
+    Teacher features are computed first where the store lacks them. Without --teachers the student
+    learns from the labels alone: the baseline to compare with.
+    """
+
+    loss: Literal["aft"] = "aft"
+    """The transfer loss."""
+    beta: float = Field(3.0, ge=0)
+    """Weight of the transfer loss."""
+    kernel: Literal["linear", "rbf"] = "linear"
+    """AFT: how two samples are compared."""
+    weights: Literal["diagonal", "dense", "fixed"] = "diagonal"
+    """AFT: one learned gate per teacher dimension, a learned matrix, or gates that stay as they are."""
+    combine: Literal["concat", "product"] = "concat"
+    """AFT: several teachers side by side, or multiplied (for teachers of different modalities)."""
+    normalize: Literal["standardize", "none"] = "standardize"
+    """AFT: bring every teacher dimension to mean 0 and deviation 1, or leave the features raw (the paper)."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over train. Default: 30, but at least 300 and at most 10,000 steps."""
+    steps: int | None = Field(None, ge=1)
+    """Number of steps, in place of --epochs."""
+    batch_size: int = Field(64, ge=2)
+    """Samples a step, over all processes together."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """Only 1: a kernel over parts of a batch is not the kernel over the batch."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """What updates the weights."""
+    lr: float | None = Field(None, gt=0)
+    """Highest learning rate of the student. Default: 3e-4 from pre-trained weights, 2e-3 from random ones (SGD: 30 times that)."""
+    loss_lr: float = Field(1e-2, gt=0)
+    """Highest learning rate of the transfer loss's own parameters (gates)."""
+    weight_decay: float = Field(0.02, ge=0)
+    """Decoupled weight decay of matrices and kernels; biases and norms have none."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises; then it falls as a cosine."""
+    clip_norm: float = Field(1.0, ge=0)
+    """Largest norm of the student's gradient; 0 does not clip."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Classification: share of the target spread over all classes."""
+    augment: Literal["none", "flip", "standard"] = "standard"
+    """Random views for the student: none, mirroring, or mirroring and random crops."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the student's forward pass."""
+    eval_every: int | None = Field(None, ge=1)
+    """Steps between looks at the validation split. Default: 20 times a run."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many looks without a better score. Default: never."""
+
+
+class EvaluateConfig(ComputeOptions, ReadOptions):
+    """Score a trained student on labelled data."""
+
+    run: Path
+    """Folder of a run (or of a student)."""
+    data: str | None = None
+    """Labelled data. Default: the data of the run."""
+    split: Literal["train", "validation", "test"] | None = None
+    """Which split. Default: test where there is one, else validation, else all."""
+    batch_size: int = Field(64, ge=1)
+    """Images at once."""
+
+
+class PredictConfig(ComputeOptions, ReadOptions):
+    """Label new images with a trained student alone."""
+
+    run: Path
+    """Folder of a run (or of a student)."""
+    data: str
+    """A folder of images, one image, or a table with a column of image paths."""
+    out: Path = Path("predictions.csv")
+    """Where to write file, label, probability: .csv or .parquet."""
+    all_probabilities: bool = False
+    """One more column a class with its probability."""
+    overwrite: bool = False
+    """Replace --out."""
+    batch_size: int = Field(64, ge=1)
+    """Images at once."""
+
+
+class InspectConfig(ReadOptions, FeatureOptions):
+    """Say what is in a feature store, a data set or a run.
+
+    Without other flags: every teacher in the store. With --data: its rows, classes and copies.
+    """
+
+    data: str | None = None
+    """A data set to look at."""
+    run: Path | None = None
+    """A run folder to look at."""
+    verify: bool = False
+    """Recompute some stored features of --data with --teachers and compare (cosine)."""
+    verify_samples: int = Field(16, ge=1)
+    """How many samples --verify recomputes."""
+    ids: Path | None = None
+    """Write file, sample_id, split and label of --data here (.csv), to make features elsewhere."""
+
+
+class DemoConfig(ComputeOptions):
+    """Show on real pictures, with a real teacher, whether transfer pays.
+
+    Trains a small student alone and with AFT, at the same budget and over several seeds, and
+    writes one page with the results.
+    """
+
+    out: Path = Path("runs/demo")
+    """Folder of the demo's data, runs and page."""
+    seeds: int = Field(3, ge=2)
+    """Runs of each method."""
+    steps: int | None = Field(None, ge=1)
+    """Steps of each run."""
+    overwrite: bool = False
+    """Start again instead of going on where the last demo stopped."""
+
+
+C = TypeVar("C", bound=Options)
+
+
+def resolve(kind: type[C], config: C | None, options: Mapping[str, Any]) -> C:
+    """A verb's configuration from an object, from keyword options, or from both.
+
+    Raises:
+        ConfigError: Naming each wrong option, what it got and what it expects.
+    """
+    values = {**(config.model_dump() if config is not None else {}), **options}
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+def read_config_file(path: Path, kind: type[Options]) -> dict[str, Any]:
+    """The options in a YAML file.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML, or names an unknown option.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"expected lines 'option: value' in {path}, got {type(values).__name__}")
+    unknown = [str(name) for name in values if name not in kind.model_fields]
+    if unknown:
+        raise ConfigError(
+            f"{path} names unknown options: {', '.join(unknown)}; known are "
+            f"{', '.join(kind.model_fields)}"
+        )
+    return values
+
+
+def write_config_file(path: Path, config: Options) -> None:
+    """Write every option as YAML; :func:`read_config_file` takes it back."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with each option, in one line."""
+    parts = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"]) or "options"
+        if problem["type"] == "missing":
+            parts.append(f"{name} is missing")
+        elif problem["type"] == "extra_forbidden":
+            parts.append(f"unknown option {name}")
+        else:
+            parts.append(f"{name}={problem['input']!r}: {problem['msg'].lower()}")
+    return "; ".join(parts)

@@ -1,0 +1,73 @@
+"""The few helpers over ``torch.distributed``; all of them also work in a single process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def world_size() -> int:
+    """The number of processes training together; 1 outside of a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's place among them, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Join the rows of all processes, in rank order; gradients flow back to where rows came from.
+
+    The ranks may hold different numbers of rows (a last, smaller batch), so every rank of the
+    default process group has to call this, with tensors of the same widths and types.
+
+    If all ranks compute the same scalar from the result and DistributedDataParallel then averages
+    parameter gradients over ranks, these equal the gradients of one process holding all rows: the
+    sum over ranks that a row's gradient gets here makes up for that mean.
+
+    Args:
+        tensors: each ``(b, ...)``, with the same ``b`` within a rank.
+
+    Returns:
+        As many tensors, each ``(B, ...)`` with ``B`` the sum of ``b`` over ranks; in a single
+        process the tensors themselves.
+    """
+    if world_size() == 1:
+        return tensors
+    counts = _row_counts(len(tensors[0]), tensors[0].device)
+    return tuple(_gather(tensor, counts) for tensor in tensors)
+
+
+def _row_counts(count: int, device: torch.device) -> list[int]:
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
+    counts[rank()] = count
+    dist.all_reduce(counts)
+    return [int(n) for n in counts.tolist()]
+
+
+def _gather(tensor: Tensor, counts: list[int]) -> Tensor:
+    joined: Tensor = _GatherRows.apply(tensor, counts)  # type: ignore[no-untyped-call]
+    return joined
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
+        ctx.counts = counts
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))  # collectives need equal shapes
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.split(ctx.counts)[rank()], None

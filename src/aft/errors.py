@@ -1,0 +1,31 @@
+"""Errors meant for the person at the keyboard: each says what came, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class AftError(Exception):
+    """Base class of every error that `aft` raises on purpose; the command line prints it alone."""
+
+
+class ConfigError(AftError):
+    """An option, a configuration file or a combination of options is wrong."""
+
+
+class DataError(AftError):
+    """The data set cannot be read or cannot be used for the task."""
+
+
+class TeacherError(AftError):
+    """A teacher cannot be loaded or returns unusable features."""
+
+
+class StudentError(AftError):
+    """A student cannot be built, loaded or trained."""
+
+
+class StoreError(AftError):
+    """The feature store on disk does not fit, is damaged or cannot be written."""
+
+
+class InputError(AftError, ValueError):
+    """A tensor or argument given to a loss or function has the wrong shape, type or value."""

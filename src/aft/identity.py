@@ -1,0 +1,140 @@
+"""Which content is which: 128-bit ids of samples, remembered for files that have not changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+ID_BYTES = 16
+_CHUNK = 256
+_SETTLED_SECONDS = 2.0
+
+
+def default_cache_dir() -> Path:
+    """Where features and remembered ids live: ``$AFT_CACHE`` or the user's cache folder."""
+    if "AFT_CACHE" in os.environ:
+        return Path(os.environ["AFT_CACHE"])
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "aft"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "aft"
+
+
+def content_id(content: bytes) -> bytes:
+    """The sample id of a content: its 16-byte BLAKE2b."""
+    return hashlib.blake2b(content, digest_size=ID_BYTES).digest()
+
+
+class Identified(NamedTuple):
+    """A content's id, and what is wrong with the content (None if it can be read)."""
+
+    sample_id: bytes
+    fault: str | None
+
+
+def identify(
+    inputs: Iterable[str | bytes],
+    find_fault: Callable[[bytes], str | None],
+    cache_dir: Path | None = None,
+) -> Iterator[Identified]:
+    """Id and soundness of each input, in order; known unchanged files are not read again.
+
+    Args:
+        inputs: File paths (str) or contents (bytes).
+        find_fault: Says what is wrong with a content, or None.
+        cache_dir: Where the memory of files is kept; default :func:`default_cache_dir`.
+    """
+    source = iter(inputs)
+    workers = min(8, os.cpu_count() or 1)
+    memory = _Memory.open((cache_dir or default_cache_dir()) / "files.sqlite")
+    with ThreadPoolExecutor(workers) as pool, closing(memory):
+        while chunk := list(islice(source, _CHUNK)):
+            keys = [_Key.of(item) if isinstance(item, str) else None for item in chunk]
+            known = memory.recall([key for key in keys if key is not None])
+
+            def look(
+                index: int,
+                chunk: list[str | bytes] = chunk,
+                keys: list[_Key | None] = keys,
+                known: dict[_Key, Identified] = known,
+            ) -> Identified:
+                key, item = keys[index], chunk[index]
+                if key is not None and key in known:
+                    return known[key]
+                try:
+                    content = Path(item).read_bytes() if isinstance(item, str) else item
+                except OSError as error:
+                    return Identified(content_id(b""), error.strerror or str(error))
+                return Identified(content_id(content), find_fault(content))
+
+            found = list(pool.map(look, range(len(chunk))))
+            memory.remember(
+                {k: f for k, f in zip(keys, found, strict=True) if k is not None and k not in known}
+            )
+            yield from found
+
+
+class _Key(NamedTuple):
+    path: str
+    size: int
+    modified: int  # nanoseconds
+
+    @classmethod
+    def of(cls, path: str) -> _Key | None:
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+
+class _Memory:
+    """Ids by path, size and modification time, in SQLite; works as an empty one if it must."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> _Memory:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=30)
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        except (OSError, sqlite3.Error):  # read-only home, full disk: nothing is remembered
+            connection = sqlite3.connect(":memory:")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, "
+            "modified INTEGER, sample_id BLOB, fault TEXT) WITHOUT ROWID"
+        )
+        return cls(connection)
+
+    def recall(self, keys: list[_Key]) -> dict[_Key, Identified]:
+        rows = self.connection.execute(
+            "SELECT path, size, modified, sample_id, fault FROM files "
+            f"WHERE path IN ({','.join('?' * len(keys))})",
+            [key.path for key in keys],
+        )
+        found = {_Key(row[0], row[1], row[2]): Identified(row[3], row[4]) for row in rows}
+        return {key: found[key] for key in keys if key in found}
+
+    def remember(self, found: dict[_Key, Identified]) -> None:
+        # A file written a moment ago may change again within the clock's resolution.
+        settled = (time.time() - _SETTLED_SECONDS) * 1e9
+        rows = [(*key, *value) for key, value in found.items() if key.modified < settled]
+        try:
+            with self.connection:
+                self.connection.executemany(
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows
+                )
+        except sqlite3.Error:  # a full disk costs time, never the run
+            pass
+
+    def close(self) -> None:
+        self.connection.close()

@@ -1,0 +1,153 @@
+"""The verb `inspect`: what is in a feature store, a data set, a run."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aft.config import InspectConfig, resolve
+from aft.data import Columns, DataSet, load_data
+from aft.devices import choose_device
+from aft.errors import ConfigError
+from aft.extract import features_folder, store_identity, verify_features
+from aft.runs import TrainResult, is_finished
+from aft.shards import format_bytes
+from aft.store import FeatureStore, find_stores
+from aft.teachers import load_teacher
+
+SAME = 0.999
+"""Cosine above which a stored and a recomputed feature count as the same."""
+
+
+def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str, Any]:
+    """Look at what is on disk; options are those of :class:`aft.config.InspectConfig`.
+
+    Returns:
+        ``lines`` for people, and by what was asked for ``stores``, ``data``, ``run``, ``verify``.
+
+    Raises:
+        AftError: If what should be looked at is not there, or --verify finds differences.
+    """
+    config = resolve(InspectConfig, config, options)
+    found: dict[str, Any] = {"lines": []}
+    data = _load(config) if config.data is not None else None
+    if data is not None:
+        found["data"] = data.describe()
+        found["lines"] += _data_lines(data)
+        if config.ids is not None:
+            _write_ids(config.ids, data)
+            found["lines"].append(f"ids of {sum(map(len, data.splits.values()))} rows: {config.ids}")
+    elif config.ids is not None or config.verify:
+        raise ConfigError("--ids and --verify need --data")
+    if config.run is not None:
+        found["run"] = _read_run(config.run)
+        found["lines"] += _run_lines(config.run, found["run"])
+    if config.verify and data is not None:
+        found["verify"] = [_verify(config, data, spec) for spec in config.teachers]
+        if not config.teachers:
+            raise ConfigError("--verify needs --teachers, those whose features to recompute")
+        found["lines"] += [
+            f"{v['teacher']}: {v['samples']} samples recomputed, cosine at least "
+            f"{v['smallest_cosine']:.6f}{'' if v['same'] else '  DIFFERENT: ' + v['worst_file']}"
+            for v in found["verify"]
+        ]
+    elif config.run is None and data is None:
+        stores = find_stores(features_folder(config.features))
+        found["stores"] = [_store_values(store) for store in stores]
+        found["lines"] += _store_lines(features_folder(config.features), stores)
+    return found
+
+
+def _load(config: InspectConfig) -> DataSet:
+    return load_data(
+        str(config.data),
+        Columns(config.image_column, config.label_column, config.split_column),
+        validation_fraction=0.0,
+        on_bad_input=config.on_bad_input,
+        progress=config.progress,
+    )
+
+
+def _data_lines(data: DataSet) -> list[str]:
+    lines = [f"{data.source}: {data.task.kind}, {data.task.num_outputs} outputs"]
+    for name, split in data.splits.items():
+        lines.append(f"  {name}: {len(split)} rows")
+    counts = data.task.counts(data.splits["train"].labels)
+    width = max((len(name) for name in counts), default=0)
+    lines += [f"    {name:<{width}}  {count}" for name, count in counts.items()]
+    return lines + [f"  {line}" for line in data.report.lines()]
+
+
+def _write_ids(path: Path, data: DataSet) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "sample_id", "split"])
+        for name, split in data.splits.items():
+            for file_name, sample_id in zip(split.files, split.ids, strict=True):
+                writer.writerow([file_name, sample_id.tobytes().hex(), name])
+
+
+def _read_run(run: Path) -> dict[str, Any]:
+    if not (run / "config.yaml").exists():
+        raise ConfigError(f"{run} is no run of aft: expected a config.yaml in it")
+    return TrainResult.load(run).summary if is_finished(run) else {"finished": False}
+
+
+def _run_lines(run: Path, summary: dict[str, Any]) -> list[str]:
+    if summary.get("finished") is False:
+        return [f"{run}: unfinished; aft train --config {run}/config.yaml --resume goes on"]
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["metrics"].items())
+    teachers = ", ".join(teacher["spec"] for teacher in summary["teachers"]) or "none"
+    return [
+        f"{run}: {summary['student']}, {summary['num_parameters']:,} parameters",
+        f"  teachers: {teachers}; beta {summary['beta']:g}; seed {summary['seed']}",
+        f"  {summary['split']}: {scores}",
+        f"  report: {run / 'report.html'}",
+    ]
+
+
+def _store_values(store: FeatureStore) -> dict[str, Any]:
+    return {**vars(store.summary()), "path": str(store.path)}
+
+
+def _store_lines(folder: Path, stores: list[FeatureStore]) -> list[str]:
+    if not stores:
+        return [f"no features in {folder}; aft extract makes some"]
+    lines = [f"{len(stores)} teachers in {folder}"]
+    for store in stores:
+        summary = store.summary()
+        lines.append(
+            f"  {summary.identity['spec']}: {summary.rows} samples x {summary.dim} {summary.dtype}, "
+            f"{format_bytes(summary.bytes)} in {summary.shards} shards  {summary.path.name}"
+        )
+    return lines
+
+
+def _verify(config: InspectConfig, data: DataSet, spec: str) -> dict[str, Any]:
+    teacher = load_teacher(spec)
+    store = FeatureStore.open(
+        features_folder(config.features),
+        store_identity(teacher, config.features_dtype),
+        create=False,
+    )
+    samples = data.splits["train"]
+    checked = verify_features(
+        store,
+        teacher,
+        samples,
+        config.verify_samples,
+        batch_size=config.extract_batch_size,
+        device=choose_device(config.device),
+    )
+    worst = int(np.argmin(checked.cosines))
+    return {
+        "teacher": spec,
+        "samples": len(checked.cosines),
+        "smallest_cosine": float(checked.cosines[worst]),
+        "same": bool(checked.cosines[worst] >= SAME),
+        "worst_file": samples.files[int(checked.positions[worst])],
+    }

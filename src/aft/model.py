@@ -1,0 +1,217 @@
+"""The student, and the student with its transfer loss as one module."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from aft.errors import StudentError
+from aft.labels import Task
+from aft.preprocessing import Preprocessing
+from aft.students import Backbone, load_backbone
+
+
+class StudentOutput(NamedTuple):
+    """What a student returns.
+
+    Attributes:
+        logits: ``(B, num_outputs)``; for regression the predicted values in their own units.
+        features: ``(B, dim)``, what enters the last linear layer.
+    """
+
+    logits: Tensor
+    features: Tensor
+
+
+class Rescale(nn.Module):
+    """``x * scale + offset``, so that a regression head works on standardized targets."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, scale: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("offset", offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values of shape ``(B, num_targets)`` in the targets' units."""
+        return x * self.scale + self.offset
+
+
+class Student(nn.Module):
+    """A small network: backbone, then one linear layer.
+
+    Args:
+        backbone: Inputs to features ``(B, dim)``.
+        dim: Width of the features.
+        num_outputs: Number of classes or regression targets.
+        target_mean: For regression, the mean of each target, ``(num_outputs,)``.
+        target_std: For regression, the standard deviation of each target, ``(num_outputs,)``.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dim: int,
+        num_outputs: int,
+        target_mean: Tensor | None = None,
+        target_std: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.backbone = backbone
+        self.head = nn.Linear(dim, num_outputs)
+        self.rescale: nn.Module = nn.Identity()
+        if target_mean is not None and target_std is not None:
+            self.rescale = Rescale(target_std, target_mean)
+
+    def forward(self, inputs: Tensor) -> StudentOutput:
+        """Logits and features of a batch."""
+        features = self.backbone(inputs)
+        return StudentOutput(self.rescale(self.head(features)), features)
+
+
+class TransferModel(nn.Module):
+    """A student and its transfer loss in one module, for any training loop.
+
+    The loss lives inside so that data-parallel training synchronises its parameters and
+    checkpoints hold them.
+
+    Args:
+        student: Returns ``(logits, features)``.
+        transfer_loss: Called with student features and teacher features; None trains on the
+            labels alone.
+        beta: Weight of the transfer loss.
+        task: ``classification``, ``multilabel`` or ``regression``; picks the task loss.
+        label_smoothing: For classification, see :func:`torch.nn.functional.cross_entropy`.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        transfer_loss: nn.Module | None = None,
+        beta: float = 1.0,
+        task: str = "classification",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.transfer_loss = transfer_loss
+        self.beta = beta
+        self.task = task
+        self.label_smoothing = label_smoothing
+
+    def forward(
+        self,
+        inputs: Tensor,
+        teacher_features: Tensor | list[Tensor] | None = None,
+        labels: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """One batch.
+
+        Args:
+            inputs: The student's inputs.
+            teacher_features: ``(B, sum of dims)``, or one ``(B, dim)`` a teacher; without them
+                there is no transfer loss.
+            labels: As in :class:`aft.data.Samples`; without them there is no task loss.
+
+        Returns:
+            ``logits``, ``features`` and, as far as they are known, ``task_loss``,
+            ``transfer_loss`` and ``loss`` (task loss + beta * transfer loss).
+        """
+        logits, features = self.student(inputs)
+        out = {"logits": logits, "features": features}
+        if labels is not None:
+            out["task_loss"] = out["loss"] = self._task_loss(logits.float(), labels)
+        if teacher_features is not None and self.transfer_loss is not None:
+            out["transfer_loss"] = self.transfer_loss(features, teacher_features)
+            weighted = self.beta * out["transfer_loss"]
+            out["loss"] = out["loss"] + weighted if "loss" in out else weighted
+        return out
+
+    def _task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.task == "multilabel":
+            return F.binary_cross_entropy_with_logits(logits, labels)
+        if self.task == "regression":
+            rescale = getattr(self.student, "rescale", None)
+            scale = rescale.scale if isinstance(rescale, Rescale) else 1.0
+            return F.mse_loss(logits / scale, labels / scale)
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+
+@dataclass
+class SavedStudent:
+    """A student with all that is needed to use it alone.
+
+    Attributes:
+        module: The network.
+        task: What its outputs mean.
+        preprocessing: How an image becomes its input.
+        info: Where its weights came from.
+    """
+
+    module: Student
+    task: Task
+    preprocessing: Preprocessing
+    info: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.safetensors`` and ``student.json``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+        description = {
+            "task": self.task.describe(),
+            "preprocessing": self.preprocessing.describe(),
+            "dim": self.module.dim,
+            "info": self.info,
+        }
+        (folder / "student.json").write_text(json.dumps(description, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> SavedStudent:
+        """Read what :meth:`save` wrote; needs neither teachers nor a network.
+
+        Raises:
+            StudentError: If there is no student in `folder`.
+        """
+        if (folder / "student" / "student.json").exists():
+            folder = folder / "student"
+        try:
+            description = json.loads((folder / "student.json").read_text())
+            state = load_file(folder / "model.safetensors")
+        except FileNotFoundError as error:
+            raise StudentError(
+                f"expected a finished run or student folder, but {error.filename or folder} "
+                "is missing"
+            ) from None
+        task = Task.from_description(description["task"])
+        backbone = load_backbone(description["info"]["architecture_spec"])
+        module = new_student(backbone, task)
+        module.load_state_dict(state)
+        return cls(
+            module.eval(),
+            task,
+            Preprocessing.from_description(description["preprocessing"]),
+            description["info"],
+        )
+
+
+def new_student(
+    backbone: Backbone,
+    task: Task,
+    target_mean: Tensor | None = None,
+    target_std: Tensor | None = None,
+) -> Student:
+    """A backbone with a fresh head for the task."""
+    if task.kind == "regression" and target_mean is None:
+        target_mean, target_std = torch.zeros(task.num_outputs), torch.ones(task.num_outputs)
+    return Student(backbone.module, backbone.dim, task.num_outputs, target_mean, target_std)

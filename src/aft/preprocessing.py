@@ -1,0 +1,94 @@
+"""From a PIL image to the tensor a model takes; one JSON-able description for both uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+Transform = Callable[[Image], Tensor]
+Augmentation = Literal["none", "flip", "standard"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a model's input of shape ``(3, size, size)``.
+
+    Attributes:
+        size: Height and width in pixels.
+        mean: Mean taken off each RGB channel, on the scale 0 to 1.
+        std: What each channel is divided by afterwards.
+        interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
+        crop: Share of the resized image's shorter side that the central crop keeps.
+        bgr: Channels in the order blue, green, red (models converted from Caffe); mean and std
+            are in that order too.
+        squash: Resize both sides to the same length, which changes the image's aspect (SigLIP),
+            instead of the shorter side.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    crop: float = 1.0
+    bgr: bool = False
+    squash: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Preprocessing:
+        """The inverse of :meth:`describe`."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in description.items()})
+
+    def evaluate(self) -> Transform:
+        """Resize the shorter side, crop the centre, normalise: the same result every time."""
+        from torchvision.transforms import v2
+
+        side = int(self.size / self.crop + 1e-6)  # rounded down as timm does: 224 / 0.9 is 248
+        length = [side, side] if self.squash else side
+        resize = v2.Resize(length, interpolation=self._mode(), antialias=True)
+        return v2.Compose([resize, v2.CenterCrop(self.size), *self._finish()])
+
+    def augment(self, kind: Augmentation = "standard") -> Transform:
+        """A random view drawn from torch's generator.
+
+        Args:
+            kind: ``none`` (as in :meth:`evaluate`), ``flip`` (mirror half of the images) or
+                ``standard`` (also crop 35 to 100 % of the area at a random place and aspect).
+        """
+        from torchvision.transforms import v2
+
+        if kind == "none":
+            return self.evaluate()
+        flip = v2.RandomHorizontalFlip()
+        if kind == "flip":
+            return v2.Compose([flip, self.evaluate()])
+        crop = v2.RandomResizedCrop(
+            self.size, scale=(0.35, 1.0), interpolation=self._mode(), antialias=True
+        )
+        return v2.Compose([crop, flip, *self._finish()])
+
+    def _mode(self) -> Any:
+        from torchvision.transforms import InterpolationMode
+
+        return InterpolationMode(self.interpolation)
+
+    def _finish(self) -> list[Any]:
+        from torchvision.transforms import v2
+
+        steps = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+        if self.bgr:
+            steps.append(_ReverseChannels())
+        return [*steps, v2.Normalize(list(self.mean), list(self.std))]
+
+
+class _ReverseChannels:
+    def __call__(self, image: Tensor) -> Tensor:
+        return image.flip(0)

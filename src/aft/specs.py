@@ -1,0 +1,54 @@
+"""How teachers and students are written: ``source:name?option=value&option=value``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+from aft.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed model specification.
+
+    Attributes:
+        source: Where the model comes from, e.g. ``timm``.
+        name: Its name in that source, e.g. ``resnet18.a1_in1k`` or a path.
+        options: What follows the question mark, e.g. ``{"weights": "random", "size": "96"}``.
+    """
+
+    source: str
+    name: str
+    options: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Parse ``source:name?key=value&key=value``.
+
+        Raises:
+            ConfigError: If there is no ``source:`` or no name, or an option has no value.
+        """
+        head, _, query = text.partition("?")
+        source, colon, name = head.partition(":")
+        if not colon or not source or not name:
+            raise ConfigError(
+                f"expected a model written source:name, e.g. timm:resnet18.a1_in1k, got {text!r}"
+            )
+        try:
+            options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
+        except ValueError:
+            raise ConfigError(
+                f"expected options written ?key=value&key=value after {head!r}, got {query!r}"
+            ) from None
+        return cls(source, name, options)
+
+    def without(self, *names: str) -> Spec:
+        """The same specification less the named options."""
+        return Spec(
+            self.source, self.name, {k: v for k, v in self.options.items() if k not in names}
+        )
+
+    def __str__(self) -> str:
+        query = "&".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.source}:{self.name}" + (f"?{query}" if query else "")

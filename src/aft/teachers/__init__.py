@@ -1,0 +1,96 @@
+"""Teachers: large frozen models, or features made elsewhere, named ``source:name?option=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+
+from aft.errors import TeacherError
+from aft.specs import Spec
+from aft.teachers.arrays import FeatureTable
+from aft.teachers.network import Teacher, did_you_mean, first_line
+from aft.weights import ModelError
+
+__all__ = ["FeatureTable", "Teacher", "load_teacher"]
+
+ENTRY_POINTS = "aft.teachers"
+
+
+def _timm(spec: Spec) -> Teacher:
+    from aft.teachers import timm
+
+    return timm.build(spec).teacher()
+
+
+def _torchvision(spec: Spec) -> Teacher:
+    from aft.teachers import torchvision
+
+    return torchvision.build(spec).teacher()
+
+
+def _python(spec: Spec) -> Teacher:
+    from aft.teachers import python
+
+    return python.load(spec)
+
+
+_SOURCES: dict[str, Callable[[Spec], Teacher | FeatureTable]] = {
+    "features": FeatureTable.load,
+    "python": _python,
+    "timm": _timm,
+    "torchvision": _torchvision,
+}
+
+
+def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | FeatureTable:
+    """Load a teacher by its specification.
+
+    Args:
+        spec: ``source:name?option=value&…`` with the source ``timm``, ``torchvision``,
+            ``features`` (a table of features made elsewhere), ``python`` (a function in a file)
+            or one that an installed package adds in the entry-point group ``aft.teachers``: a
+            callable that takes a :class:`aft.specs.Spec` and returns a :class:`Teacher` or a
+            :class:`FeatureTable`.
+        trust_remote_code: Whether code that comes with a hub's model may run. No source built in
+            runs any.
+
+    Returns:
+        A frozen model in eval mode, or a table of features.
+
+    Raises:
+        TeacherError: If the source is unknown or the teacher cannot be loaded.
+        ConfigError: If the specification is not written ``source:name?option=value``.
+    """
+    parsed = Spec.parse(spec)
+    plugins = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    try:
+        if parsed.source in _SOURCES:
+            return _SOURCES[parsed.source](parsed)
+        if parsed.source in plugins:
+            return _from_plugin(plugins[parsed.source], parsed)
+    except ModelError as error:
+        raise TeacherError(str(error)) from error
+    known = sorted({*_SOURCES, *plugins})
+    raise TeacherError(
+        f"unknown source {parsed.source!r} of teacher {spec}; known are {', '.join(known)}"
+        f"{did_you_mean(parsed.source, known)}"
+    )
+
+
+def _from_plugin(point: EntryPoint, spec: Spec) -> Teacher | FeatureTable:
+    package = point.dist.name if point.dist else point.value
+    try:
+        teacher = point.load()(spec)
+    except (ModelError, TeacherError):
+        raise
+    except Exception as error:  # another package's code
+        raise TeacherError(
+            f"package {package} failed to load teacher {spec}: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(teacher, Teacher | FeatureTable):
+        raise TeacherError(
+            f"expected package {package} to return a Teacher or a FeatureTable for {spec}, "
+            f"got {type(teacher).__name__}"
+        )
+    return teacher

@@ -1,0 +1,297 @@
+"""The verb `train`: from a configuration to a run folder with a student in it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+import aft
+from aft.config import TrainConfig, resolve
+from aft.data import DataSet, Samples
+from aft.devices import choose_device, choose_num_workers
+from aft.errors import AftError, ConfigError
+from aft.evaluate import compute_metrics, load_training_data
+from aft.extract import extract_teachers
+from aft.inference import compute_logits
+from aft.labels import Task
+from aft.logs import RunLog
+from aft.losses import AFTLoss
+from aft.model import SavedStudent, TransferModel, new_student
+from aft.predict import prediction_columns
+from aft.runs import (
+    TrainResult,
+    free_folder,
+    is_finished,
+    open_run,
+    write_inputs,
+    write_json,
+)
+from aft.store import FeatureStore
+from aft.students import Backbone, load_backbone
+from aft.trainer import Schedule, Trainer, make_accelerator
+
+__all__ = ["TrainResult", "train"]
+
+EPOCHS, FEWEST_STEPS, MOST_STEPS, LOOKS = 30, 300, 10_000, 20
+LR = {"pretrained": 3e-4, "random": 2e-3}
+SGD_FACTOR = 30.0
+
+
+def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
+    """Train a student; options are those of :class:`aft.config.TrainConfig`.
+
+    Computes the teacher features that the store lacks, trains, scores the best checkpoint and
+    fills the run folder.
+
+    Raises:
+        AftError: Whatever in options, data or models is wrong, in a sentence.
+        aft.trainer.Interrupted: On Ctrl-C, after the state was saved; ``resume=True`` goes on.
+    """
+    config = resolve(TrainConfig, config, options)
+    _check(config)
+    accelerator = make_accelerator(choose_device(config.device), config.precision)
+    main, device = accelerator.is_main_process, accelerator.device
+    say = partial(accelerator.print, file=sys.stderr)
+    out = config.out or free_folder(config.data)
+    if main:
+        open_run(out, config)
+    accelerator.wait_for_everyone()
+    if is_finished(out):
+        say(f"the run in {out} is finished already")
+        return TrainResult.load(out)
+
+    started = time.perf_counter()
+    with accelerator.main_process_first():
+        data = load_training_data(config)
+    samples = data.splits["train"]
+    if main:
+        write_inputs(out, config.model_copy(update={"out": out}), data)
+    say("\n".join([_describe(data), *data.report.lines()]))
+    stores = extract_teachers(
+        config, samples, device, accelerator.process_index, accelerator.num_processes
+    )
+    accelerator.wait_for_everyone()
+    for store in stores:
+        store.refresh()
+
+    torch.manual_seed(config.seed)
+    backbone = load_backbone(config.student)
+    student = new_student(backbone, data.task, *_target_statistics(samples, data.task))
+    size = sum(p.numel() for p in student.parameters())
+    say(f"student {config.student}: {size:,} parameters, weights: {backbone.info['weights']}")
+    loss = _make_loss(config, stores, samples)
+    model = TransferModel(student, loss, config.beta, data.task.kind, config.label_smoothing)
+    schedule = _make_schedule(config, len(samples), backbone)
+    trainer = Trainer(
+        model,
+        samples,
+        data.splits["validation"],
+        data.task,
+        stores=stores,
+        augment=backbone.preprocessing.augment(config.augment),
+        transform=backbone.preprocessing.evaluate(),
+        schedule=schedule,
+        accelerator=accelerator,
+        folder=out / "checkpoints",
+        num_workers=choose_num_workers(config.num_workers, device),
+        progress=config.progress,
+    )
+    if config.resume and trainer.last.exists():
+        trainer.restore()
+        say(f"going on after step {trainer.progress.step} of {schedule.steps}")
+    log = RunLog(out, trainer.progress.step, main)
+    try:
+        progress = trainer.fit(log)
+    finally:
+        log.close()
+
+    if main:
+        saved = SavedStudent(student, data.task, backbone.preprocessing, backbone.info)
+        saved.save(out / "student")
+        summary: dict[str, Any] = {
+            "version": aft.__version__,
+            "student": config.student,
+            "student_weights": backbone.info["weights"],
+            "num_parameters": size,
+            "task": data.task.describe(),
+            "teachers": [
+                {"spec": s.identity["spec"], "dim": s.dim, "folder": s.path.name} for s in stores
+            ],
+            "loss": config.loss if stores else None,
+            "beta": config.beta if stores else 0.0,
+            "seed": config.seed,
+            "steps": progress.step,
+            "best_step": progress.best_step,
+            "lr": schedule.lr,
+            "seconds": round(time.perf_counter() - started, 1),
+            "rows": {name: len(split) for name, split in data.splits.items()},
+            "notes": data.report.lines(),
+        }
+        if loss is not None:
+            _save_gates(out, loss, stores, samples, summary)
+        _finish(out, config, data, saved, summary, device)
+    accelerator.wait_for_everyone()
+    result = TrainResult.load(out)
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    say(f"{result.split}: {scores}\n{out / 'report.html'}")
+    return result
+
+
+def _check(config: TrainConfig) -> None:
+    if config.gradient_accumulation > 1:
+        raise ConfigError(
+            f"gradient_accumulation={config.gradient_accumulation} is refused: the transfer loss "
+            "compares all samples of a batch, which parts of it cannot do. Lower --batch-size, "
+            "use --precision bf16, or train on several devices (torchrun -m aft train …)"
+        )
+    if config.resume and config.overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    if config.resume and config.out is None:
+        raise ConfigError("--resume needs --out, the folder of the run to go on with")
+    if config.combine == "product" and len(config.teachers) < 2:
+        raise ConfigError(
+            f"--combine product multiplies teachers: expected at least 2, got {len(config.teachers)}"
+        )
+
+
+def _describe(data: DataSet) -> str:
+    rows = ", ".join(
+        f"{len(split)} {name}{' (held out of train)' if name in data.held_out else ''}"
+        for name, split in data.splits.items()
+    )
+    what = {"classification": "classes", "multilabel": "labels", "regression": "targets"}
+    return f"{data.source}: {rows}; {data.task.num_outputs} {what[data.task.kind]}"
+
+
+def _target_statistics(samples: Samples, task: Task) -> tuple[Tensor | None, Tensor | None]:
+    if task.kind != "regression":
+        return None, None
+    targets = torch.from_numpy(np.asarray(samples.labels))
+    std = targets.std(0, correction=0)
+    return targets.mean(0), torch.where(std > 0, std, torch.ones_like(std))
+
+
+def _make_loss(
+    config: TrainConfig, stores: list[FeatureStore], samples: Samples
+) -> AFTLoss | None:
+    if not stores:
+        return None
+    standardize = config.normalize == "standardize"
+    return AFTLoss(
+        [store.dim for store in stores],
+        kernel=config.kernel,
+        weights=config.weights,
+        combine=config.combine,
+        normalize=config.normalize,
+        statistics=[store.statistics(samples.ids) for store in stores] if standardize else None,
+    )
+
+
+def _make_schedule(config: TrainConfig, num_samples: int, backbone: Backbone) -> Schedule:
+    per_epoch = max(1, num_samples // config.batch_size)
+    if config.steps is not None and config.epochs is not None:
+        raise ConfigError(f"expected --steps or --epochs, got both ({config.steps}, {config.epochs})")
+    if config.steps is not None:
+        steps = config.steps
+    elif config.epochs is not None:
+        steps = max(1, math.ceil(config.epochs * per_epoch))
+    else:
+        steps = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * per_epoch))
+    start = "random" if backbone.info["weights"] == "random" else "pretrained"
+    factor = SGD_FACTOR if config.optimizer == "sgd" else 1.0
+    return Schedule(
+        steps=steps,
+        batch_size=config.batch_size,
+        optimizer=config.optimizer,
+        lr=config.lr if config.lr is not None else LR[start] * factor,
+        loss_lr=config.loss_lr,
+        weight_decay=config.weight_decay,
+        warmup=config.warmup,
+        clip_norm=config.clip_norm,
+        eval_every=config.eval_every or max(1, math.ceil(steps / LOOKS)),
+        patience=config.patience,
+        seed=config.seed,
+    )
+
+
+def _save_gates(
+    out: Path,
+    loss: AFTLoss,
+    stores: list[FeatureStore],
+    samples: Samples,
+    summary: dict[str, Any],
+) -> None:
+    """Keep the learned gates, and what share of the gated kernel each teacher has."""
+    gates = {str(i): gate.float().cpu().contiguous() for i, gate in enumerate(loss.gates())}
+    save_file(gates, out / "feature_weights.safetensors")
+    some = np.random.default_rng(0).permutation(len(samples))[:1024]
+    device = next(iter(loss.state_dict().values())).device
+    features = [store.gather(samples.ids[some]).to(device) for store in stores]
+    summary["teacher_shares"] = [round(float(s), 6) for s in loss.kernel_shares(features)]
+
+
+def _finish(
+    out: Path,
+    config: TrainConfig,
+    data: DataSet,
+    saved: SavedStudent,
+    summary: dict[str, Any],
+    device: torch.device,
+) -> None:
+    """Score the best checkpoint, then write ``result.json``, which makes the run finished."""
+    split = "test" if "test" in data.splits else "validation"
+    for name in dict.fromkeys((split, "validation")):
+        samples = data.splits[name]
+        logits = compute_logits(
+            saved.module,
+            saved.preprocessing.evaluate(),
+            samples,
+            batch_size=config.batch_size,
+            num_workers=choose_num_workers(config.num_workers, device),
+            device=device,
+            progress=config.progress,
+        )
+        metrics = compute_metrics(logits, np.asarray(samples.labels), data.task)
+        summary["validation" if name == "validation" else "metrics"] = metrics
+        if name == split:
+            summary |= {"split": split, "metrics": metrics}
+            pyarrow.parquet.write_table(
+                pyarrow.table(_compare_with_labels(logits, samples, data.task)),
+                out / "evaluation.parquet",
+            )
+    write_json(out / "result.json", summary)
+    try:
+        from aft.report import write_run_report
+
+        write_run_report(out, data.splits[split].input)
+    except AftError as error:
+        print(f"no report: {error}", file=sys.stderr)
+
+
+def _compare_with_labels(
+    logits: NDArray[np.float32], samples: Samples, task: Task
+) -> dict[str, list[Any]]:
+    """Columns ``file``, ``label``, ``predicted``, ``probability``; for regression each target."""
+    labels = np.asarray(samples.labels)
+    columns: dict[str, list[Any]] = {"file": list(samples.files)}
+    predicted = prediction_columns(logits, task)
+    if task.kind == "regression":
+        columns |= {name: labels[:, i].tolist() for i, name in enumerate(task.names)}
+        return columns | {f"predicted_{name}": values for name, values in predicted.items()}
+    if task.kind == "classification":
+        columns["label"] = [task.names[i] for i in labels]
+    else:
+        columns["label"] = ["|".join(np.asarray(task.names)[row > 0]) for row in labels]
+    return columns | {"predicted": predicted["label"], "probability": predicted["probability"]}

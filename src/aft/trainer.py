@@ -1,0 +1,428 @@
+"""The one training loop, on Hugging Face Accelerate.
+
+Everything random in a step is a function of the seed, the step and the sample, never of what was
+drawn before. So a run that was stopped goes on exactly as if it had not been, whatever the number
+of workers.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from aft.data import Samples
+from aft.errors import StudentError
+from aft.inference import compute_logits
+from aft.evaluate import MAIN_METRIC, compute_metrics
+from aft.labels import Task
+from aft.logs import RunLog
+from aft.model import TransferModel
+from aft.preprocessing import Transform
+from aft.store import FeatureStore
+
+VIEW, BATCH, STEP = 1, 2, 3  # what a random stream is for
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a run is trained.
+
+    Attributes:
+        steps: Number of optimizer steps.
+        batch_size: Samples a step, over all processes.
+        optimizer: ``adamw``, ``adam`` or ``sgd``.
+        lr: Highest learning rate of the student.
+        loss_lr: Highest learning rate of the transfer loss's own parameters.
+        weight_decay: Of matrices and kernels; biases and norms have none.
+        warmup: Share of the steps with a rising rate.
+        clip_norm: Largest norm of the student's gradient; 0 does not clip.
+        eval_every: Steps between looks at the validation split.
+        patience: Looks without a better score before stopping; None never stops early.
+        seed: Of everything random.
+    """
+
+    steps: int
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    lr: float = 3e-4
+    loss_lr: float = 1e-2
+    weight_decay: float = 0.02
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    eval_every: int = 100
+    patience: int | None = None
+    seed: int = 0
+
+
+@dataclass
+class Progress:
+    """Where a run is; goes into the checkpoint."""
+
+    step: int = 0
+    best_step: int = -1
+    best_score: float = -math.inf
+    stale: int = 0
+    finished: bool = False
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a run; its state is on disk."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}; the same command with --resume goes on")
+        self.step = step
+
+
+def make_accelerator(device: torch.device, precision: str = "fp32") -> Accelerator:
+    """An accelerator for this device; several in one process may differ in precision."""
+    AcceleratorState._reset_state(True)
+    mixed = {"fp32": "no", "bf16": "bf16"}[precision]
+    return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+
+
+class Trainer:
+    """Trains a :class:`TransferModel` over stored teacher features.
+
+    Args:
+        model: Student and loss.
+        train: Training samples.
+        validation: Held-out samples that choose the checkpoint.
+        task: What the student's outputs mean.
+        stores: One feature store a teacher, holding every training sample.
+        augment: Random view of a training image.
+        transform: Fixed view for validation.
+        schedule: How to train.
+        accelerator: Devices, processes and precision.
+        folder: Where checkpoints go.
+        num_workers: Processes that read images.
+        progress: Whether to show a progress bar.
+    """
+
+    def __init__(
+        self,
+        model: TransferModel,
+        train: Samples,
+        validation: Samples,
+        task: Task,
+        *,
+        stores: Sequence[FeatureStore],
+        augment: Transform,
+        transform: Transform,
+        schedule: Schedule,
+        accelerator: Accelerator,
+        folder: Path,
+        num_workers: int = 0,
+        progress: bool = True,
+    ) -> None:
+        self.train_samples = train
+        self.validation = validation
+        self.task = task
+        self.stores = stores
+        self.augment = augment
+        self.transform = transform
+        self.schedule = schedule
+        self.accelerator = accelerator
+        self.folder = folder
+        self.num_workers = num_workers
+        self.show = progress and accelerator.is_main_process
+        self.progress = Progress()
+        self.module = model
+        optimizer = make_optimizer(model, schedule)
+        self.scheduler = LambdaLR(optimizer, warmup_cosine(schedule.steps, schedule.warmup))
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a run goes on from."""
+        return self.folder / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The weights that scored best on the validation split."""
+        return self.folder / "best.safetensors"
+
+    def fit(self, log: RunLog) -> Progress:
+        """Train to the end, or until patience runs out; leaves the best weights in the model.
+
+        Args:
+            log: Where metrics go.
+
+        Raises:
+            Interrupted: On Ctrl-C or SIGTERM, after the state was saved.
+            StudentError: If the loss is no longer a number.
+        """
+        schedule, state = self.schedule, self.progress
+        bar = tqdm(
+            total=schedule.steps,
+            initial=state.step,
+            desc="training",
+            unit="step",
+            disable=not self.show,
+            dynamic_ncols=True,
+        )
+        with bar, _stop_signals() as stopped:
+            for batch in self._batches() if not state.finished else ():
+                values = self._step(*batch)
+                state.step += 1
+                bar.update()
+                if state.step % 10 == 0 or state.step == 1:
+                    values |= {"lr": self.scheduler.get_last_lr()[0]}
+                    log.write(state.step, "train", values)
+                    bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+                if state.step % schedule.eval_every == 0 or state.step == schedule.steps:
+                    score = self._look(log)
+                    bar.set_postfix(validation=f"{score:.3f}", refresh=False)
+                    patient = schedule.patience is None or state.stale < schedule.patience
+                    state.finished = state.step == schedule.steps or not patient
+                    self.save()
+                if state.finished:
+                    break
+                if stopped.is_set():
+                    self.save()
+                    raise Interrupted(state.step)
+        if self.best.exists():
+            self.module.load_state_dict(load_file(self.best))
+        return state
+
+    def _step(self, inputs: Tensor, rows: NDArray[np.int64]) -> dict[str, float]:
+        """One optimizer step on the samples at `rows`."""
+        accelerator, step = self.accelerator, self.progress.step
+        torch.manual_seed(_stream(self.schedule.seed, STEP, step, accelerator.process_index))
+        device = accelerator.device
+        labels = torch.from_numpy(_labels(self.train_samples)[rows]).to(device)
+        ids = self.train_samples.ids[rows]
+        features = [store.gather(ids).to(device) for store in self.stores]
+        self.model.train()
+        out = self.model(inputs.to(device, non_blocking=True), features or None, labels)
+        if not torch.isfinite(out["loss"]):
+            raise StudentError(
+                f"the loss is {out['loss'].item()} at step {step + 1}: training diverged. Lower "
+                f"--lr (now {self.schedule.lr:g}) or --beta; the last checkpoint is kept"
+            )
+        self.optimizer.zero_grad()
+        accelerator.backward(out["loss"])
+        if self.schedule.clip_norm > 0:
+            accelerator.clip_grad_norm_(self.module.student.parameters(), self.schedule.clip_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        return {name: float(out[name]) for name in out if name.endswith("loss")}
+
+    def _batches(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """This process's part of every batch from the current step on."""
+        schedule, accelerator = self.schedule, self.accelerator
+        batches = Batches(
+            len(self.train_samples),
+            schedule.batch_size,
+            range(self.progress.step, schedule.steps),
+            schedule.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        views = Views(self.train_samples, self.augment, schedule.seed)
+        loader: DataLoader[Any] = DataLoader(
+            views,
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        for inputs, rows in loader:
+            yield inputs, rows.numpy()
+
+    def _look(self, log: RunLog) -> float:
+        """Score the validation split; keep the weights if they are the best so far."""
+        state = self.progress
+        logits = compute_logits(
+            self.module.student,
+            self.transform,
+            self.validation,
+            batch_size=self.schedule.batch_size,
+            num_workers=self.num_workers,
+            device=self.accelerator.device,
+        )
+        metrics = compute_metrics(logits, _labels(self.validation), self.task)
+        log.write(state.step, "validation", metrics)
+        score = metrics[MAIN_METRIC[self.task.kind]]
+        if score >= state.best_score or state.best_step < 0:
+            better = score > state.best_score
+            state.best_score, state.best_step = score, state.step
+            state.stale = 0 if better else state.stale + 1
+            if self.accelerator.is_main_process:
+                _write_atomically(self.best, lambda path: save_file(_on_cpu(self.module), path))
+        else:
+            state.stale += 1
+        self.accelerator.wait_for_everyone()
+        return score
+
+    def save(self) -> None:
+        """Write the whole training state to :attr:`last`: it is there whole, or not at all."""
+        if self.accelerator.is_main_process:
+            state = {
+                "model": _on_cpu(self.module),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "progress": vars(self.progress),
+            }
+            _write_atomically(self.last, lambda path: torch.save(state, path))
+        self.accelerator.wait_for_everyone()
+
+    def restore(self) -> None:
+        """Go on from :attr:`last`.
+
+        Raises:
+            StudentError: If the checkpoint cannot be read.
+        """
+        try:
+            state = torch.load(self.last, weights_only=True, map_location="cpu")
+        except Exception as error:
+            raise StudentError(f"cannot read the checkpoint {self.last}: {error}") from None
+        self.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.progress = Progress(**state["progress"])
+
+
+class Views(Dataset[tuple[Tensor, int]]):
+    """Random views of samples; the view depends on seed, epoch and position alone."""
+
+    def __init__(self, samples: Samples, augment: Transform, seed: int) -> None:
+        self.samples = samples
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        image = self.samples.input(index)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_stream(self.seed, VIEW, epoch, index))
+            return self.augment(image), index
+
+
+class Batches(Sampler[list[tuple[int, int]]]):
+    """The batches of some steps, each a list of (epoch, position).
+
+    Every epoch is a permutation cut into whole batches; what is left over rests until the next.
+    A data set smaller than a batch is one batch.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, steps: range, seed: int, rank: int, world_size: int
+    ) -> None:
+        self.num_samples = num_samples
+        self.batch_size = min(batch_size, num_samples) // world_size * world_size
+        self.steps = steps
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_epoch = self.num_samples // self.batch_size
+        current, order = -1, np.empty(0, dtype=np.int64)
+        for step in self.steps:
+            epoch, part = divmod(step, per_epoch)
+            if epoch != current:
+                current = epoch
+                rng = np.random.default_rng([self.seed, BATCH, epoch])
+                order = rng.permutation(self.num_samples)
+            batch = order[part * self.batch_size : (part + 1) * self.batch_size]
+            yield [(epoch, int(i)) for i in batch[self.rank :: self.world_size]]
+
+
+def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Optimizer:
+    """Three groups: student weights, student biases and norms, the loss's own parameters."""
+    student = [p for p in model.student.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in student if p.ndim > 1], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in student if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    own = [] if model.transfer_loss is None else list(model.transfer_loss.parameters())
+    if own:
+        groups.append({"params": own, "lr": schedule.loss_lr, "weight_decay": 0.0})
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[schedule.optimizer]
+    return kind(groups, lr=schedule.lr)
+
+
+def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: linear rise, then a cosine down to zero."""
+    rise = round(steps * warmup)
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+
+    return factor
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Set an event on Ctrl-C or SIGTERM, so that the step under way is finished first."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    for number in handlers:
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _stream(*parts: int) -> int:
+    """A seed for one purpose, unrelated to those of other purposes."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _labels(samples: Samples) -> NDArray[Any]:
+    assert samples.labels is not None
+    return samples.labels
+
+
+def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+
+
+def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch has its own for a full disk
+        raise StudentError(
+            f"cannot write {path}: {error}. The last whole checkpoint is kept; "
+            "make room and run again with --resume"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
