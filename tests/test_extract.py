@@ -342,7 +342,7 @@ class TestProcesses:
         first, shards, second = done.stdout.strip().splitlines()
         assert (first, second) == ("exit 1", "exit 0"), done
         assert int(shards) >= 1
-        assert "StoreError: the disk is full: 8.4 kB needed in " in done.stderr
+        assert "StoreError: the disk is full: 8.6 kB needed in " in done.stderr
         assert "Finished shards are kept" in done.stderr
 
     def test_too_little_space_stops_before_computing(self, tmp_path, monkeypatch):

@@ -106,8 +106,9 @@ def extract_features(
         # Each rank's share does not depend on how far the others are already.
         share = np.arange(len(unique)) % world_size == rank
         rows = unique[all_missing & share]
+        show = show and len(rows) > 0
         if show:
-            _announce(teacher.spec, store, len(rows), len(unique))
+            _announce(teacher.spec, store, int(all_missing.sum()), len(unique))
         features = _features(
             teacher, samples, rows, batch_size, num_workers, torch.device(device), precision
         )
@@ -207,9 +208,10 @@ def _forward(
             f"{teacher.spec} does not fit the memory of {device} with {len(inputs)} samples at "
             "once: choose a smaller batch"
         ) from error
-    except RuntimeError as error:
+    except Exception as error:  # a layer's complaint may be of any kind
         raise TeacherError(
-            f"{teacher.spec} failed on an input of shape {tuple(inputs.shape)}: {error}"
+            f"{teacher.spec} failed on an input of shape {tuple(inputs.shape)}: "
+            f"{type(error).__name__}: {error}"
         ) from error
     expected = (len(inputs), teacher.dim)
     given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__

@@ -33,9 +33,7 @@ def centre(features: Tensor) -> Tensor:
     return features - features.mean(dim=0, keepdim=True)
 
 
-def standardize(
-    features: Tensor, mean: Tensor | None = None, std: Tensor | None = None
-) -> Tensor:
+def standardize(features: Tensor, mean: Tensor | None = None, std: Tensor | None = None) -> Tensor:
     """Shift and scale every dimension to mean 0 and standard deviation 1.
 
     A dimension that does not vary becomes 0: its deviation is nothing but rounding error, up to
@@ -61,7 +59,8 @@ def standardize(
 def normalize_rows(features: Tensor, eps: float = ROW_EPS) -> Tensor:
     """Divide every row of ``(B, D)`` by its L2 norm + ``eps``; a row of zeros stays zero."""
     features = full_precision(features)
-    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + eps)
+    norm: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / (norm + eps)
 
 
 def gram(features: Tensor) -> Tensor:
@@ -131,7 +130,8 @@ def kernel_distance(kernel_a: Tensor, kernel_b: Tensor, eps: float = DISTANCE_EP
     distance of equal kernels is therefore ``sqrt(eps)``, 1e-4.
     """
     difference = full_precision(kernel_a) - full_precision(kernel_b)
-    return (difference.square().mean() + eps).sqrt()
+    distance: Tensor = (difference.square().mean() + eps).sqrt()
+    return distance
 
 
 def cka(features_a: Tensor, features_b: Tensor) -> Tensor:
@@ -155,4 +155,5 @@ def cka(features_a: Tensor, features_b: Tensor) -> Tensor:
         gram_a, gram_b = gram(a.T), gram(b.T)
         shared = matmul(a.T, b).square().sum()
     norms = torch.linalg.matrix_norm(gram_a) * torch.linalg.matrix_norm(gram_b)
-    return shared / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    alignment: Tensor = shared / norms.clamp_min(torch.finfo(shared.dtype).tiny)
+    return alignment

@@ -45,7 +45,10 @@ class Preprocessing:
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Preprocessing:
         """The inverse of :meth:`describe`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in description.items()})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in description.items()
+        }
+        return cls(**values)
 
     def evaluate(self) -> Transform:
         """Resize the shorter side, crop the centre, normalise: the same result every time."""
@@ -54,7 +57,7 @@ class Preprocessing:
         side = int(self.size / self.crop + 1e-6)  # rounded down as timm does: 224 / 0.9 is 248
         length = [side, side] if self.squash else side
         resize = v2.Resize(length, interpolation=self._mode(), antialias=True)
-        return v2.Compose([resize, v2.CenterCrop(self.size), *self._finish()])
+        return self._compose(resize, v2.CenterCrop(self.size), *self._finish())
 
     def augment(self, kind: Augmentation = "standard") -> Transform:
         """A random view drawn from torch's generator.
@@ -69,11 +72,17 @@ class Preprocessing:
             return self.evaluate()
         flip = v2.RandomHorizontalFlip()
         if kind == "flip":
-            return v2.Compose([flip, self.evaluate()])
+            return self._compose(flip, self.evaluate())
         crop = v2.RandomResizedCrop(
             self.size, scale=(0.35, 1.0), interpolation=self._mode(), antialias=True
         )
-        return v2.Compose([crop, flip, *self._finish()])
+        return self._compose(crop, flip, *self._finish())
+
+    def _compose(self, *steps: Any) -> Transform:
+        from torchvision.transforms import v2
+
+        composed: Transform = v2.Compose(list(steps))
+        return composed
 
     def _mode(self) -> Any:
         from torchvision.transforms import InterpolationMode

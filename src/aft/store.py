@@ -260,8 +260,8 @@ class FeatureStore:
         rows, found = self._find(keys)
         if not found.all():
             raise StoreError(
-                f"{int((~found).sum())} of {len(keys)} samples have no features in {self.path}: "
-                f"run `aft extract` with the same data and the teacher {teacher_name(self.identity)}"
+                f"{int((~found).sum())} of {len(keys)} samples have no features in {self.path}: run "
+                f"`aft extract` with the same data and the teacher {teacher_name(self.identity)}"
             )
         return rows
 
@@ -391,9 +391,10 @@ class FeatureWriter:
         dtype = self._store.dtype
         largest, limit = values.abs().max().item(), torch.finfo(self._features.dtype).max
         others = "fp32 or bf16" if dtype == "fp16" else "fp32"
+        name = teacher_name(self._store.identity)
         return (
-            f"a feature of {teacher_name(self._store.identity)} has the value {largest:.6g}, but {dtype} "
-            f"ends at {limit:.6g}: store its features as {others}"
+            f"a feature of {name} has the value {largest:.6g}, but {dtype} ends at {limit:.6g}: "
+            f"store its features as {others}"
         )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-import aft
+from aft import __version__
 from aft.config import TrainConfig, resolve
 from aft.data import DataSet, Samples
 from aft.devices import choose_device, choose_num_workers
@@ -121,7 +121,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         saved = SavedStudent(student, data.task, backbone.preprocessing, backbone.info)
         saved.save(out / "student")
         summary: dict[str, Any] = {
-            "version": aft.__version__,
+            "version": __version__,
             "student": config.student,
             "student_weights": backbone.info["weights"],
             "num_parameters": size,

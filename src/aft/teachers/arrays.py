@@ -164,7 +164,7 @@ def _read_safetensors(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]
 
 
 def _read_parquet(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     try:
@@ -190,7 +190,7 @@ def _read_parquet(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
 
 
 def _parquet_features(path: Path, table: pa.Table) -> Matrix:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
     try:
         if "features" not in table.column_names:

@@ -66,10 +66,10 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
         integer_option(spec, "seed", seed),
         lambda: models.get_model(spec.name, weights=None, **arguments),
     )
-    layer = _remove_head(module)
+    head, layer = _remove_head(module)
     if state is not None:
         try:
-            load_into(module, _adapted(state, spec.name, module), (layer, *_AUXILIARY))
+            load_into(module, _adapted(state, spec.name, module), (head, *_AUXILIARY))
         except ModelError as error:
             raise ModelError(f"{spec}: {error}") from None
     blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size)
@@ -79,7 +79,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
         dim=output_dim(module, blank, str(spec)),
         preprocessing=preprocessing,
         weights=weights,
-        layer=f"input of {layer}",
+        layer=layer,
         licence=licence,
         versions=versions("torchvision", "torch"),
     )
@@ -161,28 +161,31 @@ def _arguments(name: str, size: int, initialise: bool) -> dict[str, Any]:
     return {"input_size": (size, size)} if name.startswith("maxvit") else {}
 
 
-def _remove_head(module: nn.Module) -> str:
-    """Put an identity in the last linear layer's place and return that layer's name.
+def _remove_head(module: nn.Module) -> tuple[str, str]:
+    """Put an identity in the last linear layer's place.
 
     SqueezeNet has none, its classifier is a convolution: its features are the averages over the
     last fire module's output.
+
+    Returns:
+        The layer's name and, in words, what the features are.
     """
     if type(module).__name__ == "SqueezeNet":
         module.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
-        return "classifier.1"
+        return "classifier.1", "average over the last fire module's output"
     *_, name = (name for name, part in module.named_modules() if isinstance(part, nn.Linear))
     parent, _, attribute = name.rpartition(".")
     setattr(module.get_submodule(parent), attribute, nn.Identity())
-    return name
+    return name, f"input of {name}"
 
 
 def _adapted(state: StateDict, name: str, module: Any) -> StateDict:
     """Weights under today's names (DenseNet) and for the input size asked for (ViT)."""
     if name.startswith("densenet"):
         return {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}
-    if name.startswith("vit_") and "encoder.pos_embedding" in state:
-        if state["encoder.pos_embedding"].shape != module.encoder.pos_embedding.shape:
-            from torchvision.models.vision_transformer import interpolate_embeddings
+    positions = state.get("encoder.pos_embedding") if name.startswith("vit_") else None
+    if positions is not None and positions.shape != module.encoder.pos_embedding.shape:
+        from torchvision.models.vision_transformer import interpolate_embeddings
 
-            return dict(interpolate_embeddings(module.image_size, module.patch_size, state))
+        return dict(interpolate_embeddings(module.image_size, module.patch_size, state))
     return state

@@ -1,0 +1,335 @@
+"""The charts of a report, each one small figure as SVG that takes its colours from the page.
+
+Figures are 360 units wide with text of 11 units, so that they can be read on a phone. They hold
+our own words only: the names of classes and teachers, in whatever script, are left to the page.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from io import StringIO
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from aft.compare import PairedComparison
+
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+# Stand-ins that become the page's variables, so that a chart follows light, dark and print.
+INK, MUTED, LINE, BLUE, ORANGE, GREY = (
+    "#010101",
+    "#020202",
+    "#030303",
+    "#040404",
+    "#050505",
+    "#060606",
+)
+VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--orange)",
+    GREY: "var(--grey)",
+}
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "aft",
+    "font.size": 11,
+    "font.family": "sans-serif",
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.titlepad": 8,
+    "axes.labelsize": 11,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "text.parse_math": False,
+}
+WIDTH, HEIGHT = 360, 220
+MOST_POINTS = 300
+
+
+def draw_losses(curve: Curve, name: str) -> Markup:
+    """A training loss against the step: every logged value faintly, their running mean boldly."""
+    steps, values = _thin(curve)
+    width = max(1, len(values) // 20)
+    smooth = _running_mean(values, width)
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, name)
+        if width > 1:
+            axes.plot(steps, values, color=GREY, linewidth=0.9, alpha=0.6)
+        axes.plot(steps, smooth, color=BLUE, marker="o" if len(steps) < 3 else "")
+        if width > 1:  # the first values may be far above all others
+            low, high = float(np.min(values)), float(np.quantile(values, 0.99))
+            axes.set_ylim(low - 0.05 * (high - low), max(high, float(smooth.max())) * 1.05)
+        _step_axis(axes, steps)
+
+    return _draw(paint, f"{name} against training step; it ends at {smooth[-1]:.3g}")
+
+
+def draw_validation(curve: Curve, name: str, best_step: int) -> Markup:
+    """The validation metric against the step, the chosen checkpoint marked."""
+    steps, values = curve
+    best = int(np.argmin(np.abs(steps - best_step)))
+    text = f"{values[best]:.3f} at step {best_step}"
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, f"{name}, validation")
+        axes.plot(steps, values, color=BLUE, marker="o", markersize=3)
+        axes.plot(
+            steps[best : best + 1],
+            values[best : best + 1],
+            marker="o",
+            markersize=8,
+            markerfacecolor="none",
+            markeredgecolor=ORANGE,
+            markeredgewidth=2,
+        )
+        axes.margins(y=0.22)
+        share = steps[best] / max(1.0, float(steps.max()))
+        axes.annotate(
+            text,
+            (float(steps[best]), float(values[best])),
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="left" if share < 0.3 else "right" if share > 0.7 else "center",
+            color=ORANGE,
+            fontweight="bold",
+        )
+        _step_axis(axes, steps)
+
+    return _draw(paint, f"{name} on the validation split against training step; best {text}")
+
+
+def draw_gates(gates: NDArray[np.float32]) -> Markup:
+    """Histogram of the learned gates of one teacher, beside where all of them started."""
+    low, high = min(0.0, float(gates.min())), max(1.0, float(gates.max()))
+    counts, edges = np.histogram(gates, bins=40, range=(low, high))
+    shares = 100 * counts / len(gates)
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, "% of the teacher's features")
+        axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=BLUE, linewidth=0)
+        axes.axvline(0.5, color=ORANGE, linewidth=1.5, linestyle=(0, (4, 3)))
+        axes.set_ylim(0, max(1.0, float(shares.max())) * 1.2)
+        axes.annotate(
+            "start",
+            (0.5, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -10),
+            textcoords="offset points",
+            color=ORANGE,
+        )
+        axes.set_xlim(low, high)
+        axes.set_xlabel("gate: 0 shut, 1 open")
+
+    return _draw(
+        paint,
+        f"Histogram of {len(gates)} learned gates, all started at 0.5: mean {gates.mean():.2f}, "
+        f"from {gates.min():.2f} to {gates.max():.2f}",
+    )
+
+
+def draw_scatter(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> Markup:
+    """Predicted against true values, with the line on which both are the same."""
+    chosen = np.arange(len(true))
+    if len(true) > MOST_POINTS:
+        chosen = np.random.default_rng(0).permutation(len(true))[:MOST_POINTS]
+    both = np.concatenate([true[chosen], predicted[chosen]])
+    low, high = float(both.min()), float(both.max())
+    reach = max(high - low, 1e-9) * 0.05
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, "predicted")
+        axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+        axes.scatter(true[chosen], predicted[chosen], s=14, color=BLUE, alpha=0.55, linewidth=0)
+        axes.set_xlim(low - reach, high + reach)
+        axes.set_ylim(low - reach, high + reach)
+        axes.set_aspect("equal")
+        axes.grid(axis="x")
+        axes.set_xlabel("true")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+
+    return _draw(paint, f"Predicted against true values of {len(chosen)} samples", HEIGHT * 1.35)
+
+
+def draw_pairs(comparison: PairedComparison, name: str) -> Markup:
+    """Every seed's two scores, joined; beside them, on the same scale, the difference."""
+    before, after = np.asarray(comparison.baseline), np.asarray(comparison.treated)
+    differences = after - before
+    left = (float(min(before.min(), after.min())), float(max(before.max(), after.max())))
+    ends = [
+        0.0,
+        comparison.low,
+        comparison.high,
+        float(differences.min()),
+        float(differences.max()),
+    ]
+    right = (min(ends), max(ends))
+    span = max(left[1] - left[0], right[1] - right[0], 1e-4) * 1.16
+
+    def limits(pair: tuple[float, float]) -> tuple[float, float]:
+        centre = (pair[0] + pair[1]) / 2
+        return centre - span / 2, centre + span / 2
+
+    def paint(figure: Figure) -> None:
+        scores, change = figure.subplots(1, 2, width_ratios=[1.45, 1])
+        scores.set_title(name)
+        for pair in zip(before, after, strict=True):
+            scores.plot([0, 1], pair, color=GREY, linewidth=1, zorder=2)
+        for x, values, colour, marker in ((0, before, GREY, "s"), (1, after, BLUE, "o")):
+            scores.scatter(
+                np.full(len(values), x), values, s=34, color=colour, marker=marker, zorder=3
+            )
+            side = -0.24 if x == 0 else 0.24
+            scores.plot([x + side - 0.1, x + side + 0.1], [values.mean()] * 2, color=INK)
+        scores.set_xlim(-0.5, 1.5)
+        scores.set_xticks([0, 1], ["labels\nalone", "with\ntransfer"])
+        scores.set_ylim(limits(left))
+
+        change.set_title("difference")
+        change.axhline(0, color=INK, linewidth=1)
+        spots = np.linspace(-0.12, 0.12, len(differences)) - 0.35
+        change.scatter(spots, differences, s=16, color=GREY, zorder=3)
+        change.plot([0, 0], [comparison.low, comparison.high], color=BLUE, linewidth=2.4)
+        change.scatter([0], [comparison.difference], s=44, color=BLUE, zorder=3)
+        change.annotate(
+            f"{comparison.difference:+.3f}",
+            (0, comparison.difference),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=BLUE,
+            fontweight="bold",
+        )
+        change.set_xlim(-0.7, 0.95)
+        change.set_xticks([-0.35, 0.1], ["each\nseed", "mean,\ninterval"])
+        change.set_ylim(limits(right))
+        for axes in (scores, change):
+            axes.tick_params(axis="x", length=0)
+            axes.spines["bottom"].set_visible(False)
+            axes.yaxis.set_major_locator(MaxNLocator(6))
+
+    return _draw(
+        paint,
+        f"{name} of each seed: mean {before.mean():.3f} from labels alone, {after.mean():.3f} with "
+        f"transfer; difference {comparison.difference:+.3f}, {comparison.confidence:.0%} interval "
+        f"{comparison.low:+.3f} to {comparison.high:+.3f}",
+        HEIGHT * 1.25,
+    )
+
+
+def draw_mean_curves(baseline: Sequence[Curve], transfer: Sequence[Curve], name: str) -> Markup:
+    """The mean validation curve of each method over its seeds, in a band from lowest to highest."""
+    bands = [_band(curves) for curves in (baseline, transfer)]
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, f"{name}, validation")
+        styles = ((GREY, (0, (4, 2)), "s"), (BLUE, "-", "o"))
+        for (steps, low, mean, high), (colour, dashes, marker) in zip(bands, styles, strict=True):
+            axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+            points = marker if len(steps) < 3 else ""
+            axes.plot(steps, mean, color=colour, linestyle=dashes, marker=points)
+        _step_axis(axes, np.concatenate([band[0] for band in bands]))
+
+    alone, helped = (float(band[2][-1]) for band in bands)
+    return _draw(
+        paint,
+        f"Mean {name} on the validation split against training step; at the end {alone:.3f} from "
+        f"labels alone and {helped:.3f} with transfer",
+        HEIGHT * 1.25,
+    )
+
+
+def _band(curves: Sequence[Curve]) -> tuple[NDArray[np.float64], ...]:
+    """Steps, and the lowest, mean and highest value of several curves at each."""
+    steps = np.unique(np.concatenate([steps for steps, _ in curves]))
+    table = np.stack([np.interp(steps, *curve) for curve in curves])
+    return steps, table.min(axis=0), table.mean(axis=0), table.max(axis=0)
+
+
+def _axes(figure: Figure, title: str) -> Axes:
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    return axes
+
+
+def _step_axis(axes: Axes, steps: NDArray[np.float64]) -> None:
+    axes.set_xlabel("training step")
+    axes.set_xlim(0, max(1.0, float(steps.max())) * 1.03)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _thin(curve: Curve) -> Curve:
+    """At most ``MOST_POINTS`` points, each the mean of its neighbours."""
+    steps, values = curve
+    if len(steps) <= MOST_POINTS:
+        return curve
+    parts = np.array_split(np.arange(len(steps)), MOST_POINTS)
+    return (
+        np.asarray([steps[part].mean() for part in parts]),
+        np.asarray([values[part].mean() for part in parts]),
+    )
+
+
+def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Mean of the last ``width`` values at each place, of fewer at the start."""
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
+
+
+def _draw(paint: Callable[[Figure], None], description: str, height: float = HEIGHT) -> Markup:
+    """The figure as one ``<svg>`` element without outer references."""
+    out = StringIO()
+    with rc_context(STYLE), warnings.catch_warnings():
+        # With svg.fonttype none the browser draws the text, in whatever font has the glyph.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
+        paint(figure)
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    svg = out.getvalue()
+    body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    # All figures of a page share one space of ids.
+    prefix = f"f{blake2b((description + body).encode(), digest_size=4).hexdigest()}-"
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", body).replace("xlink:href", "href")
+    for colour, variable in VARIABLES.items():
+        body = body.replace(colour, variable)
+    view = re.search(r'viewBox="([^"]+)"', svg)
+    assert view is not None
+    return Markup(
+        f'<svg role="img" aria-label="{escape(description)}" viewBox="{view[1]}">{body}</svg>'
+    )

@@ -1,0 +1,214 @@
+"""The numbers in a report: who was taken for whom, how good each class is, what changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aft.report.folder import Run
+
+Z = 1.959964  # 97.5 % quantile of the normal distribution
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), sound for small counts and shares near 0 and 1."""
+    share, correction = right / total, Z**2 / total
+    centre = (share + correction / 2) / (1 + correction)
+    reach = Z * np.sqrt(share * (1 - share) / total + correction / (4 * total)) / (1 + correction)
+    return float(max(0.0, centre - reach)), float(min(1.0, centre + reach))
+
+
+def confusion(run: Run) -> NDArray[np.int64]:
+    """Counts ``(num_classes, num_classes)``: true class by row, predicted class by column."""
+    index = {name: i for i, name in enumerate(run.task.names)}
+    counts = np.zeros((len(index), len(index)), dtype=np.int64)
+    true = [index[name] for name in run.rows["label"]]
+    predicted = [index[name] for name in run.rows["predicted"]]
+    np.add.at(counts, (true, predicted), 1)
+    return counts
+
+
+def matrix_rows(counts: NDArray[np.int64]) -> list[list[tuple[int, float]]]:
+    """Count and share of its row (0 to 1) of each cell."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return [
+        [(int(count), round(float(share), 3)) for count, share in zip(*row, strict=True)]
+        for row in zip(counts, shares, strict=True)
+    ]
+
+
+def difference_rows(difference: NDArray[np.int64]) -> list[list[tuple[int, float]]]:
+    """Change of each cell and how much good (0 to 1) or harm (-1 to 0) it does."""
+    good = np.where(np.eye(len(difference), dtype=bool), difference, -difference)
+    scaled = good / max(1, int(np.abs(good).max()))
+    return [
+        [(int(count), round(float(share), 3)) for count, share in zip(*row, strict=True)]
+        for row in zip(difference, scaled, strict=True)
+    ]
+
+
+def most_confused(
+    counts: NDArray[np.int64], names: Sequence[str], most: int = 20
+) -> list[dict[str, Any]]:
+    """The most frequent mistakes: true and predicted class, count, share of the true class."""
+    wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(flat), len(counts)) for flat in order]
+    totals = counts.sum(axis=1)
+    return [
+        {
+            "true": names[i],
+            "predicted": names[j],
+            "count": int(wrong[i, j]),
+            "share": float(wrong[i, j] / totals[i]),
+        }
+        for i, j in pairs
+        if wrong[i, j]
+    ]
+
+
+def class_scores(run: Run, counts: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Rows, recall and precision of each class, lowest recall first, absent classes last."""
+    trained = (run.data.get("rows_per_class") or {}).get("train") or {}
+    found = [
+        {
+            "name": name,
+            "trained": trained.get(name),
+            "rows": int(counts[i].sum()),
+            "recall": float(counts[i, i] / counts[i].sum()) if counts[i].any() else None,
+            "precision": float(counts[i, i] / counts[:, i].sum()) if counts[:, i].any() else None,
+        }
+        for i, name in enumerate(run.task.names)
+    ]
+    return sorted(found, key=lambda row: 2.0 if row["recall"] is None else row["recall"])
+
+
+def label_scores(run: Run) -> tuple[str, list[dict[str, Any]]]:
+    """The score of each label of a multi-label run, lowest first.
+
+    Returns:
+        ``average precision`` where the evaluation holds the probability of every label, else
+        ``F1``; and for each label its name, rows and score (None where no row has it).
+    """
+    true = [set(value.split("|")) for value in run.rows["label"]]
+    chosen = [set(value.split("|")) for value in run.rows["predicted"]]
+    ranked = all(f"probability_{name}" in run.rows for name in run.task.names)
+    found: list[dict[str, Any]] = []
+    for name in run.task.names:
+        relevant = np.asarray([name in labels for labels in true])
+        if not relevant.any():
+            score = None
+        elif ranked:
+            score = average_precision(np.asarray(run.rows[f"probability_{name}"]), relevant)
+        else:
+            hits = np.asarray([name in labels for labels in chosen])
+            score = float(2 * (hits & relevant).sum() / (hits.sum() + relevant.sum()))
+        found.append({"name": name, "rows": int(relevant.sum()), "score": score})
+    found.sort(key=lambda row: 2.0 if row["score"] is None else row["score"])
+    return "average precision" if ranked else "F1", found
+
+
+def average_precision(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> float:
+    """Mean precision at each relevant row, best score first; rows of equal score stand together."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(relevant[order])
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    gained = np.diff(hits[last], prepend=0)
+    return float((gained * hits[last] / (last + 1)).sum() / relevant.sum())
+
+
+def target_scores(run: Run) -> list[dict[str, Any]]:
+    """R², RMSE and MAE of each regression target, with its true and predicted values."""
+    found = []
+    for name in run.task.names:
+        true = np.asarray(run.rows[name], dtype=np.float64)
+        predicted = np.asarray(run.rows[f"predicted_{name}"], dtype=np.float64)
+        errors = predicted - true
+        spread = float(np.square(true - true.mean()).sum())
+        found.append(
+            {
+                "name": name,
+                "r2": 1 - float(np.square(errors).sum()) / spread if spread > 0 else None,
+                "rmse": float(np.sqrt(np.square(errors).mean())),
+                "mae": float(np.abs(errors).mean()),
+                "true": true,
+                "predicted": predicted,
+            }
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What transfer made right and what it made wrong, over all seeds.
+
+    Attributes:
+        both, gained, lost, neither: Predictions right with and without transfer, right only with
+            it, right only without it, and wrong both ways; sums over seeds.
+        gains, losses: Rows of the final split that changed in most seeds, most first. Each is its
+            position, the file, its class, the class that it was wrongly taken for most often, and
+            in how many seeds.
+    """
+
+    both: int
+    gained: int
+    lost: int
+    neither: int
+    gains: list[dict[str, Any]]
+    losses: list[dict[str, Any]]
+
+
+def find_changes(baseline: Sequence[Run], transfer: Sequence[Run]) -> Changes | None:
+    """Compare predictions pair by pair; rows are matched by file.
+
+    Returns:
+        None where the runs share no rows.
+    """
+    files = list(transfer[0].rows.get("file", ()))
+    tables = [
+        {
+            file: (label, predicted)
+            for file, label, predicted in zip(
+                run.rows.get("file", ()),
+                run.rows.get("label", ()),
+                run.rows.get("predicted", ()),
+                strict=True,
+            )
+        }
+        for run in (*baseline, *transfer)
+    ]
+    shared = [(i, file) for i, file in enumerate(files) if all(file in table for table in tables)]
+    if not shared:
+        return None
+    totals: Counter[tuple[bool, bool]] = Counter()
+    gains, losses = [], []
+    for position, file in shared:
+        label = tables[0][file][0]
+        without = [table[file][1] for table in tables[: len(baseline)]]
+        with_it = [table[file][1] for table in tables[len(baseline) :]]
+        cases = list(zip(without, with_it, strict=True))
+        totals.update((a == label, b == label) for a, b in cases)
+        gained = [a for a, b in cases if a != label and b == label]
+        lost = [b for a, b in cases if a == label and b != label]
+        row = {"position": position, "file": file, "label": label}
+        if len(gained) > len(lost):
+            other = Counter(gained).most_common(1)[0][0]
+            gains.append({**row, "other": other, "seeds": len(gained) - len(lost)})
+        elif len(lost) > len(gained):
+            other = Counter(lost).most_common(1)[0][0]
+            losses.append({**row, "other": other, "seeds": len(lost) - len(gained)})
+    for rows in (gains, losses):
+        rows.sort(key=lambda row: -int(row["seeds"]))
+    return Changes(
+        totals[True, True],
+        totals[False, True],
+        totals[True, False],
+        totals[False, False],
+        gains,
+        losses,
+    )
