@@ -223,9 +223,7 @@ class TestTables:
             read(file, columns=Columns(label=("kind",)))
 
     def test_unlabelled_rows_and_missing_files(self, pictures: list[Path], tmp_path: Path) -> None:
-        rows: list[dict[str, object]] = [
-            {"path": str(p), "label": p.parent.name} for p in pictures
-        ]
+        rows: list[dict[str, object]] = [{"path": str(p), "label": p.parent.name} for p in pictures]
         rows[0]["label"] = None
         rows[1]["path"] = "gone.png"
         report = load_data(str(table(tmp_path / "t.jsonl", rows)), progress=False).report

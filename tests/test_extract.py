@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from aft.data import load_data
 from aft.errors import DataError, StoreError, TeacherError
 from aft.extract import extract_features, format_seconds, store_identity, verify_features
 from aft.store import FeatureStore
-from aft.teachers import Teacher
+from aft.teachers import Teacher, load_teacher
 from numbered import (
     NumberedSamples,
     computed,
@@ -140,6 +142,31 @@ class TestRows:
         assert np.all(verify_features(store, wrong, samples, k=10).cosines < -0.99)
         with pytest.raises(StoreError, match="no features"):
             verify_features(store, teacher, NumberedSamples(range(60, 70)))
+
+
+class TestRealData:
+    """Pictures on disk, teachers by name."""
+
+    @pytest.fixture
+    def samples(self, picture_folder):
+        folder = picture_folder(classes=2, train=6, test=2, size=32)
+        return load_data(str(folder)).splits["train"]
+
+    def test_network(self, samples, tmp_path):
+        teacher = load_teacher("torchvision:resnet18?weights=random&size=32")
+        store = extract_features(teacher, samples, tmp_path / "features", progress=False)
+        assert store.gather(samples.ids).shape == (len(samples), 512)
+        assert store.statistics(samples.ids).std.max() > 0
+        assert np.all(verify_features(store, teacher, samples, k=3).cosines > 0.9999)
+
+    def test_table_made_elsewhere(self, samples, tmp_path):
+        file = tmp_path / "features.safetensors"
+        features = torch.arange(len(samples) * 3.0).reshape(-1, 3)
+        save_file({"features": features, "sample_ids": torch.from_numpy(samples.ids.copy())}, file)
+        table = load_teacher(f"features:{file}")
+        store = extract_features(table, samples, tmp_path / "features", progress=False)
+        assert torch.equal(store.gather(samples.ids), features)
+        assert np.all(verify_features(store, table, samples, k=3).cosines == 1)
 
 
 class _Function(nn.Module):

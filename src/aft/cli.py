@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from aft import config as configs
-from aft.errors import AftError, ConfigError
+from aft.errors import AftError
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _parse(
     stand_ins = {field: "-" for field in required if field not in values}
     checked = configs.resolve(kind, None, {**stand_ins, **values})
     default = kind.model_construct(
-        **{**dict(checked), **dict.fromkeys(stand_ins, tyro.MISSING)}  # type: ignore[arg-type]
+        **{**dict(checked), **dict.fromkeys(stand_ins, tyro.MISSING)}
     )
     complaint = io.StringIO()
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
@@ -153,7 +153,7 @@ def _parse(
 
 
 def _take_option(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
-    """The value of an option (``--option value`` or ``--option=value``), and the other arguments."""
+    """The value of ``--option value`` or ``--option=value``, and the other arguments."""
     for i, argument in enumerate(arguments):
         if argument == option:
             if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):

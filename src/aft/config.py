@@ -48,25 +48,31 @@ class DataOptions(Options):
     """Which data."""
 
     data: str
-    """Folder of images (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png), a table (.csv, .tsv, .jsonl, .parquet) with a column of image paths and one of labels, or a Hugging Face data set (a folder saved by `datasets`, or a name on the hub)."""
+    """Folder of images (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png), a table (.csv,
+    .tsv, .jsonl, .parquet) with a column of image paths and one of labels, or a Hugging Face data
+    set (a folder saved by `datasets`, or a name on the hub)."""
 
 
 class TaskOptions(Options):
     """What is to be learned, and on which part of the data."""
 
     task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
-    """What the labels are. auto: text and whole numbers are classes, lists are several classes, other numbers are regression."""
+    """What the labels are. auto: text and whole numbers are classes, lists are several classes,
+    other numbers are regression."""
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of train held out to choose the checkpoint, where the data has no validation split."""
     test_fraction: float = Field(0.0, ge=0, lt=1)
-    """Share of train held out for the final score, where the data has no test split. With 0 the final score is that of the validation split."""
+    """Share of train held out for the final score, where the data has no test split. With 0 the
+    final score is that of the validation split."""
 
 
 class TeacherOptions(Options):
     """Which teachers."""
 
     teachers: tuple[str, ...] = ()
-    """Frozen teachers, each written source:name, e.g. timm:vit_small_patch14_dinov2.lvd142m, torchvision:resnet50, python:FILE.py:function, features:FILE.parquet. Options follow a question mark: ?weights=FILE, ?size=128."""
+    """Frozen teachers, each written source:name, e.g. timm:vit_small_patch14_dinov2.lvd142m,
+    torchvision:resnet50, python:FILE.py:function, features:FILE.parquet. Options follow a question
+    mark: ?weights=FILE, ?size=128."""
 
 
 class StoreOptions(Options):
@@ -88,9 +94,12 @@ class RunOptions(Options):
     """What is trained, and where the run is kept."""
 
     student: str
-    """The small model, written source:name, e.g. timm:mobilenetv4_conv_small.e2400_r224_in1k, torchvision:resnet18, small:cnn. Options follow a question mark: ?weights=FILE or ?weights=random, ?size=96."""
+    """The small model, written source:name, e.g. timm:mobilenetv4_conv_small.e2400_r224_in1k,
+    torchvision:resnet18, small:cnn. Options follow a question mark: ?weights=FILE or
+    ?weights=random, ?size=96."""
     out: Path | None = None
-    """Folder of the run: configuration, metrics, checkpoints, the student, the report. Default: a new one, runs/DATA-1 and so on."""
+    """Folder of the run: configuration, metrics, checkpoints, the student, the report. Default: a
+    new one, runs/DATA-1 and so on."""
     seed: int = Field(0, ge=0)
     """Draws the head, the held-out part, the batches and the augmentation."""
     resume: bool = False
@@ -109,7 +118,9 @@ class ExtractConfig(ReadOptions, FeatureOptions, TeacherOptions, DataOptions):
     """Which splits; training needs train alone."""
 
 
-class TrainConfig(ReadOptions, FeatureOptions, TaskOptions, RunOptions, TeacherOptions, DataOptions):
+class TrainConfig(
+    ReadOptions, FeatureOptions, TaskOptions, RunOptions, TeacherOptions, DataOptions
+):
     """Train a small student on labels and on what teachers know about the data.
 
     Teacher features are computed first where the store lacks them. Without --teachers the student
@@ -123,11 +134,13 @@ class TrainConfig(ReadOptions, FeatureOptions, TaskOptions, RunOptions, TeacherO
     kernel: Literal["linear", "rbf"] = "linear"
     """AFT: how two samples are compared."""
     weights: Literal["diagonal", "dense", "fixed"] = "diagonal"
-    """AFT: one learned gate per teacher dimension, a learned matrix, or gates that stay as they are."""
+    """AFT: one learned gate per teacher dimension, a learned matrix, or gates that stay as they
+    are."""
     combine: Literal["concat", "product"] = "concat"
     """AFT: several teachers side by side, or multiplied (for teachers of different modalities)."""
     normalize: Literal["standardize", "none"] = "standardize"
-    """AFT: bring every teacher dimension to mean 0 and deviation 1, or leave the features raw (the paper)."""
+    """AFT: bring every teacher dimension to mean 0 and deviation 1, or leave the features raw (the
+    paper)."""
     epochs: float | None = Field(None, gt=0)
     """Passes over train. Default: 30, but at least 300 and at most 10,000 steps."""
     steps: int | None = Field(None, ge=1)
@@ -139,7 +152,8 @@ class TrainConfig(ReadOptions, FeatureOptions, TaskOptions, RunOptions, TeacherO
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """What updates the weights."""
     lr: float | None = Field(None, gt=0)
-    """Highest learning rate of the student. Default: 3e-4 from pre-trained weights, 2e-3 from random ones (SGD: 30 times that)."""
+    """Highest learning rate of the student. Default: 3e-4 from pre-trained weights, 2e-3 from
+    random ones (SGD: 30 times that)."""
     loss_lr: float = Field(1e-2, gt=0)
     """Highest learning rate of the transfer loss's own parameters (gates)."""
     weight_decay: float = Field(0.02, ge=0)

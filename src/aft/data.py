@@ -211,7 +211,10 @@ def load_data(
     for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
         if name not in splits and fraction > 0:
             keep, out = _hold_out(splits["train"], found, fraction, rng)
-            splits["train"], splits[name] = splits["train"].subset(keep), splits["train"].subset(out)
+            splits["train"], splits[name] = (
+                splits["train"].subset(keep),
+                splits["train"].subset(out),
+            )
             held_out.append(name)
     _find_copies(splits, report)
     return DataSet(source, found, splits, report, tuple(held_out))
@@ -276,9 +279,7 @@ def _identify(
     return Samples(table, ids)
 
 
-def _by_split(
-    samples: Samples, rows: Rows, source: str, for_training: bool
-) -> dict[str, Samples]:
+def _by_split(samples: Samples, rows: Rows, source: str, for_training: bool) -> dict[str, Samples]:
     names = np.asarray(samples.rows["split"][:], dtype=str)
     if not rows.splits:
         return {"train" if for_training else "all": samples}

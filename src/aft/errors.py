@@ -1,4 +1,4 @@
-"""Errors meant for the person at the keyboard: each says what came, what was expected, what to do."""
+"""Errors for the person at the keyboard: what came, what was expected, what to do."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchmetrics.functional import accuracy, f1_score, mean_absolute_error, r2_score
@@ -21,7 +20,11 @@ from aft.model import SavedStudent
 ORDER = ("test", "validation", "all", "train")
 """Which split is scored where none is named."""
 
-MAIN_METRIC = {"classification": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}
+MAIN_METRIC = {
+    "classification": "accuracy",
+    "multilabel": "mean_average_precision",
+    "regression": "r2",
+}
 """The metric that chooses the checkpoint and that reports show first; higher is better."""
 
 
@@ -63,8 +66,9 @@ def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> d
         }
     else:
         spread = (true - true.mean(0)).square().sum(0)
+        defined = len(true) > 1 and bool((spread > 0).all())
         values = {
-            "r2": r2_score(predicted, true) if len(true) > 1 and (spread > 0).all() else torch.nan,
+            "r2": r2_score(predicted, true) if defined else torch.tensor(torch.nan),
             "rmse": (predicted - true).square().mean().sqrt(),
             "mae": mean_absolute_error(predicted, true),
         }
@@ -107,7 +111,7 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     config = resolve(EvaluateConfig, config, options)
     student = SavedStudent.load(config.run)
     data = _load(config, student.task)
-    name = config.split or next(s for s in ORDER if s in data.splits)
+    name: str = config.split or next(s for s in ORDER if s in data.splits)
     if name not in data.splits:
         raise ConfigError(f"{data.source} has no {name} split; it has {', '.join(data.splits)}")
     samples = data.splits[name]
@@ -120,7 +124,12 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
         device=device,
         progress=config.progress,
     )
-    return {"split": name, "rows": len(samples), "bad_inputs": len(data.report.bad_inputs), **metrics}
+    return {
+        "split": name,
+        "rows": len(samples),
+        "bad_inputs": len(data.report.bad_inputs),
+        **metrics,
+    }
 
 
 def _load(config: EvaluateConfig, task: Task) -> DataSet:

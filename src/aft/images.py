@@ -7,7 +7,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from aft.errors import DataError
 
@@ -49,7 +49,7 @@ def find_fault(content: bytes) -> str | None:
         with Image.open(io.BytesIO(content)) as image:
             image.draft("RGB", (32, 32))
             image.load()
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         return "not an image that Pillow can read"
     except Exception as error:  # decoders raise whatever they like on damaged files
         return f"{type(error).__name__}: {error}"

@@ -39,7 +39,9 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
         found["lines"] += _data_lines(data)
         if config.ids is not None:
             _write_ids(config.ids, data)
-            found["lines"].append(f"ids of {sum(map(len, data.splits.values()))} rows: {config.ids}")
+            found["lines"].append(
+                f"ids of {sum(map(len, data.splits.values()))} rows: {config.ids}"
+            )
     elif config.ids is not None or config.verify:
         raise ConfigError("--ids and --verify need --data")
     if config.run is not None:
@@ -121,8 +123,9 @@ def _store_lines(folder: Path, stores: list[FeatureStore]) -> list[str]:
     for store in stores:
         summary = store.summary()
         lines.append(
-            f"  {summary.identity['spec']}: {summary.rows} samples x {summary.dim} {summary.dtype}, "
-            f"{format_bytes(summary.bytes)} in {summary.shards} shards  {summary.path.name}"
+            f"  {summary.identity['spec']}: {summary.rows} samples x {summary.dim} "
+            f"{summary.dtype}, {format_bytes(summary.bytes)} in {summary.shards} shards  "
+            f"{summary.path.name}"
         )
     return lines
 

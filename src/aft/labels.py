@@ -150,8 +150,8 @@ def _guess(table: Dataset, columns: Sequence[str]) -> TaskKind:
     distinct = len(set(values))
     if distinct > _MOST_INTEGER_CLASSES or (distinct > 20 and distinct > len(values) / 2):
         raise DataError(
-            f"column {columns[0]!r} holds {distinct} different whole numbers in {len(values)} rows: "
-            "pass --task regression or --task classification"
+            f"column {columns[0]!r} holds {distinct} different whole numbers in {len(values)} "
+            "rows: pass --task regression or --task classification"
         )
     return "classification"
 

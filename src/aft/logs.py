@@ -29,7 +29,7 @@ class RunLog:
         except ImportError:
             return
         purge = step + 1 if step else None
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=purge)  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=purge)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Add one line: the step, the split and the values."""

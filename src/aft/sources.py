@@ -84,7 +84,7 @@ def read_source(source: str, columns: Columns, *, labelled: bool = True) -> Rows
             return _from_table(_read_table(path), path.parent, columns, labelled, str(path))
         raise DataError(f"expected a folder or one of {', '.join(_TABLES)}, got the file {source}")
     looks_like_path = source.startswith((".", "/", "~")) or source.endswith(("/", *_TABLES))
-    if looks_like_path or source.count("/") > 1 or os.sep == "\\" and "\\" in source:
+    if looks_like_path or source.count("/") > 1 or (os.sep == "\\" and "\\" in source):
         raise DataError(f"there is no folder or file {source} (looked in {Path.cwd()})")
     return _read_hub(source, columns, labelled)
 
@@ -212,10 +212,10 @@ def _from_split_tables(tables: list[Path], root: Path, columns: Columns, labelle
     return rows
 
 
-def _from_table(
-    table: Dataset, root: Path, columns: Columns, labelled: bool, name: str
-) -> Rows:
+def _from_table(table: Dataset, root: Path, columns: Columns, labelled: bool, name: str) -> Rows:
     """Rows of a table whose image column holds paths (relative to `root`) or embedded images."""
+    from datasets import Dataset
+
     image = _pick(table, columns.image, _IMAGE_COLUMNS, "image", name)
     label_columns = _label_columns(table, columns, labelled, name)
     split = columns.split if columns.split else "split" if "split" in table.column_names else None
@@ -230,15 +230,13 @@ def _from_table(
         files = ["" if value is None else str(value) for value in values]
         inputs = [str(root / file) for file in files]
     splits = _split_values(kept[split], name) if split else [""] * len(kept)
-    labels = kept.select_columns(list(label_columns))
-    rows = labels.add_column("input", inputs).add_column("file", files)
-    rows = rows.add_column("split", splits)
+    rows = Dataset.from_dict({"input": inputs, "file": files, "split": splits})
+    for column in label_columns:
+        rows = rows.add_column(column, kept[column][:])
     return Rows(rows, label_columns, splits=tuple(dict.fromkeys(s for s in splits if s)))
 
 
-def _label_columns(
-    table: Dataset, columns: Columns, labelled: bool, name: str
-) -> tuple[str, ...]:
+def _label_columns(table: Dataset, columns: Columns, labelled: bool, name: str) -> tuple[str, ...]:
     if not labelled:
         return ()
     for column in columns.label:
@@ -259,14 +257,12 @@ def _split_values(values: Sequence[Any], name: str) -> list[str]:
     return splits
 
 
-def _pick(
-    table: Dataset, given: str | None, usual: Sequence[str], what: str, name: str
-) -> str:
+def _pick(table: Dataset, given: str | None, usual: Sequence[str], what: str, name: str) -> str:
     if given is not None:
         if given not in table.column_names:
             raise DataError(_no_column(what, given, table, name))
         return given
-    lower = {column.lower(): column for column in table.column_names}
+    lower: dict[str, str] = {column.lower(): column for column in table.column_names}
     for column in usual:
         if column in lower:
             return lower[column]

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,9 +92,8 @@ _EMPTY = _Index((), np.zeros(0, np.int64), np.zeros(0, f"S{ID_BYTES}"), np.zeros
 
 def find_stores(features_dir: str | Path) -> list[FeatureStore]:
     """Every store directly under ``features_dir``, by name."""
-    return [
-        FeatureStore.at(file.parent) for file in sorted(Path(features_dir).glob("*/teacher.json"))
-    ]
+    files = sorted(Path(features_dir).glob("*/teacher.json"))
+    return [FeatureStore.at(file.parent) for file in files]
 
 
 class FeatureStore:
@@ -260,7 +258,7 @@ class FeatureStore:
         rows, found = self._find(keys)
         if not found.all():
             raise StoreError(
-                f"{int((~found).sum())} of {len(keys)} samples have no features in {self.path}: run "
+                f"{(~found).sum()} of {len(keys)} samples have no features in {self.path}: run "
                 f"`aft extract` with the same data and the teacher {teacher_name(self.identity)}"
             )
         return rows
@@ -327,12 +325,7 @@ class FeatureWriter:
     def __enter__(self) -> FeatureWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:
             self.close()
         except StoreError:

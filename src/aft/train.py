@@ -87,7 +87,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         store.refresh()
 
     torch.manual_seed(config.seed)
-    backbone = load_backbone(config.student)
+    backbone = load_backbone(config.student, seed=config.seed)
     student = new_student(backbone, data.task, *_target_statistics(samples, data.task))
     size = sum(p.numel() for p in student.parameters())
     say(f"student {config.student}: {size:,} parameters, weights: {backbone.info['weights']}")
@@ -162,7 +162,8 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("--resume needs --out, the folder of the run to go on with")
     if config.combine == "product" and len(config.teachers) < 2:
         raise ConfigError(
-            f"--combine product multiplies teachers: expected at least 2, got {len(config.teachers)}"
+            "--combine product multiplies teachers: expected at least 2, "
+            f"got {len(config.teachers)}"
         )
 
 
@@ -183,9 +184,7 @@ def _target_statistics(samples: Samples, task: Task) -> tuple[Tensor | None, Ten
     return targets.mean(0), torch.where(std > 0, std, torch.ones_like(std))
 
 
-def _make_loss(
-    config: TrainConfig, stores: list[FeatureStore], samples: Samples
-) -> AFTLoss | None:
+def _make_loss(config: TrainConfig, stores: list[FeatureStore], samples: Samples) -> AFTLoss | None:
     if not stores:
         return None
     standardize = config.normalize == "standardize"
@@ -202,7 +201,9 @@ def _make_loss(
 def _make_schedule(config: TrainConfig, num_samples: int, backbone: Backbone) -> Schedule:
     per_epoch = max(1, num_samples // config.batch_size)
     if config.steps is not None and config.epochs is not None:
-        raise ConfigError(f"expected --steps or --epochs, got both ({config.steps}, {config.epochs})")
+        raise ConfigError(
+            f"expected --steps or --epochs, got both ({config.steps}, {config.epochs})"
+        )
     if config.steps is not None:
         steps = config.steps
     elif config.epochs is not None:

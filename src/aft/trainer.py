@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from aft.data import Samples
 from aft.errors import StudentError
-from aft.inference import compute_logits
 from aft.evaluate import MAIN_METRIC, compute_metrics
+from aft.inference import compute_logits
 from aft.labels import Task
 from aft.logs import RunLog
 from aft.model import TransferModel
@@ -181,11 +181,11 @@ class Trainer:
         )
         with bar, _stop_signals() as stopped:
             for batch in self._batches() if not state.finished else ():
-                values = self._step(*batch)
+                values: dict[str, float] = self._step(*batch)
                 state.step += 1
                 bar.update()
                 if state.step % 10 == 0 or state.step == 1:
-                    values |= {"lr": self.scheduler.get_last_lr()[0]}
+                    values["lr"] = float(self.scheduler.get_last_lr()[0])
                     log.write(state.step, "train", values)
                     bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
                 if state.step % schedule.eval_every == 0 or state.step == schedule.steps:
@@ -224,7 +224,7 @@ class Trainer:
             accelerator.clip_grad_norm_(self.module.student.parameters(), self.schedule.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
-        return {name: float(out[name]) for name in out if name.endswith("loss")}
+        return {name: out[name].item() for name in out if name.endswith("loss")}
 
     def _batches(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """This process's part of every batch from the current step on."""
@@ -364,7 +364,7 @@ def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Opti
         groups.append({"params": own, "lr": schedule.loss_lr, "weight_decay": 0.0})
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[schedule.optimizer]
+    kind = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=schedule.lr)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
+from operator import index
 
 import torch
 from torch import Tensor
@@ -17,17 +17,16 @@ def check_teacher_dims(teacher_dims: Sequence[int]) -> tuple[int, ...]:
     Raises:
         InputError: unless they are one or more positive integers.
     """
-    if not isinstance(teacher_dims, Sequence):
+    try:
+        dims = tuple(index(dim) for dim in teacher_dims)
+    except TypeError:
+        dims = ()
+    if not dims or min(dims) < 1:
         raise InputError(
             "Expected `teacher_dims` to be a list with the feature width of each teacher, such as "
             f"[1280], but got {teacher_dims!r}."
         )
-    if not teacher_dims or any(not isinstance(dim, Integral) or dim < 1 for dim in teacher_dims):
-        raise InputError(
-            "Expected `teacher_dims` to hold one positive integer per teacher, but got "
-            f"{list(teacher_dims)!r}."
-        )
-    return tuple(int(dim) for dim in teacher_dims)
+    return dims
 
 
 def check_student_features(features: Tensor) -> Tensor:

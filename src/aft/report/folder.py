@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ class Run:
 
     def curve(self, split: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Steps and values of one metric; both empty where it was never logged."""
-        lines = [m for m in self.metrics if m["split"] == split and m.get(name) is not None]
+        lines = [
+            m for m in self.metrics if m["split"] == split and math.isfinite(m.get(name, math.nan))
+        ]
         steps = np.asarray([m["step"] for m in lines], dtype=np.float64)
         return steps, np.asarray([m[name] for m in lines], dtype=np.float64)
 

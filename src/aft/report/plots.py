@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from io import StringIO
 from hashlib import blake2b
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ def draw_validation(curve: Curve, name: str, best_step: int) -> Markup:
         share = steps[best] / max(1.0, float(steps.max()))
         axes.annotate(
             text,
-            (float(steps[best]), float(values[best])),
+            (float(steps[best]), float(values.max())),  # above every line
             xytext=(0, 9),
             textcoords="offset points",
             ha="left" if share < 0.3 else "right" if share > 0.7 else "center",
@@ -188,14 +188,8 @@ def draw_pairs(comparison: PairedComparison, name: str) -> Markup:
     before, after = np.asarray(comparison.baseline), np.asarray(comparison.treated)
     differences = after - before
     left = (float(min(before.min(), after.min())), float(max(before.max(), after.max())))
-    ends = [
-        0.0,
-        comparison.low,
-        comparison.high,
-        float(differences.min()),
-        float(differences.max()),
-    ]
-    right = (min(ends), max(ends))
+    reached = np.append(differences, [0.0, comparison.low, comparison.high])
+    right = (float(reached.min()), float(reached.max()))
     span = max(left[1] - left[0], right[1] - right[0], 1e-4) * 1.16
 
     def limits(pair: tuple[float, float]) -> tuple[float, float]:
@@ -219,21 +213,21 @@ def draw_pairs(comparison: PairedComparison, name: str) -> Markup:
 
         change.set_title("difference")
         change.axhline(0, color=INK, linewidth=1)
-        spots = np.linspace(-0.12, 0.12, len(differences)) - 0.35
+        spots = np.linspace(-0.15, 0.15, len(differences))
         change.scatter(spots, differences, s=16, color=GREY, zorder=3)
-        change.plot([0, 0], [comparison.low, comparison.high], color=BLUE, linewidth=2.4)
-        change.scatter([0], [comparison.difference], s=44, color=BLUE, zorder=3)
+        change.plot([1, 1], [comparison.low, comparison.high], color=BLUE, linewidth=2.4)
+        change.scatter([1], [comparison.difference], s=44, color=BLUE, zorder=3)
         change.annotate(
             f"{comparison.difference:+.3f}",
-            (0, comparison.difference),
-            xytext=(8, 0),
+            (1, comparison.difference),
+            xytext=(7, 0),
             textcoords="offset points",
             va="center",
             color=BLUE,
             fontweight="bold",
         )
-        change.set_xlim(-0.7, 0.95)
-        change.set_xticks([-0.35, 0.1], ["each\nseed", "mean,\ninterval"])
+        change.set_xlim(-0.5, 2.3)
+        change.set_xticks([0, 1], ["each\nseed", "mean"])
         change.set_ylim(limits(right))
         for axes in (scores, change):
             axes.tick_params(axis="x", length=0)
@@ -304,10 +298,11 @@ def _thin(curve: Curve) -> Curve:
 
 
 def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Mean of the last ``width`` values at each place, of fewer at the start."""
+    """Mean of the ``width`` values around each place, of fewer at the ends."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - width)
+    places = np.arange(len(values))
+    starts = np.maximum(0, places - width // 2)
+    ends = np.minimum(len(values), places + width // 2 + 1)
     return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from aft.teachers.network import Network, did_you_mean
 from aft.weights import ModelError, state_hash
 
 __all__ = ["Backbone", "load_backbone"]
+
+logger = logging.getLogger(__name__)
 
 # A network is built the same way for a teacher and for a student.
 _SOURCES = {
@@ -71,6 +74,7 @@ def load_backbone(spec: str, *, seed: int = 0) -> Backbone:
         network: Network = importlib.import_module(_SOURCES[parsed.source]).build(parsed, seed=seed)
     except ModelError as error:
         raise StudentError(str(error)) from error
+    logger.info("student %s: weights %s", spec, network.weights)
     return Backbone(
         module=network.module,
         dim=network.dim,

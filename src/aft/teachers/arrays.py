@@ -16,7 +16,7 @@ from aft.teachers.network import check_options
 from aft.weights import file_hash
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
 _HEX_DIGITS = 32
 _ID_BYTES = _HEX_DIGITS // 2
@@ -165,7 +165,7 @@ def _read_safetensors(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]
 
 def _read_parquet(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
     import pyarrow as pa
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -19,6 +20,8 @@ from aft.specs import Spec
 from aft.weights import ModelError, state_hash
 
 _T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Network:
 
     def teacher(self) -> Teacher:
         """The network as a frozen teacher."""
+        logger.info("teacher %s: weights %s", self.spec, self.weights)
         return Teacher(
             spec=str(self.spec),
             dim=self.dim,
@@ -67,7 +71,7 @@ class Network:
     @property
     def from_file(self) -> bool:
         """Whether the weights were read from a file that the user named."""
-        return self.weights != "random" and not self.weights.startswith("pretrained")
+        return self.weights != "random" and not self.weights.startswith("pretrained (")
 
 
 @dataclass

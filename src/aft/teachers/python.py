@@ -128,7 +128,9 @@ def _where(error: Exception, path: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"{path}, line {error.lineno}: {words}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    return f"{path}, line {frames[-1].lineno}, in {frames[-1].name}: {words}" if frames else words
+    if not frames:
+        return f"{path}: {words}"
+    return f"{path}, line {frames[-1].lineno}, in {frames[-1].name}: {words}"
 
 
 def _blank_input(spec: Spec, preprocess: Callable[[Image.Image], Any]) -> Any:

@@ -6,7 +6,6 @@ Features are what enters the last linear layer: timm builds its models without t
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import sys
@@ -35,8 +34,6 @@ from aft.teachers.network import (
 )
 from aft.teachers.packaged import EFFICIENTNET_LITE, Package, rename_in_order
 from aft.weights import ModelError, StateDict, load_into, load_weights
-
-logger = logging.getLogger(__name__)
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -71,7 +68,6 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
         module = _create(spec, create)
         load_into(module, _in_timm_order(timm, name, load_weights(packaged)), _heads(config))
         weights, licence = _package_words(package), package.licence
-        logger.info("%s: weights from the installed package %s", spec, package.distribution)
     elif source == "package":
         raise ModelError(_no_package(spec, package))
     elif source == "pretrained":
@@ -89,7 +85,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
         dim=output_dim(module, blank, str(spec)),
         preprocessing=preprocessing,
         weights=weights,
-        layer=f"input of {'/'.join(_heads(config)) or 'the classifier'}",
+        layer="pre-logits",
         licence=licence,
         versions=versions("timm", "torch"),
     )

@@ -1,0 +1,89 @@
+"""What both pages share: numbers as text, pictures as data, templates."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from aft import __version__
+from aft.errors import AftError
+from aft.report.folder import Run
+from aft.report.tables import confusion, matrix_rows, most_confused
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+THUMBNAIL = 160
+MOST_MATRIX_CLASSES = 30
+METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "nll": "negative log-likelihood",
+    "mean_average_precision": "mean average precision",
+    "micro_f1": "micro F1",
+    "bce": "binary cross-entropy",
+    "r2": "R²",
+    "rmse": "RMSE",
+    "mae": "mean absolute error",
+}
+
+
+def metric_name(name: str) -> str:
+    """The name of a metric for people."""
+    return METRICS.get(name, name.replace("_", " "))
+
+
+def number(value: float | None) -> str:
+    """Three decimals, fewer digits for large numbers, a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "\N{EN DASH}"
+    return f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def thumbnail(open_input: Callable[[int], Image], position: int) -> str | None:
+    """An input as a small picture in a data URI; None where it can no longer be opened."""
+    try:
+        image = open_input(position).convert("RGB")
+    except (AftError, OSError):
+        return None
+    small = max(image.size) <= THUMBNAIL // 2
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    kind, options = ("png", {}) if small else ("jpeg", {"quality": 82})
+    out = BytesIO()
+    image.save(out, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def confusion_context(run: Run, counts: Any = None) -> dict[str, Any]:
+    """A matrix for few classes, the most frequent mistakes for many."""
+    names = list(run.task.names)
+    counts = confusion(run) if counts is None else counts
+    if len(names) > MOST_MATRIX_CLASSES:
+        return {"pairs": most_confused(counts, names), "names": names}
+    return {"matrix": matrix_rows(counts), "names": names}
+
+
+def render(template: str, **context: Any) -> str:
+    """Fill a template; every string in it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("aft.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "metric": metric_name, "duration": duration}
+    return environment.get_template(template).render(version=__version__, **context)

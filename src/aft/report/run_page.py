@@ -1,0 +1,189 @@
+"""The page of one run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from aft.report import plots
+from aft.report.folder import Run
+from aft.report.rendering import confusion_context, metric_name, render, thumbnail
+from aft.report.tables import (
+    class_scores,
+    confusion,
+    label_scores,
+    target_scores,
+    wilson_interval,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MOST_MISTAKES, MOST_RIGHT = 12, 6
+MOST_BAD_INPUTS = 50
+
+
+def render_run(run: Run, open_input: Callable[[int], Image] | None) -> str:
+    """The page as HTML."""
+    kind = run.task.kind
+    return render(
+        "run.html.j2",
+        run=run,
+        result=run.result,
+        title=_title(run),
+        score=run.result["metrics"].get(run.main_metric),
+        interval=_interval(run),
+        curves=_curves(run),
+        gates=gate_charts([run]),
+        shares=_shares(run),
+        confusion=confusion_context(run) if kind == "classification" and run.rows else None,
+        classes=class_scores(run, confusion(run)) if kind == "classification" and run.rows else [],
+        labels=label_scores(run) if kind == "multilabel" and run.rows else None,
+        targets=_targets(run) if kind == "regression" and run.rows else [],
+        examples=_examples(run, open_input) if open_input and run.rows else [],
+        bad_inputs=run.bad_inputs[:MOST_BAD_INPUTS],
+        again=shlex.join(["aft", "train", "--config", f"{run.folder}/config.yaml", "--out", "NEW"]),
+    )
+
+
+def gate_charts(runs: list[Run]) -> list[dict[str, Any]]:
+    """Chart and summary of each teacher's gates, those of several runs together."""
+    charts = []
+    for place, teacher in enumerate(runs[0].teachers):
+        found = [run.gates[place] for run in runs if place < len(run.gates)]
+        if not found:
+            continue
+        gates = np.concatenate(found)
+        charts.append(
+            {
+                "teacher": teacher["spec"],
+                "dim": len(found[0]),
+                "mean": float(gates.mean()),
+                "shut": float((gates < 0.25).mean()),
+                "open": float((gates > 0.75).mean()),
+                "svg": plots.draw_gates(gates),
+            }
+        )
+    return charts
+
+
+def _curves(run: Run) -> list[Markup]:
+    charts = []
+    for name, title in (("task_loss", "task loss"), ("transfer_loss", "transfer loss")):
+        curve = run.curve("train", name)
+        if len(curve[0]):
+            charts.append(plots.draw_losses(curve, title))
+    curve = run.curve("validation", run.main_metric)
+    if len(curve[0]):
+        best = int(run.result.get("best_step", curve[0][np.argmax(curve[1])]))
+        charts.insert(0, plots.draw_validation(curve, metric_name(run.main_metric), best))
+    return charts
+
+
+def _interval(run: Run) -> tuple[float, float] | None:
+    if run.task.kind != "classification" or not run.rows:
+        return None
+    pairs = list(zip(run.rows["label"], run.rows["predicted"], strict=True))
+    return wilson_interval(sum(a == b for a, b in pairs), len(pairs))
+
+
+def _shares(run: Run) -> list[tuple[str, float]]:
+    shares = run.result.get("teacher_shares") or []
+    return list(zip([teacher["spec"] for teacher in run.teachers], shares, strict=False))
+
+
+def _targets(run: Run) -> list[dict[str, Any]]:
+    return [
+        {**target, "svg": plots.draw_scatter(target["true"], target["predicted"])}
+        for target in target_scores(run)
+    ]
+
+
+def _examples(run: Run, open_input: Callable[[int], Image]) -> list[dict[str, Any]]:
+    """Groups of pictures: the mistakes that the student was surest of, and some right ones."""
+    if run.task.kind == "regression":
+        largest, described = _largest_errors(run)
+        return [
+            {
+                "title": "Largest errors",
+                "note": "Over all targets, each in units of its own spread.",
+                "cards": _cards(run, largest, open_input, described),
+            }
+        ]
+    true, predicted = np.asarray(run.rows["label"]), np.asarray(run.rows["predicted"])
+    wrong, right = np.flatnonzero(true != predicted), np.flatnonzero(true == predicted)
+    if run.task.kind == "classification":
+        wrong = wrong[np.argsort(-np.asarray(run.rows["probability"])[wrong], kind="stable")]
+        title = f"The {min(MOST_MISTAKES, len(wrong))} most confident of {len(wrong)} mistakes"
+        note = "A wrong label in the data looks like this, too."
+    else:
+        wrong = np.random.default_rng(0).permutation(wrong)
+        title = f"{min(MOST_MISTAKES, len(wrong))} of {len(wrong)} rows with a mistake"
+        note = "Drawn at random."
+    right = np.random.default_rng(0).permutation(right)
+
+    def describe(row: int) -> tuple[str, str]:
+        if run.task.kind == "classification":
+            sure = run.rows["probability"][row]
+            return f"is {true[row]}", f"said {predicted[row]} ({sure:.0%})"
+        has, said = (labels[row].replace("|", ", ") or "nothing" for labels in (true, predicted))
+        return f"has {has}", f"said {said}"
+
+    groups = [
+        (title, note, wrong[:MOST_MISTAKES]),
+        (f"Right: {min(MOST_RIGHT, len(right))} of {len(right)}", "Drawn at random.", right),
+    ]
+    return [
+        {
+            "title": title,
+            "note": note,
+            "cards": _cards(run, rows[:most], open_input, describe),
+        }
+        for (title, note, rows), most in zip(groups, (MOST_MISTAKES, MOST_RIGHT), strict=True)
+        if len(rows)
+    ]
+
+
+def _largest_errors(run: Run) -> tuple[NDArray[np.int64], Callable[[int], tuple[str, str]]]:
+    targets = target_scores(run)
+    spread = [max(float(target["true"].std()), 1e-12) for target in targets]
+    errors = np.stack([np.abs(t["predicted"] - t["true"]) for t in targets]) / np.c_[spread]
+    worst = errors.max(axis=0)
+
+    def describe(row: int) -> tuple[str, str]:
+        target = targets[int(errors[:, row].argmax())]
+        return (
+            f"{target['name']} is {target['true'][row]:.4g}",
+            f"said {target['predicted'][row]:.4g}",
+        )
+
+    return np.argsort(-worst, kind="stable")[:MOST_MISTAKES], describe
+
+
+def _cards(
+    run: Run,
+    rows: NDArray[np.int64],
+    open_input: Callable[[int], Image],
+    describe: Callable[[int], tuple[str, str]],
+) -> list[dict[str, Any]]:
+    cards = []
+    for row in map(int, rows):
+        true, said = describe(row)
+        picture = thumbnail(open_input, row)
+        cards.append(
+            {"file": run.rows["file"][row], "true": true, "said": said, "picture": picture}
+        )
+    return cards
+
+
+def _title(run: Run) -> str:
+    """Student and data without source, options and folders."""
+    name = run.result["student"].partition("?")[0].rpartition(":")[2].partition(".")[0]
+    source = run.data.get("source", run.folder.name)
+    return f"{name} on {Path(source).name or source}"

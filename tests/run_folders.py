@@ -1,0 +1,178 @@
+"""Finished run folders with made-up contents, as `aft train` would leave them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import yaml
+from safetensors.numpy import save_file
+
+
+def make_run(
+    folder: Path,
+    *,
+    kind: str = "classification",
+    names: Sequence[str] = ("apple", "banana", "cherry"),
+    teachers: Sequence[tuple[str, int]] = (("timm:vit_small_patch14_dinov2.lvd142m", 384),),
+    split: str = "test",
+    rows: int = 120,
+    looks: int = 10,
+    skill: float = 0.8,
+    seed: int = 0,
+    bad_inputs: int = 0,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write a run in which a share ``skill`` of the final split is right.
+
+    Args:
+        folder: The run folder to fill.
+        kind: Kind of the task.
+        names: Its classes, labels or targets.
+        teachers: Spec and width of each; empty for a run on the labels alone.
+        split: The split of the final score.
+        rows: Size of that split.
+        looks: How often the validation split was looked at.
+        skill: About the final score.
+        seed: Of the run; labels and files of the final split are the same for every seed.
+        bad_inputs: How many inputs could not be read.
+        notes: What was noticed in the data.
+    """
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    table, metrics = _EVALUATIONS[kind](list(names), rows, skill, generator)
+    best_step = _write_log(folder, looks, skill, bool(teachers), next(iter(metrics)), generator)
+    task = {"kind": kind, "names": list(names)}
+    steps = looks * 100
+    counts = {"train": 10 * rows, "validation": rows, split: rows}
+    result: dict[str, Any] = {
+        "version": "0.1.0",
+        "student": "timm:mobilenetv4_conv_small.e2400_r224_in1k",
+        "student_weights": "pretrained",
+        "num_parameters": 2_500_000,
+        "task": task,
+        "teachers": [{"spec": spec, "dim": dim} for spec, dim in teachers],
+        "loss": "aft" if teachers else None,
+        "beta": 3.0 if teachers else 0.0,
+        "seed": seed,
+        "steps": steps,
+        "best_step": best_step,
+        "seconds": 754.2,
+        "split": split,
+        "rows": counts,
+        "metrics": metrics,
+        "validation": metrics,
+        "notes": list(notes),
+    }
+    if teachers:
+        gates = {
+            str(i): generator.beta(0.9, 0.7 + i, dim).astype(np.float32)
+            for i, (_, dim) in enumerate(teachers)
+        }
+        save_file(gates, folder / "feature_weights.safetensors")
+        result["teacher_shares"] = generator.dirichlet(np.ones(len(teachers))).tolist()
+    (folder / "result.json").write_text(json.dumps(result))
+    data = {
+        "source": "/data/fruit",
+        "task": task,
+        "rows": counts,
+        "held_out_of_train": ["validation"],
+        "rows_per_class": {"train": dict.fromkeys(names, 10) if kind != "regression" else {}},
+    }
+    (folder / "data.json").write_text(json.dumps(data))
+    config = {"data": "/data/fruit", "teachers": [spec for spec, _ in teachers], "lr": None}
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "batch_size": 64, "seed": seed}))
+    pyarrow.parquet.write_table(pyarrow.table(table), folder / "evaluation.parquet")
+    if bad_inputs:
+        faults = [(f"train/bad{i}.jpg", "cut off after 12 bytes") for i in range(bad_inputs)]
+        with (folder / "bad_inputs.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("file", "fault"), *faults])
+    return folder
+
+
+def _write_log(
+    folder: Path,
+    looks: int,
+    skill: float,
+    taught: bool,
+    metric: str,
+    generator: np.random.Generator,
+) -> int:
+    """Write the metrics; the best step."""
+    lines: list[dict[str, Any]] = []
+    scores = []
+    for step in range(10, looks * 100 + 1, 10):
+        task_loss = 2.2 * np.exp(-step / 300) + 0.2 + 0.1 * generator.normal()
+        values = {"task_loss": task_loss, "loss": task_loss, "lr": 1e-3}
+        if taught:
+            values["transfer_loss"] = 0.5 * np.exp(-step / 200) + 0.1 + 0.02 * generator.normal()
+        lines.append({"step": step, "split": "train", **values})
+        if step % 100 == 0:
+            score = skill * (1 - 0.5 * np.exp(-step / 300)) + 0.01 * generator.normal()
+            scores.append(score)
+            lines.append({"step": step, "split": "validation", metric: score})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return 100 * (1 + int(np.argmax(scores)))
+
+
+def _files(rows: int) -> list[str]:
+    return [f"test/{i:04d}.jpg" for i in range(rows)]
+
+
+def _classification(
+    names: list[str], rows: int, skill: float, generator: np.random.Generator
+) -> tuple[dict[str, Any], dict[str, float]]:
+    true = np.arange(rows) % len(names)
+    wrong = generator.random(rows) > skill
+    predicted = np.where(wrong, (true + 1 + generator.integers(0, 2, rows)) % len(names), true)
+    table = {
+        "file": _files(rows),
+        "label": [names[i] for i in true],
+        "predicted": [names[i] for i in predicted],
+        "probability": generator.uniform(0.4, 1, rows).tolist(),
+    }
+    accuracy = float((true == predicted).mean())
+    return table, {
+        "accuracy": accuracy,
+        "balanced_accuracy": accuracy - 0.01,
+        "macro_f1": accuracy - 0.02,
+        "nll": 0.61,
+    }
+
+
+def _multilabel(
+    names: list[str], rows: int, skill: float, generator: np.random.Generator
+) -> tuple[dict[str, Any], dict[str, float]]:
+    true = np.random.default_rng(1234).random((rows, len(names))) < 0.4
+    predicted = true ^ (generator.random(true.shape) > skill)
+
+    def join(table: Any) -> list[str]:
+        return ["|".join(n for n, on in zip(names, row, strict=True) if on) for row in table]
+
+    table = {"file": _files(rows), "label": join(true), "predicted": join(predicted)}
+    table["probability"] = [""] * rows
+    return table, {"mean_average_precision": skill, "micro_f1": skill - 0.05, "bce": 0.4}
+
+
+def _regression(
+    names: list[str], rows: int, skill: float, generator: np.random.Generator
+) -> tuple[dict[str, Any], dict[str, float]]:
+    true = np.random.default_rng(1234).normal(20, 5, (rows, len(names)))
+    predicted = true + generator.normal(0, 5 * np.sqrt(1 - skill), true.shape)
+    table: dict[str, Any] = {"file": _files(rows)}
+    for i, name in enumerate(names):
+        table |= {name: true[:, i].tolist(), f"predicted_{name}": predicted[:, i].tolist()}
+    return table, {"r2": skill, "rmse": 2.2, "mae": 1.7}
+
+
+_EVALUATIONS = {
+    "classification": _classification,
+    "multilabel": _multilabel,
+    "regression": _regression,
+}
