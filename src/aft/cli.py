@@ -126,9 +126,7 @@ def _parse(
     required = [field for field, info in kind.model_fields.items() if info.is_required()]
     stand_ins = {field: "-" for field in required if field not in values}
     checked = configs.resolve(kind, None, {**stand_ins, **values})
-    default = kind.model_construct(
-        **{**dict(checked), **dict.fromkeys(stand_ins, tyro.MISSING)}
-    )
+    default = kind.model_construct(**{**dict(checked), **dict.fromkeys(stand_ins, tyro.MISSING)})
     complaint = io.StringIO()
     wants_help = any(argument in ("-h", "--help") for argument in arguments)
     try:

@@ -179,6 +179,8 @@ class EvaluateConfig(ComputeOptions, ReadOptions):
 
     run: Path
     """Folder of a run (or of a student)."""
+    trust_remote_code: bool = False
+    """Run the file of a student that was made by a python: function."""
     data: str | None = None
     """Labelled data. Default: the data of the run."""
     split: Literal["train", "validation", "test"] | None = None
@@ -192,6 +194,8 @@ class PredictConfig(ComputeOptions, ReadOptions):
 
     run: Path
     """Folder of a run (or of a student)."""
+    trust_remote_code: bool = False
+    """Run the file of a student that was made by a python: function."""
     data: str
     """A folder of images, one image, or a table with a column of image paths."""
     out: Path = Path("predictions.csv")

@@ -109,7 +109,7 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
         AftError: If run, data or labels do not fit.
     """
     config = resolve(EvaluateConfig, config, options)
-    student = SavedStudent.load(config.run)
+    student = SavedStudent.load(config.run, config.trust_remote_code)
     data = _load(config, student.task)
     name: str = config.split or next(s for s in ORDER if s in data.splits)
     if name not in data.splits:

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from aft.model import Student
 
 
+def on_device(inputs: Tensor, device: torch.device) -> Tensor:
+    """A batch where the network is; images with channels last, which convolutions run faster on."""
+    inputs = inputs.to(device, non_blocking=True)
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+
+
 class Inputs(Dataset[Tensor]):
     """The transformed inputs of samples, by position."""
 
@@ -51,7 +57,7 @@ def compute_logits(
     logits = []
     try:
         for inputs in tqdm(loader, "student", leave=False, delay=1, disable=not progress):
-            logits.append(student(inputs.to(device)).logits.float().cpu().numpy())
+            logits.append(student(on_device(inputs, device)).logits.float().cpu().numpy())
     finally:
         student.train(was_training)
     return np.concatenate(logits)

@@ -13,6 +13,7 @@ from aft.data import Columns, DataSet, load_data
 from aft.devices import choose_device
 from aft.errors import ConfigError
 from aft.extract import features_folder, store_identity, verify_features
+from aft.fingerprints import teacher_name
 from aft.runs import TrainResult, is_finished
 from aft.shards import format_bytes
 from aft.store import FeatureStore, find_stores
@@ -123,7 +124,7 @@ def _store_lines(folder: Path, stores: list[FeatureStore]) -> list[str]:
     for store in stores:
         summary = store.summary()
         lines.append(
-            f"  {summary.identity['spec']}: {summary.rows} samples x {summary.dim} "
+            f"  {teacher_name(summary.identity)}: {summary.rows} samples x {summary.dim} "
             f"{summary.dtype}, {format_bytes(summary.bytes)} in {summary.shards} shards  "
             f"{summary.path.name}"
         )

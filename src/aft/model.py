@@ -177,11 +177,16 @@ class SavedStudent:
         (folder / "student.json").write_text(json.dumps(description, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> SavedStudent:
+    def load(cls, folder: Path, trust_remote_code: bool = False) -> SavedStudent:
         """Read what :meth:`save` wrote; needs neither teachers nor a network.
 
+        Args:
+            folder: A run folder, or the ``student`` folder in it.
+            trust_remote_code: Whether a student made by a ``python:`` function may run that
+                function's file.
+
         Raises:
-            StudentError: If there is no student in `folder`.
+            StudentError: If there is no student in `folder`, or it needs code that is not trusted.
         """
         if (folder / "student" / "student.json").exists():
             folder = folder / "student"
@@ -194,7 +199,13 @@ class SavedStudent:
                 "is missing"
             ) from None
         task = Task.from_description(description["task"])
-        backbone = load_backbone(description["info"]["architecture_spec"])
+        architecture = description["info"]["architecture_spec"]
+        if architecture.startswith("python:") and not trust_remote_code:
+            raise StudentError(
+                f"the student in {folder} is built by {architecture}; read that file, then pass "
+                "--trust-remote-code to run it"
+            )
+        backbone = load_backbone(architecture)
         module = new_student(backbone, task)
         module.load_state_dict(state)
         return cls(

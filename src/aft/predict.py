@@ -28,7 +28,7 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
     """
     config = resolve(PredictConfig, config, options)
     _check_out(config.out, config.overwrite)
-    student = SavedStudent.load(config.run)
+    student = SavedStudent.load(config.run, config.trust_remote_code)
     samples, report = load_inputs(
         config.data,
         Columns(config.image_column),

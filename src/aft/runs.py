@@ -44,7 +44,7 @@ class TrainResult:
 
     def student(self) -> SavedStudent:
         """The trained student."""
-        return SavedStudent.load(self.out / "student")
+        return SavedStudent.load(self.out / "student", trust_remote_code=True)
 
 
 def is_finished(out: Path) -> bool:

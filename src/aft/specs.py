@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl
 
 from aft.errors import ConfigError
 
@@ -35,12 +34,14 @@ class Spec:
             raise ConfigError(
                 f"expected a model written source:name, e.g. timm:resnet18.a1_in1k, got {text!r}"
             )
-        try:
-            options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
-        except ValueError:
-            raise ConfigError(
-                f"expected options written ?key=value&key=value after {head!r}, got {query!r}"
-            ) from None
+        options = {}
+        for option in query.split("&") if query else ():
+            key, equals, value = option.partition("=")
+            if not (key and equals and value):
+                raise ConfigError(
+                    f"expected options written ?key=value&key=value after {head!r}, got {query!r}"
+                )
+            options[key] = value
         return cls(source, name, options)
 
     def without(self, *names: str) -> Spec:

@@ -30,6 +30,7 @@ from aft.logs import RunLog
 from aft.losses import AFTLoss
 from aft.model import SavedStudent, TransferModel, new_student
 from aft.predict import prediction_columns
+from aft.report import write_run_report
 from aft.runs import (
     TrainResult,
     free_folder,
@@ -89,6 +90,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     torch.manual_seed(config.seed)
     backbone = load_backbone(config.student, seed=config.seed)
     student = new_student(backbone, data.task, *_target_statistics(samples, data.task))
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     size = sum(p.numel() for p in student.parameters())
     say(f"student {config.student}: {size:,} parameters, weights: {backbone.info['weights']}")
     loss = _make_loss(config, stores, samples)
@@ -127,7 +129,8 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
             "num_parameters": size,
             "task": data.task.describe(),
             "teachers": [
-                {"spec": s.identity["spec"], "dim": s.dim, "folder": s.path.name} for s in stores
+                {"spec": spec, "dim": store.dim, "folder": store.path.name}
+                for spec, store in zip(config.teachers, stores, strict=True)
             ],
             "loss": config.loss if stores else None,
             "beta": config.beta if stores else 0.0,
@@ -274,8 +277,6 @@ def _finish(
             )
     write_json(out / "result.json", summary)
     try:
-        from aft.report import write_run_report
-
         write_run_report(out, data.splits[split].input)
     except AftError as error:
         print(f"no report: {error}", file=sys.stderr)
@@ -287,7 +288,7 @@ def _compare_with_labels(
     """Columns ``file``, ``label``, ``predicted``, ``probability``; for regression each target."""
     labels = np.asarray(samples.labels)
     columns: dict[str, list[Any]] = {"file": list(samples.files)}
-    predicted = prediction_columns(logits, task)
+    predicted = prediction_columns(logits, task, all_probabilities=task.kind == "multilabel")
     if task.kind == "regression":
         columns |= {name: labels[:, i].tolist() for i, name in enumerate(task.names)}
         return columns | {f"predicted_{name}": values for name, values in predicted.items()}
@@ -295,4 +296,4 @@ def _compare_with_labels(
         columns["label"] = [task.names[i] for i in labels]
     else:
         columns["label"] = ["|".join(np.asarray(task.names)[row > 0]) for row in labels]
-    return columns | {"predicted": predicted["label"], "probability": predicted["probability"]}
+    return columns | {"predicted": predicted.pop("label"), **predicted}

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from aft.data import Samples
 from aft.errors import StudentError
 from aft.evaluate import MAIN_METRIC, compute_metrics
-from aft.inference import compute_logits
+from aft.inference import compute_logits, on_device
 from aft.labels import Task
 from aft.logs import RunLog
 from aft.model import TransferModel
@@ -212,7 +212,7 @@ class Trainer:
         ids = self.train_samples.ids[rows]
         features = [store.gather(ids).to(device) for store in self.stores]
         self.model.train()
-        out = self.model(inputs.to(device, non_blocking=True), features or None, labels)
+        out = self.model(on_device(inputs, device), features or None, labels)
         if not torch.isfinite(out["loss"]):
             raise StudentError(
                 f"the loss is {out['loss'].item()} at step {step + 1}: training diverged. Lower "
