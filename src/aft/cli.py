@@ -144,7 +144,7 @@ def _parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UsageError(_one_line(complaint.getvalue())) from None
+        raise UsageError(_one_line(complaint.getvalue(), kind)) from None
     if unknown:
         raise UsageError(_explain_unknown(unknown, kind))
     return config
@@ -171,20 +171,27 @@ def _explain_unknown(unknown: list[str], kind: type[configs.Options]) -> str:
     return f"unknown flag {first}" + (f"; did you mean {close[0]}?" if close else "")
 
 
-def _one_line(box: str) -> str:
-    """The sentence in a framed complaint of the parser, less its explanations."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
-    flags = [line.split()[0] for line in lines if line.startswith("--")]
-    lines = list(itertools.takewhile(lambda line: not line.startswith("──"), lines))
-    text = " ".join(line for line in lines if line).rstrip(".") or box.strip()
+def _one_line(box: str, kind: type[configs.Options]) -> str:
+    """The sentence in a framed complaint of the parser, less its title and explanations."""
+    lines = [line.strip("│| ") for line in box.splitlines()[1:]]
+    blocks = [
+        [line for line in block if line]
+        for is_rule, block in itertools.groupby(lines, lambda line: set(line) <= set("─-╰╯"))
+        if not is_rule
+    ]
+    text = " ".join(blocks[0]).rstrip(".") if blocks else box.strip()
+    for block in blocks:
+        if block[0].startswith("Unrecognized"):
+            return _explain_unknown(block[1:], kind)
     if text.startswith("Missing from"):
+        flags = [line.split()[0] for line in blocks[0] if line.startswith("--")]
         return f"missing {' and '.join(dict.fromkeys(flags))}"
     if found := re.search(r"validation errors? for \w+ (\w+) (.*?) \[.*input_value=(.*?),", text):
         name, problem, value = found.groups()
         return f"--{name.replace('_', '-')}: {problem[0].lower()}{problem[1:]}, got {value}"
     if found := re.search(r"parsing (--\S+): no type matching (\S+) .*? from \[(.*?)\]", text):
-        name, kind, value = found.groups()
-        return f"{name}: expected {kind.removeprefix('{None}|')}, got {value}"
+        name, expected, value = found.groups()
+        return f"{name}: expected {expected.removeprefix('{None}|')}, got {value}"
     return text
 
 

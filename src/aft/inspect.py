@@ -11,7 +11,7 @@ import numpy as np
 from aft.config import InspectConfig, resolve
 from aft.data import Columns, DataSet, load_data
 from aft.devices import choose_device
-from aft.errors import ConfigError
+from aft.errors import ConfigError, StoreError
 from aft.extract import features_folder, store_identity, verify_features
 from aft.fingerprints import teacher_name
 from aft.runs import TrainResult, is_finished
@@ -54,7 +54,7 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
             raise ConfigError("--verify needs --teachers, those whose features to recompute")
         found["lines"] += [
             f"{v['teacher']}: {v['samples']} samples recomputed, cosine at least "
-            f"{v['smallest_cosine']:.6f}{'' if v['same'] else '  DIFFERENT: ' + v['worst_file']}"
+            f"{v['smallest_cosine']:.6f}"
             for v in found["verify"]
         ]
     elif config.run is None and data is None:
@@ -148,10 +148,12 @@ def _verify(config: InspectConfig, data: DataSet, spec: str) -> dict[str, Any]:
         device=choose_device(config.device),
     )
     worst = int(np.argmin(checked.cosines))
-    return {
-        "teacher": spec,
-        "samples": len(checked.cosines),
-        "smallest_cosine": float(checked.cosines[worst]),
-        "same": bool(checked.cosines[worst] >= SAME),
-        "worst_file": samples.files[int(checked.positions[worst])],
-    }
+    smallest = float(checked.cosines[worst])
+    if not smallest >= SAME:
+        different = int((~(checked.cosines >= SAME)).sum())
+        raise StoreError(
+            f"{different} of {len(checked.cosines)} recomputed features differ from those stored "
+            f"in {store.path}; worst is {samples.files[int(checked.positions[worst])]} with cosine "
+            f"{smallest:.4f}. Delete that folder and extract again"
+        )
+    return {"teacher": spec, "samples": len(checked.cosines), "smallest_cosine": smallest}

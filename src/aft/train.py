@@ -47,6 +47,7 @@ __all__ = ["TrainResult", "train"]
 
 EPOCHS, FEWEST_STEPS, MOST_STEPS, LOOKS = 30, 300, 10_000, 20
 LR = {"pretrained": 3e-4, "random": 2e-3}
+HEAD_FACTOR = {"pretrained": 10.0, "random": 1.0}
 SGD_FACTOR = 30.0
 
 
@@ -138,6 +139,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
             "steps": progress.step,
             "best_step": progress.best_step,
             "lr": schedule.lr,
+            "head_lr": schedule.head_lr,
             "seconds": round(time.perf_counter() - started, 1),
             "rows": {name: len(split) for name, split in data.splits.items()},
             "notes": data.report.lines(),
@@ -214,12 +216,13 @@ def _make_schedule(config: TrainConfig, num_samples: int, backbone: Backbone) ->
     else:
         steps = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * per_epoch))
     start = "random" if backbone.info["weights"] == "random" else "pretrained"
-    factor = SGD_FACTOR if config.optimizer == "sgd" else 1.0
+    lr = config.lr or LR[start] * (SGD_FACTOR if config.optimizer == "sgd" else 1.0)
     return Schedule(
         steps=steps,
         batch_size=config.batch_size,
         optimizer=config.optimizer,
-        lr=config.lr if config.lr is not None else LR[start] * factor,
+        lr=lr,
+        head_lr=config.head_lr or lr * HEAD_FACTOR[start],
         loss_lr=config.loss_lr,
         weight_decay=config.weight_decay,
         warmup=config.warmup,

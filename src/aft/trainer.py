@@ -35,7 +35,7 @@ from aft.evaluate import MAIN_METRIC, compute_metrics
 from aft.inference import compute_logits, on_device
 from aft.labels import Task
 from aft.logs import RunLog
-from aft.model import TransferModel
+from aft.model import Student, TransferModel
 from aft.preprocessing import Transform
 from aft.store import FeatureStore
 
@@ -50,7 +50,8 @@ class Schedule:
         steps: Number of optimizer steps.
         batch_size: Samples a step, over all processes.
         optimizer: ``adamw``, ``adam`` or ``sgd``.
-        lr: Highest learning rate of the student.
+        lr: Highest learning rate of the student's body.
+        head_lr: Highest learning rate of its last layer.
         loss_lr: Highest learning rate of the transfer loss's own parameters.
         weight_decay: Of matrices and kernels; biases and norms have none.
         warmup: Share of the steps with a rising rate.
@@ -64,6 +65,7 @@ class Schedule:
     batch_size: int = 64
     optimizer: str = "adamw"
     lr: float = 3e-4
+    head_lr: float = 3e-3
     loss_lr: float = 1e-2
     weight_decay: float = 0.02
     warmup: float = 0.1
@@ -353,12 +355,17 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Optimizer:
-    """Three groups: student weights, student biases and norms, the loss's own parameters."""
-    student = [p for p in model.student.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in student if p.ndim > 1], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in student if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """Groups: weights, and biases and norms, of body and head; the loss's own parameters."""
+    student = model.student
+    head = {id(p) for p in student.head.parameters()} if isinstance(student, Student) else set()
+    groups: list[dict[str, Any]] = []
+    for lr, in_head in ((schedule.lr, False), (schedule.head_lr, True)):
+        part = [p for p in student.parameters() if (id(p) in head) == in_head]
+        part = [p for p in part if p.requires_grad]
+        for decay, is_matrix in ((schedule.weight_decay, True), (0.0, False)):
+            chosen = [p for p in part if (p.ndim > 1) == is_matrix]
+            if chosen:
+                groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
     own = [] if model.transfer_loss is None else list(model.transfer_loss.parameters())
     if own:
         groups.append({"params": own, "lr": schedule.loss_lr, "weight_decay": 0.0})
