@@ -48,6 +48,7 @@ ORDER = [
     "train",
     "export",
     "inspect",
+    "demo_data",
     "demo",
     "verbs",
     "cli",

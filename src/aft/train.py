@@ -92,6 +92,11 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     backbone = load_backbone(config.student, seed=config.seed)
     student = new_student(backbone, data.task, *_target_statistics(samples, data.task))
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if backbone.info["weights"] != "random":
+        # Features of any size give even first guesses, and no gradient of a random head harms
+        # the pre-trained weights (as in Kolesnikov et al., Big Transfer, 2020).
+        torch.nn.init.zeros_(student.head.weight)
+        torch.nn.init.zeros_(student.head.bias)
     size = sum(p.numel() for p in student.parameters())
     say(f"student {config.student}: {size:,} parameters, weights: {backbone.info['weights']}")
     loss = _make_loss(config, stores, samples)

