@@ -19,6 +19,7 @@ ORDER = [
     "specs",
     "config",
     "devices",
+    "hub",
     "functional",
     "distributed",
     "preprocessing",

@@ -13,6 +13,7 @@ import importlib
 import io
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(name, rest)
     except UsageError as error:
-        return _fail(f"aft {name}", f"{error}. See aft {name} --help", 2)
+        return _fail(f"aft {name}", f"{str(error).rstrip('.')} (see aft {name} --help)", 2)
     except AftError as error:
         return _fail(f"aft {name}", str(error), 1)
     except KeyboardInterrupt as stop:
@@ -109,6 +110,8 @@ def _run(name: str, arguments: list[str]) -> int:
     values = configs.read_config_file(Path(file), verb.options) if file else {}
     config = _parse(name, verb.options, arguments, values)
     result = getattr(importlib.import_module(f"aft.{name}"), name)(config)
+    if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
+        return 0
     if as_json:
         print(json.dumps(verb.as_json(result), ensure_ascii=False, default=str))
     else:
@@ -216,7 +219,8 @@ def _overview() -> str:
     lines += [
         "",
         "Start with `aft demo`, or on your own pictures:",
-        "  aft train --data pictures/ --teachers timm:tf_efficientnet_lite0 --student small:cnn",
+        "  aft train --data pictures/ --student torchvision:resnet18 "
+        "--teachers timm:tf_efficientnet_lite0",
         "Each verb explains its options: aft train --help",
     ]
     return "\n".join(lines)

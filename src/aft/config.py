@@ -53,12 +53,17 @@ class DataOptions(Options):
     set (a folder saved by `datasets`, or a name on the hub)."""
 
 
-class TaskOptions(Options):
-    """What is to be learned, and on which part of the data."""
+class TaskOption(Options):
+    """What is to be learned."""
 
     task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
     """What the labels are. auto: text and whole numbers are classes, lists are several classes,
     other numbers are regression."""
+
+
+class TaskOptions(TaskOption):
+    """What is to be learned, and on which part of the data."""
+
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     """Share of train held out to choose the checkpoint, where the data has no validation split."""
     test_fraction: float = Field(0.0, ge=0, lt=1)
@@ -211,7 +216,7 @@ class PredictConfig(ComputeOptions, ReadOptions):
     """Images at once."""
 
 
-class InspectConfig(ReadOptions, FeatureOptions):
+class InspectConfig(TaskOption, ReadOptions, FeatureOptions):
     """Say what is in a feature store, a data set or a run.
 
     Without other flags: every teacher in the store. With --data: its rows, classes and copies.
@@ -226,7 +231,8 @@ class InspectConfig(ReadOptions, FeatureOptions):
     verify_samples: int = Field(16, ge=1)
     """How many samples --verify recomputes."""
     ids: Path | None = None
-    """Write file, sample_id, split and label of --data here (.csv), to make features elsewhere."""
+    """Write file, sample_id and split of every row of --data here (.csv), to make features
+    elsewhere."""
 
 
 class DemoConfig(ComputeOptions):

@@ -206,6 +206,7 @@ def load_data(
     if not for_training:
         return DataSet(source, found, splits, report)
     _check_classes(splits, found)
+    _find_copies(splits, report)
     held_out = []
     rng = np.random.default_rng(seed)
     for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
@@ -216,7 +217,6 @@ def load_data(
                 splits["train"].subset(out),
             )
             held_out.append(name)
-    _find_copies(splits, report)
     return DataSet(source, found, splits, report, tuple(held_out))
 
 

@@ -68,6 +68,7 @@ def _load(config: InspectConfig) -> DataSet:
     return load_data(
         str(config.data),
         Columns(config.image_column, config.label_column, config.split_column),
+        task=config.task,
         validation_fraction=0.0,
         on_bad_input=config.on_bad_input,
         progress=config.progress,
@@ -123,8 +124,10 @@ def _store_lines(folder: Path, stores: list[FeatureStore]) -> list[str]:
     lines = [f"{len(stores)} teachers in {folder}"]
     for store in stores:
         summary = store.summary()
+        pixels = (summary.identity.get("preprocessing") or {}).get("size")
+        size = f" at {pixels} px" if pixels else ""
         lines.append(
-            f"  {teacher_name(summary.identity)}: {summary.rows} samples x {summary.dim} "
+            f"  {teacher_name(summary.identity)}{size}: {summary.rows} samples x {summary.dim} "
             f"{summary.dtype}, {format_bytes(summary.bytes)} in {summary.shards} shards  "
             f"{summary.path.name}"
         )

@@ -177,7 +177,7 @@ class SavedStudent:
         (folder / "student.json").write_text(json.dumps(description, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path, trust_remote_code: bool = False) -> SavedStudent:
+    def load(cls, folder: str | Path, trust_remote_code: bool = False) -> SavedStudent:
         """Read what :meth:`save` wrote; needs neither teachers nor a network.
 
         Args:
@@ -188,6 +188,7 @@ class SavedStudent:
         Raises:
             StudentError: If there is no student in `folder`, or it needs code that is not trusted.
         """
+        folder = Path(folder)
         if (folder / "student" / "student.json").exists():
             folder = folder / "student"
         try:

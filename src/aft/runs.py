@@ -37,8 +37,15 @@ class TrainResult:
     summary: dict[str, Any]
 
     @classmethod
-    def load(cls, out: Path) -> TrainResult:
-        """Read a finished run."""
+    def load(cls, out: str | Path) -> TrainResult:
+        """Read a finished run.
+
+        Raises:
+            ConfigError: If there is none in this folder.
+        """
+        out = Path(out)
+        if not is_finished(out):
+            raise ConfigError(f"{out} holds no finished run of aft")
         summary = json.loads((out / "result.json").read_text())
         return cls(out, summary["metrics"], summary["split"], summary)
 
@@ -71,15 +78,16 @@ def open_run(out: Path, config: TrainConfig) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not (out / "config.yaml").is_file():
             raise ConfigError(f"{out} exists and is no run of aft; name another --out")
+        begun = (out / "checkpoints" / "last.pt").exists()  # before, there is nothing to lose
         if config.overwrite:
             shutil.rmtree(out)
-        elif config.resume:
+        elif config.resume and (begun or is_finished(out)):
             _check_same(out, config)
         elif is_finished(out):
             raise ConfigError(
                 f"{out} holds a finished run; name another --out, or pass --overwrite to replace it"
             )
-        else:
+        elif begun:
             raise ConfigError(
                 f"{out} holds an unfinished run; pass --resume to go on with it, or --overwrite to "
                 "start again"

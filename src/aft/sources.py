@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aft.errors import DataError
+from aft.hub import why_unreachable
 from aft.images import image_suffixes
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def _read_folder(root: Path, columns: Columns, labelled: bool) -> Rows:
     if tables and first is None:
         return _from_split_tables(tables, root, columns, labelled)
     if first is None:
-        raise DataError(f"there is no image in {root}; expected {root}/CLASS/*.png or a table")
+        wanted = f"; expected {root}/CLASS/*.png or a table" if labelled else ""
+        raise DataError(f"there is no image in {root}{wanted}")
     return _read_pictures(root, labelled)
 
 
@@ -284,14 +286,15 @@ def _read_hub(name: str, columns: Columns, labelled: bool) -> Rows:
     import datasets
 
     repository, _, configuration = name.partition(":")
+    complaint = f"there is no folder or file {name!r} here, and no Hugging Face data set: "
+    cached = Path(datasets.config.HF_DATASETS_CACHE, repository.replace("/", "___")).exists()
+    if not cached and (reason := why_unreachable()):
+        raise DataError(f"{complaint}the hub cannot be reached ({reason})")
     try:
         loaded = datasets.load_dataset(repository, configuration or None)
     except Exception as error:  # the hub's client raises a zoo of errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(
-            f"there is no folder or file {name!r} here, and it could not be loaded as a "
-            f"Hugging Face data set ({reason})"
-        ) from None
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{complaint}{first}") from None
     return _from_hugging_face(loaded, columns, labelled, name)
 
 

@@ -47,8 +47,8 @@ __all__ = ["TrainResult", "train"]
 
 EPOCHS, FEWEST_STEPS, MOST_STEPS, LOOKS = 30, 300, 10_000, 20
 LR = {"pretrained": 3e-4, "random": 2e-3}
-HEAD_FACTOR = {"pretrained": 10.0, "random": 1.0}
-SGD_FACTOR = 30.0
+HEAD_FACTOR = {"pretrained": 10, "random": 1}
+SGD_FACTOR = 30
 
 
 def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
@@ -154,8 +154,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         _finish(out, config, data, saved, summary, device)
     accelerator.wait_for_everyone()
     result = TrainResult.load(out)
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
-    say(f"{result.split}: {scores}\n{out / 'report.html'}")
+    say(f"report: {out / 'report.html'}")
     return result
 
 
@@ -221,13 +220,13 @@ def _make_schedule(config: TrainConfig, num_samples: int, backbone: Backbone) ->
     else:
         steps = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * per_epoch))
     start = "random" if backbone.info["weights"] == "random" else "pretrained"
-    lr = config.lr or LR[start] * (SGD_FACTOR if config.optimizer == "sgd" else 1.0)
+    lr = config.lr or LR[start] * (SGD_FACTOR if config.optimizer == "sgd" else 1)
     return Schedule(
         steps=steps,
         batch_size=config.batch_size,
         optimizer=config.optimizer,
         lr=lr,
-        head_lr=config.head_lr or lr * HEAD_FACTOR[start],
+        head_lr=config.head_lr or float(f"{lr * HEAD_FACTOR[start]:.6g}"),
         loss_lr=config.loss_lr,
         weight_decay=config.weight_decay,
         warmup=config.warmup,

@@ -6,19 +6,16 @@ Features are what enters the last linear layer: timm builds its models without t
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
-import urllib.request
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from torch import nn
 
+from aft.hub import why_unreachable
 from aft.preprocessing import Preprocessing
 from aft.specs import Spec
 from aft.teachers.network import (
@@ -96,8 +93,8 @@ def _resolve(timm: ModuleType, spec: Spec) -> tuple[str, dict[str, Any]]:
     name = spec.name
     if name.startswith(("hf-hub:", "hf_hub:")):
         repository = name.partition(":")[2]
-        if not _cached(repository, ("config.json",)):
-            _check_hub(spec, repository)
+        if not _cached(repository, ("config.json",)) and (reason := why_unreachable()):
+            raise ModelError(_no_hub(spec, repository, reason))
         try:
             config, _, _ = timm.models.load_model_config_from_hf(repository)
         except Exception as error:  # the hub's client raises many kinds
@@ -201,8 +198,8 @@ def _from_hub(
         cached = _cached(repository, files)
         if cached and cached.endswith(".safetensors") and not spec.name.startswith("hf"):
             create = partial(create, pretrained_cfg_overlay={"file": cached})
-        elif not cached:
-            _check_hub(spec, repository, package)
+        elif not cached and (reason := why_unreachable()):
+            raise ModelError(_no_hub(spec, repository, reason, package))
     try:
         return create(pretrained=True)
     except Exception as error:  # the hub's client raises many kinds
@@ -217,21 +214,6 @@ def _cached(repository: str, files: tuple[str, ...]) -> str | None:
         if isinstance(path, str):
             return path
     return None
-
-
-def _check_hub(spec: Spec, repository: str, package: Package | None = None) -> None:
-    """Fail in a moment where the hub's client would retry an unknown host for most of a minute."""
-    hub = require("huggingface_hub", "vision")
-    if hub.constants.HF_HUB_OFFLINE:
-        raise ModelError(_no_hub(spec, repository, "HF_HUB_OFFLINE is set", package))
-    if urllib.request.getproxies():
-        return  # the proxy, not this machine, looks the host up
-    address = urlsplit(os.environ.get("HF_ENDPOINT") or hub.constants.ENDPOINT)
-    port = address.port or (80 if address.scheme == "http" else 443)
-    try:
-        socket.create_connection((address.hostname or "", port), timeout=5).close()
-    except OSError as error:
-        raise ModelError(_no_hub(spec, repository, first_line(error), package)) from error
 
 
 def _hub_words(config: dict[str, Any]) -> str:
