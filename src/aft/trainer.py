@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -426,10 +427,13 @@ def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch has its own for a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors tell a full disk in words of their own
+        reason = error.strerror if isinstance(error, OSError) else "writing broke off"
+        free = shutil.disk_usage(path.parent).free
         raise StudentError(
-            f"cannot write {path}: {error}. The last whole checkpoint is kept; "
-            "make room and run again with --resume"
+            f"cannot write {path}: {reason} ({free:,} bytes are free there). The last whole "
+            "checkpoint is kept; make room and run again with --resume"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
