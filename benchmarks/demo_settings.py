@@ -1,8 +1,8 @@
-"""Choose the demo's learning rate and beta, fairly for both methods.
+"""How the demo's comparison depends on learning rate and beta, on training pictures only.
 
-Only the demo's training pictures are used: each seed holds out 30 % of them to score and 10 % to
-choose the checkpoint. Seeds are others than the demo's. Every method gets the same grid of
-learning rates; the student alone is the row with beta 0.
+Each seed holds out 30 % of the demo's training pictures to score and 10 % to choose the
+checkpoint; the test pictures stay untouched, and the seeds are others than the demo's. The student
+alone is the row with beta 0, and has the same grid of learning rates.
 
     python benchmarks/demo_settings.py            # about 10 minutes on 2 cores, resumes
 """

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AftError as error:
         return _fail(f"aft {name}", str(error), 1)
     except KeyboardInterrupt as stop:
-        return _fail(f"aft {name}", str(stop) or "stopped", 130)
+        return _fail(f"aft {name}", str(stop) or "stopped; the same command goes on", 130)
     except BrokenPipeError:
         return 0
     except OSError as error:

@@ -21,8 +21,8 @@ from aft.train import train
 FETCH = {"clipart": fetch_clipart, "openmoji": fetch_openmoji}
 TEACHER = "timm:tf_efficientnet_lite0?size=128"
 SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 3e-4, "head_lr": 3e-3}
-"""The same for both methods; chosen with beta by benchmarks/demo_settings.py on held-out
-training pictures and other seeds."""
+"""The same for both methods, the defaults of `aft train` but for the smaller batch; see
+benchmarks/demo_settings.py for others."""
 BETA = 3.0
 
 
@@ -144,8 +144,8 @@ def _introduction(data: DemoData, run: TrainResult) -> str:
         f"times its size (EfficientNet-Lite0), which looked at the training pictures once. Steps, "
         f"batches, learning rates and seeds are the same. {rows['test']} other pictures tell which "
         f"student is better. The teacher is not part of either.\n\n"
-        f"Both students are scored at the checkpoint that was best on {rows['validation']} "
-        f"pictures held out of the training part."
+        f"Both students are scored at the checkpoint chosen on {rows['validation']} pictures "
+        f"held out of the training part."
     )
 
 

@@ -160,7 +160,7 @@ class Trainer:
 
     @property
     def best(self) -> Path:
-        """The weights that scored best on the validation split."""
+        """The weights that scored best on the validation split, within its uncertainty."""
         return self.folder / "best.safetensors"
 
     def fit(self, log: RunLog) -> Progress:
@@ -264,16 +264,24 @@ class Trainer:
         metrics = compute_metrics(logits, _labels(self.validation), self.task)
         log.write(state.step, "validation", metrics)
         score = metrics[MAIN_METRIC[self.task.kind]]
-        if score >= state.best_score or state.best_step < 0:
-            better = score > state.best_score
-            state.best_score, state.best_step = score, state.step
-            state.stale = 0 if better else state.stale + 1
+        state.stale = 0 if score > state.best_score else state.stale + 1
+        state.best_score = max(state.best_score, score)  # an undefined score is none
+        if score >= state.best_score - self._uncertainty(state.best_score) or state.best_step < 0:
+            state.best_step = state.step
             if self.accelerator.is_main_process:
                 _write_atomically(self.best, lambda path: save_file(_on_cpu(self.module), path))
-        else:
-            state.stale += 1
         self.accelerator.wait_for_everyone()
         return score
+
+    def _uncertainty(self, score: float) -> float:
+        """Standard error of a share of right answers; other scores count as exact.
+
+        Of the checkpoints that the validation split cannot tell from the best, the latest is kept
+        (the one-standard-error rule of Breiman et al., 1984): its learning rate is the lowest.
+        """
+        if self.task.kind != "classification":
+            return 0.0
+        return math.sqrt(max(0.0, score * (1 - score)) / len(self.validation))
 
     def save(self) -> None:
         """Write the whole training state to :attr:`last`: it is there whole, or not at all."""
