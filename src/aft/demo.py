@@ -140,8 +140,8 @@ def _introduction(data: DemoData, run: TrainResult) -> str:
     return (
         f"{rows['train']} labelled pictures in {len(run.summary['task']['names'])} classes train "
         f"a network of {run.summary['num_parameters']:,} parameters (SqueezeNet 1.1 with its "
-        f"ImageNet weights): once on the labels alone, once with the knowledge of a teacher four "
-        f"times its size (EfficientNet-Lite0), which looked at the training pictures once. Steps, "
+        f"ImageNet weights): once on the labels alone, once with the knowledge of a larger "
+        f"teacher (EfficientNet-Lite0), which looked at the training pictures once. Steps, "
         f"batches, learning rates and seeds are the same. {rows['test']} other pictures tell which "
         f"student is better. The teacher is not part of either.\n\n"
         f"Both students are scored at the checkpoint chosen on {rows['validation']} pictures "
