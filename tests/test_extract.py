@@ -68,6 +68,17 @@ class TestRows:
         extract(teacher, [*range(149, 49, -1), *range(50)], tmp_path)  # other order, 100 more
         assert computed(log)[50:] == list(range(149, 49, -1))
 
+    def test_features_do_not_depend_on_what_was_computed_with_them(self, tmp_path):
+        """Bitwise: other batch shapes would run other kernels."""
+        teacher = load_teacher("timm:resnet10t?weights=random&size=48")
+        samples = NumberedSamples(range(0, 40 * 4099, 4099))
+        options = {"dtype": "fp32", "batch_size": 32, "progress": False}
+        whole = extract_features(teacher, samples, tmp_path / "whole", **options)
+        for end in (3, 36, 40):
+            part = NumberedSamples(samples.numbers[::-1][:end])
+            parts = extract_features(teacher, part, tmp_path / "parts", **options)
+        assert torch.equal(whole.gather(samples.ids), parts.gather(samples.ids))
+
     def test_the_same_content_is_computed_once(self, tmp_path):
         log = tmp_path / "log"
         store = extract(numbered_teacher(log=log), [3, 1, 3, 2, 1], tmp_path)
@@ -224,11 +235,11 @@ class TestErrors:
     )
     def test_wrong_shape_from_the_module(self, tmp_path, module, given):
         with pytest.raises(TeacherError, match=rf"expected features \(3, 4\) .* got {given}"):
-            extract(stand_in(module), range(3), tmp_path)
+            extract(stand_in(module), range(3), tmp_path, batch_size=3)
 
     def test_failing_module_says_on_what(self, tmp_path):
         with pytest.raises(TeacherError, match=r"failed on an input of shape \(3, 3, 1, 1\)"):
-            extract(stand_in(nn.Linear(7, 4)), range(3), tmp_path)
+            extract(stand_in(nn.Linear(7, 4)), range(3), tmp_path, batch_size=3)
 
     def test_not_finite_counts_and_names_and_keeps_the_rest(self, tmp_path):
         def compute(pixels):

@@ -21,8 +21,7 @@ from aft.train import train
 FETCH = {"clipart": fetch_clipart, "openmoji": fetch_openmoji}
 TEACHER = "timm:tf_efficientnet_lite0?size=128"
 SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 3e-4, "head_lr": 3e-3}
-"""The same for both methods, the defaults of `aft train` but for the smaller batch; see
-benchmarks/demo_settings.py for others."""
+"""The same for both methods: the defaults of `aft train` but for the smaller batch."""
 BETA = 3.0
 
 

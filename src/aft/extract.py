@@ -189,7 +189,18 @@ def _features(
         start += batch_size
         if isinstance(batch, _Failure):
             raise batch.kind(batch.text)
-        yield part, _forward(teacher, module, batch, device, precision)
+        # A smaller last batch would run other kernels, and its rows differ in the last bit from
+        # what they are in a full one: what a sample's features are must not depend on the others.
+        full = _filled(batch, batch_size)
+        yield part, _forward(teacher, module, full, device, precision)[: len(batch)]
+
+
+def _filled(inputs: Tensor, batch_size: int) -> Tensor:
+    """A batch of this size: the last input is repeated where some are lacking."""
+    lacking = batch_size - len(inputs)
+    return (
+        torch.cat([inputs, inputs[-1:].expand(lacking, *inputs.shape[1:])]) if lacking else inputs
+    )
 
 
 @torch.inference_mode()
