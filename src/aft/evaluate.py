@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torchmetrics.functional import accuracy, f1_score, mean_absolute_error, r2_score
 from torchmetrics.functional.classification import multilabel_average_precision
 
+from aft.columns import asked_columns
 from aft.config import EvaluateConfig, TrainConfig, read_config_file, resolve
-from aft.data import Columns, DataSet, Samples, load_data
+from aft.data import DataSet, Samples, load_data, match_columns
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import ConfigError, DataError
 from aft.inference import compute_logits
@@ -89,8 +90,8 @@ def evaluate_samples(
         raise DataError("expected labelled samples")
     logits = compute_logits(
         student.module.to(device or "cpu"),
-        student.preprocessing.evaluate(),
-        samples,
+        student.transform,
+        match_columns(samples, student.columns),
         batch_size=batch_size,
         num_workers=num_workers,
         device=device,
@@ -110,7 +111,7 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     """
     config = resolve(EvaluateConfig, config, options)
     student = SavedStudent.load(config.run, config.trust_remote_code)
-    data = _load(config, student.task)
+    data = _load(config, student)
     name: str = config.split or next(s for s in ORDER if s in data.splits)
     if name not in data.splits:
         raise ConfigError(f"{data.source} has no {name} split; it has {', '.join(data.splits)}")
@@ -132,26 +133,26 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     }
 
 
-def _load(config: EvaluateConfig, task: Task) -> DataSet:
+def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
     """The data named, unsplit unless it says so; or the run's own, split as it was in training."""
     if config.data is not None:
         return load_data(
             config.data,
-            Columns(config.image_column, config.label_column, config.split_column),
+            asked_columns(config, student.columns),
             on_bad_input=config.on_bad_input,
             progress=config.progress,
-            known_task=task,
+            known_task=student.task,
             for_training=False,
         )
     trained = resolve(TrainConfig, None, read_config_file(config.run / "config.yaml", TrainConfig))
-    return load_training_data(trained, task)
+    return load_training_data(trained, student.task)
 
 
 def load_training_data(config: TrainConfig, task: Task | None = None) -> DataSet:
     """The data of a training run, split by its seed."""
     return load_data(
         config.data,
-        Columns(config.image_column, config.label_column, config.split_column),
+        asked_columns(config),
         task=config.task,
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,

@@ -1,41 +1,36 @@
-"""Run a teacher over samples and keep its features: what the store has is never computed again."""
+"""Run teachers over samples and keep their features: what the store has is never computed again."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from aft.columns import asked_columns, columns_for
 from aft.config import ExtractConfig, FeatureOptions, resolve
-from aft.data import Columns, Samples, default_cache_dir, load_inputs
-from aft.devices import choose_device, choose_num_workers
-from aft.errors import AftError, ConfigError, DataError, TeacherError
+from aft.data import Samples, default_cache_dir, load_inputs
+from aft.devices import choose_device
+from aft.errors import ConfigError, DataError, TeacherError
+from aft.forward import Compute, Positions, Precision, compute_features
 from aft.shards import as_keys, format_bytes
-from aft.store import FeatureStore, FeatureWriter
+from aft.specs import split_column
+from aft.store import FeatureStore, FeatureWriter, Statistics
 from aft.teachers import FeatureTable, Teacher, load_teacher
+from aft.tokenization import Tokenization
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aft.preprocessing import Transform
-
-Precision = Literal["fp32", "bf16", "fp16"]
-Positions = NDArray[np.int64]
-
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FEW = 512  # samples that are done before reading processes would have started
 _TIMED_BATCHES = 3
-_TABLE_ROWS = 4096
 _SHOWN = 3
+_MOST_COUNTED = 10_000
 
 
 class Verification(NamedTuple):
@@ -43,6 +38,50 @@ class Verification(NamedTuple):
 
     positions: Positions
     cosines: NDArray[np.float32]
+
+
+@dataclass
+class StoredFeatures:
+    """What the store holds of one teacher, by position in a data set.
+
+    Attributes:
+        spec: The teacher as the user wrote it.
+        store: Its store.
+        samples: The samples, with the columns that the teacher takes.
+        notes: What people should know of these features.
+    """
+
+    spec: str
+    store: FeatureStore
+    samples: Samples
+    notes: list[str]
+
+    def __post_init__(self) -> None:
+        self.present: NDArray[np.bool_] = np.asarray(self.samples.present.any(axis=1))
+        self._mean: Tensor | None = None
+
+    @property
+    def dim(self) -> int:
+        """Width of a row."""
+        return self.store.dim
+
+    def gather(self, rows: Positions) -> Tensor:
+        """Features of the samples at ``rows``, float32 ``(B, dim)``.
+
+        Where the teacher's input is missing these are its mean features: nothing is known.
+        """
+        present = self.present[rows]
+        if present.all():
+            return self.store.gather(self.samples.ids[rows])
+        if self._mean is None:
+            self._mean = self.statistics().mean
+        features = self._mean.repeat(len(rows), 1)
+        features[torch.from_numpy(present)] = self.store.gather(self.samples.ids[rows[present]])
+        return features
+
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation over the samples that have an input."""
+        return self.store.statistics(self.samples.ids[self.present])
 
 
 def store_identity(
@@ -62,6 +101,7 @@ def extract_features(
     *,
     dtype: str = "fp16",
     batch_size: int = 64,
+    batch_tokens: int = 1024,
     num_workers: int | None = None,
     device: str | torch.device = "cpu",
     precision: Precision = "fp32",
@@ -72,16 +112,18 @@ def extract_features(
 ) -> FeatureStore:
     """Compute the features that the teacher's store lacks, and return the store.
 
-    The same content is computed once, however often it is among the samples. A run that is killed
-    goes on where it stopped. With several ranks each computes and writes its share; wait for all
-    of them, then call ``store.refresh()`` to see every row.
+    The same content is computed once, however often it is among the samples; samples whose input
+    is missing have no features. A run that is killed goes on where it stopped. With several ranks
+    each computes and writes its share; wait for all of them, then call ``store.refresh()`` to see
+    every row.
 
     Args:
         teacher: A model, or a table of features made elsewhere, which is copied.
-        samples: The samples.
+        samples: The samples, with the columns that the teacher takes.
         features_dir: The folder that holds the stores, one a teacher.
         dtype: Number format of stored features: ``fp16``, ``fp32`` or ``bf16``.
-        batch_size: Samples that the teacher sees at once.
+        batch_size: Images that the teacher sees at once.
+        batch_tokens: Tokens of text that the teacher sees at once.
         num_workers: Processes that read inputs; chosen by size and machine if None.
         device: Where the teacher runs.
         precision: Arithmetic of the teacher; other than ``fp32`` under autocast.
@@ -97,6 +139,7 @@ def extract_features(
     """
     store = FeatureStore.open(features_dir, store_identity(teacher, dtype, precision))
     unique = np.sort(np.unique(as_keys(samples.ids), return_index=True)[1])
+    unique = unique[samples.present[unique].any(axis=1)]
     if not store.missing(samples.ids[unique]).any():
         return store
     show = progress and rank == 0
@@ -109,13 +152,11 @@ def extract_features(
         show = show and len(rows) > 0
         if show:
             _announce(teacher.spec, store, int(all_missing.sum()), len(unique))
-        features = _features(
-            teacher, samples, rows, batch_size, num_workers, torch.device(device), precision
-        )
+        how = Compute(batch_size, batch_tokens, num_workers, torch.device(device), precision)
         with tqdm(total=len(rows), desc=_name(teacher), unit="sample", disable=not show) as bar:
             forecast = _Forecast(len(rows)) if show else None
             done = 0
-            for positions, values in features:
+            for positions, values in compute_features(teacher, samples, rows, how):
                 finite = values.isfinite().all(1)
                 keep = finite.numpy()
                 writer.add(samples.ids[positions[keep]], values[finite])
@@ -136,6 +177,7 @@ def verify_features(
     seed: int = 0,
     *,
     batch_size: int = 64,
+    batch_tokens: int = 1024,
     device: str | torch.device = "cpu",
 ) -> Verification:
     """Recompute ``k`` stored samples, drawn with ``seed``, and compare (cosine, 1 is the same).
@@ -146,136 +188,16 @@ def verify_features(
     stored = np.flatnonzero(~store.missing(samples.ids))
     if not len(stored):
         store.gather(samples.ids[:1])  # says what to do
-    positions = np.sort(np.random.default_rng(seed).permutation(stored)[:k])
+    drawn = np.sort(np.random.default_rng(seed).permutation(stored)[:k])
     precision = store.identity.get("precision", "fp32")
-    batches = _features(teacher, samples, positions, batch_size, 0, torch.device(device), precision)
+    how = Compute(batch_size, batch_tokens, 0, torch.device(device), precision)
+    batches = list(compute_features(teacher, samples, drawn, how))
+    positions = np.concatenate([rows for rows, _ in batches])
     recomputed = torch.cat([values for _, values in batches]).double()
     kept = store.gather(samples.ids[positions]).double()
     cosines = nn.functional.cosine_similarity(recomputed, kept, eps=1e-300)
     cosines[(recomputed == kept).all(1)] = 1.0  # two zero vectors too
     return Verification(positions, cosines.float().numpy())
-
-
-def _features(
-    teacher: Teacher | FeatureTable,
-    samples: Samples,
-    rows: Positions,
-    batch_size: int,
-    num_workers: int | None,
-    device: torch.device,
-    precision: Precision,
-) -> Iterator[tuple[Positions, Tensor]]:
-    """Batches of positions and their float32 features (n, dim) on the CPU."""
-    if isinstance(teacher, FeatureTable):
-        for start in range(0, len(rows), _TABLE_ROWS):
-            part = rows[start : start + _TABLE_ROWS]
-            names = samples.files
-            values = teacher.rows(samples.ids[part], [names[int(row)] for row in part])
-            yield part, torch.from_numpy(np.asarray(values, np.float32))
-        return
-    if len(rows) < _FEW and num_workers is None:
-        num_workers = 0
-    loader = DataLoader(
-        _Inputs(samples, teacher.preprocess, rows),
-        batch_size,
-        num_workers=choose_num_workers(num_workers, device),
-        collate_fn=_collate,
-        pin_memory=device.type == "cuda",
-    )
-    module = teacher.module.eval().to(device)
-    start = 0
-    for batch in loader:
-        part = rows[start : start + batch_size]
-        start += batch_size
-        if isinstance(batch, _Failure):
-            raise batch.kind(batch.text)
-        # A smaller last batch would run other kernels, and its rows differ in the last bit from
-        # what they are in a full one: what a sample's features are must not depend on the others.
-        full = _filled(batch, batch_size)
-        yield part, _forward(teacher, module, full, device, precision)[: len(batch)]
-
-
-def _filled(inputs: Tensor, batch_size: int) -> Tensor:
-    """A batch of this size: the last input is repeated where some are lacking."""
-    lacking = batch_size - len(inputs)
-    return (
-        torch.cat([inputs, inputs[-1:].expand(lacking, *inputs.shape[1:])]) if lacking else inputs
-    )
-
-
-@torch.inference_mode()
-def _forward(
-    teacher: Teacher, module: nn.Module, inputs: Tensor, device: torch.device, precision: Precision
-) -> Tensor:
-    inputs = inputs.to(device, non_blocking=True)
-    if device.type == "cpu" and inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)  # convolutions gain most
-    dtype = _AUTOCAST[precision]
-    try:
-        with torch.autocast(device.type, dtype) if dtype else nullcontext():
-            features = module(inputs)
-    except torch.cuda.OutOfMemoryError as error:
-        raise TeacherError(
-            f"{teacher.spec} does not fit the memory of {device} with {len(inputs)} samples at "
-            "once: choose a smaller batch"
-        ) from error
-    except Exception as error:  # a layer's complaint may be of any kind
-        raise TeacherError(
-            f"{teacher.spec} failed on an input of shape {tuple(inputs.shape)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    expected = (len(inputs), teacher.dim)
-    given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-    if given != expected:
-        raise TeacherError(f"expected features {expected} from {teacher.spec}, got {given}")
-    return features.float().cpu()  # type: ignore[no-any-return]
-
-
-class _Failure(NamedTuple):
-    """An error on its way out of a reading process, without that process's stack trace."""
-
-    kind: type[AftError]
-    text: str
-
-
-class _Inputs(Dataset["Tensor | _Failure"]):
-    """The prepared inputs of the samples at ``rows``."""
-
-    def __init__(self, samples: Samples, preprocess: Transform, rows: Positions) -> None:
-        self.samples = samples
-        self.preprocess = preprocess
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Tensor | _Failure:
-        row = int(self.rows[index])
-        try:
-            prepared: Any = self.preprocess(self.samples.input(row))
-            if isinstance(prepared, Tensor):
-                return prepared
-            problem = (
-                f"expected its preprocessing to return a tensor, got {type(prepared).__name__}"
-            )
-        except AftError as error:
-            return _Failure(type(error), str(error))
-        except Exception as error:  # whatever a decoder or a user's function raises
-            problem = f"its preprocessing failed: {type(error).__name__}: {error}"
-        return _Failure(TeacherError, f"{self.samples.files[row]}: {problem}")
-
-
-def _collate(inputs: list[Tensor | _Failure]) -> Tensor | _Failure:
-    tensors = []
-    for prepared in inputs:
-        if isinstance(prepared, _Failure):
-            return prepared
-        tensors.append(prepared)
-    shapes = {tuple(tensor.shape) for tensor in tensors}
-    if len(shapes) > 1:
-        problem = "expected a teacher's preprocessing to return tensors of one shape, got "
-        return _Failure(TeacherError, problem + " and ".join(map(str, sorted(shapes))))
-    return torch.stack(tensors)
 
 
 class _Forecast:
@@ -334,39 +256,78 @@ def features_folder(asked: Path | None) -> Path:
     return asked if asked is not None else default_cache_dir() / "features"
 
 
+def open_teacher(
+    text: str, samples: Samples, trust_remote_code: bool = False
+) -> tuple[Teacher | FeatureTable, Samples]:
+    """A teacher written ``[COLUMN=]source:name``, and the samples with the columns it takes.
+
+    Raises:
+        AftError: If the teacher cannot be loaded or takes none of the columns.
+    """
+    column, spec = split_column(text)
+    teacher = load_teacher(spec, trust_remote_code=trust_remote_code)
+    modality = None if isinstance(teacher, FeatureTable) else teacher.modality
+    return teacher, samples.only(*columns_for(spec, column, modality, samples.columns))
+
+
 def extract_teachers(
     config: FeatureOptions,
     samples: Samples,
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
-) -> list[FeatureStore]:
-    """One store a teacher of the options, each holding every sample."""
-    stores = []
-    for spec in config.teachers:
-        stores.append(
-            extract_features(
-                load_teacher(spec),
-                samples,
-                features_folder(config.features),
-                dtype=config.features_dtype,
-                batch_size=config.extract_batch_size,
-                num_workers=config.num_workers,
-                device=device,
-                progress=config.progress,
-                rank=rank,
-                world_size=world_size,
-            )
+) -> list[StoredFeatures]:
+    """The stored features of each teacher of the options, for every sample that it can take."""
+    found = []
+    for text in config.teachers:
+        teacher, inputs = open_teacher(text, samples, config.trust_remote_code)
+        store = extract_features(
+            teacher,
+            inputs,
+            features_folder(config.features),
+            dtype=config.features_dtype,
+            batch_size=config.extract_batch_size,
+            batch_tokens=config.extract_batch_tokens,
+            num_workers=config.num_workers,
+            device=device,
+            progress=config.progress,
+            rank=rank,
+            world_size=world_size,
         )
-    return stores
+        found.append(StoredFeatures(text, store, inputs, _notes(text, teacher, inputs)))
+    return found
+
+
+def _notes(text: str, teacher: Teacher | FeatureTable, samples: Samples) -> list[str]:
+    if isinstance(teacher, FeatureTable) or not isinstance(teacher.preprocess, Tokenization):
+        return []
+    return note_truncation(text, teacher.preprocess, samples)
+
+
+def note_truncation(model: str, tokenization: Tokenization, samples: Samples) -> list[str]:
+    """A sentence on texts that are longer than a model takes; none where there are none.
+
+    Of very many samples ten thousand are looked at.
+    """
+    some = np.arange(len(samples))
+    if len(some) > _MOST_COUNTED:
+        some = np.sort(np.random.default_rng(0).permutation(some)[:_MOST_COUNTED])
+    texts: list[Any] = [samples.input(int(row)) for row in some]
+    cut = tokenization.count_truncated(texts)
+    if not cut:
+        return []
+    return [
+        f"{model} reads the first {tokenization.max_tokens} tokens of {cut} of {len(some)} texts, "
+        "which are longer"
+    ]
 
 
 def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict[str, Any]]:
     """Compute features; options are those of :class:`aft.config.ExtractConfig`.
 
     Returns:
-        For each teacher its spec, the samples asked for, width, rows and bytes of its store, and
-        the store's folder.
+        For each teacher its spec, the samples asked for, width, rows and bytes of its store, the
+        store's folder, and notes.
 
     Raises:
         AftError: Whatever in options, data or teachers is wrong, in a sentence.
@@ -377,26 +338,25 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
     device = choose_device(config.device)
     samples, report = load_inputs(
         config.data,
-        Columns(config.image_column, split=config.split_column),
+        asked_columns(config),
         on_bad_input=config.on_bad_input,
         progress=config.progress,
     )
     for line in report.lines():
         print(line, file=sys.stderr)
-    splits = np.asarray(samples.rows["split"][:], dtype=str)
-    chosen = np.flatnonzero(np.isin(splits, ["", *config.splits]))
+    chosen = np.flatnonzero(np.isin(samples.splits, ["", *config.splits]))
     if not len(chosen):
         raise DataError(f"{config.data} has no rows in {', '.join(config.splits)}")
     samples = samples.subset(chosen)
-    stores = extract_teachers(config, samples, device)
     return [
         {
-            "teacher": spec,
-            "samples": len(samples),
-            "dim": store.dim,
-            "rows in store": len(store),
-            "bytes": store.summary().bytes,
-            "folder": str(store.path),
+            "teacher": features.spec,
+            "samples": int(features.present.sum()),
+            "dim": features.dim,
+            "rows in store": len(features.store),
+            "bytes": features.store.summary().bytes,
+            "folder": str(features.store.path),
+            **({"notes": features.notes} if features.notes else {}),
         }
-        for spec, store in zip(config.teachers, stores, strict=True)
+        for features in extract_teachers(config, samples, device)
     ]

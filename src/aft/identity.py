@@ -13,6 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 ID_BYTES = 16
 _CHUNK = 256
 _SETTLED_SECONDS = 2.0
@@ -30,6 +33,26 @@ def default_cache_dir() -> Path:
 def content_id(content: bytes) -> bytes:
     """The sample id of a content: its 16-byte BLAKE2b."""
     return hashlib.blake2b(content, digest_size=ID_BYTES).digest()
+
+
+def join_ids(parts: NDArray[np.uint8], present: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The ids of samples from those of their parts.
+
+    Args:
+        parts: Ids of the parts, shape ``(n, num_columns, 16)``.
+        present: Which parts are there, shape ``(n, num_columns)``.
+
+    Returns:
+        Shape ``(n, 16)``: the id of the only part, or that of the parts' ids one after the other;
+        zeros where every part is missing.
+    """
+    if parts.shape[1] == 1:
+        return np.ascontiguousarray(parts[:, 0])
+    rows = np.ascontiguousarray(parts).reshape(len(parts), -1)
+    joined = b"".join(content_id(row.tobytes()) for row in rows)
+    ids: NDArray[np.uint8] = np.frombuffer(joined, dtype=np.uint8).reshape(-1, ID_BYTES).copy()
+    ids[~present.any(axis=1)] = 0
+    return ids
 
 
 class Identified(NamedTuple):

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from aft.columns import asked_columns
 from aft.config import InspectConfig, resolve
-from aft.data import Columns, DataSet, load_data
+from aft.data import DataSet, load_data
 from aft.devices import choose_device
 from aft.errors import ConfigError, StoreError
-from aft.extract import features_folder, store_identity, verify_features
+from aft.extract import features_folder, open_teacher, store_identity, verify_features
 from aft.fingerprints import teacher_name
 from aft.runs import TrainResult, is_finished
 from aft.shards import format_bytes
 from aft.store import FeatureStore, find_stores
-from aft.teachers import load_teacher
 
 SAME = 0.999
 """Cosine above which a stored and a recomputed feature count as the same."""
@@ -67,7 +67,7 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
 def _load(config: InspectConfig) -> DataSet:
     return load_data(
         str(config.data),
-        Columns(config.image_column, config.label_column, config.split_column),
+        asked_columns(config),
         task=config.task,
         validation_fraction=0.0,
         on_bad_input=config.on_bad_input,
@@ -76,7 +76,8 @@ def _load(config: InspectConfig) -> DataSet:
 
 
 def _data_lines(data: DataSet) -> list[str]:
-    lines = [f"{data.source}: {data.task.kind}, {data.task.num_outputs} outputs"]
+    inputs = ", ".join(f"{c.name} ({c.modality})" for c in data.splits["train"].columns)
+    lines = [f"{data.source}: {inputs}; {data.task.kind}, {data.task.num_outputs} outputs"]
     for name, split in data.splits.items():
         lines.append(f"  {name}: {len(split)} rows")
     counts = data.task.counts(data.splits["train"].labels)
@@ -135,19 +136,19 @@ def _store_lines(folder: Path, stores: list[FeatureStore]) -> list[str]:
 
 
 def _verify(config: InspectConfig, data: DataSet, spec: str) -> dict[str, Any]:
-    teacher = load_teacher(spec)
+    teacher, samples = open_teacher(spec, data.splits["train"], config.trust_remote_code)
     store = FeatureStore.open(
         features_folder(config.features),
         store_identity(teacher, config.features_dtype),
         create=False,
     )
-    samples = data.splits["train"]
     checked = verify_features(
         store,
         teacher,
         samples,
         config.verify_samples,
         batch_size=config.extract_batch_size,
+        batch_tokens=config.extract_batch_tokens,
         device=choose_device(config.device),
     )
     worst = int(np.argmin(checked.cosines))

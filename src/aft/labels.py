@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aft.errors import DataError
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 TaskKind = Literal["classification", "multilabel", "regression"]
 KINDS = ("classification", "multilabel", "regression")
 _MOST_INTEGER_CLASSES = 1000
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -57,91 +55,110 @@ class Task:
         return {name: int(count) for name, count in zip(self.names, per_class, strict=True)}
 
 
-def missing_labels(table: Dataset, columns: Sequence[str]) -> NDArray[np.bool_]:
-    """Which rows have no label, shape ``(n,)``."""
-    missing = np.zeros(len(table), dtype=bool)
-    for column in columns:
-        missing |= np.fromiter((_is_missing(v) for v in table[column]), bool, len(table))
+def missing_labels(labels: Mapping[str, Sequence[Any]], rows: int) -> NDArray[np.bool_]:
+    """Which rows have no label, shape ``(rows,)``."""
+    missing = np.zeros(rows, dtype=bool)
+    for values in labels.values():
+        missing |= np.fromiter((_is_missing(value) for value in values), bool, rows)
     return missing
 
 
 def infer_task(
-    table: Dataset, columns: Sequence[str], class_names: tuple[str, ...] | None, task: str
+    labels: Mapping[str, Sequence[Any]], class_names: tuple[str, ...] | None, task: str
 ) -> Task:
     """Find the task that the label columns make.
 
     Text, true/false and whole numbers are classes; lists (or several 0/1 columns) are several
     classes a row; other numbers are regression targets.
 
+    Args:
+        labels: The values of each label column.
+        class_names: The classes in their given order, where the source knows one.
+        task: The task asked for, or ``auto``.
+
     Raises:
         DataError: If the labels do not fit the task asked for, or could mean several.
     """
-    kind = task if task != "auto" else _guess(table, columns)
+    kind = task if task != "auto" else _guess(labels)
     if kind not in KINDS:
         raise DataError(f"expected a task out of {', '.join(KINDS)}, got {task!r}")
     if kind == "regression":
-        return Task("regression", tuple(columns))
-    if kind == "multilabel" and len(columns) > 1:
-        return Task("multilabel", tuple(columns))
+        return Task("regression", tuple(labels))
+    if kind == "multilabel" and len(labels) > 1:
+        return Task("multilabel", tuple(labels))
     if class_names is not None:
         return Task(kind, class_names)  # type: ignore[arg-type]
-    if kind == "multilabel":
-        found: set[Any] = {part for value in table[columns[0]] for part in _parts(value)}
-    else:
-        if len(columns) > 1:
-            raise DataError(
-                f"classification needs one label column, got {', '.join(columns)}; pass "
-                "--task multilabel or --task regression"
-            )
-        found = set(table[columns[0]])
+    if kind == "classification" and len(labels) > 1:
+        raise DataError(
+            f"classification needs one label column, got {', '.join(labels)}; pass "
+            "--task multilabel or --task regression"
+        )
+    values = next(iter(labels.values()))
+    found = {part for v in values for part in _parts(v)} if kind == "multilabel" else set(values)
     return Task(kind, tuple(str(value) for value in sorted(found, key=_order)))  # type: ignore[arg-type]
 
 
-def encode_labels(table: Dataset, columns: Sequence[str], task: Task) -> NDArray[Any]:
+def encode_labels(labels: Mapping[str, Sequence[Any]], task: Task) -> NDArray[Any]:
     """The labels as numbers: see :class:`aft.data.Samples` for the shapes.
 
     Raises:
-        DataError: If a label is none of the task's classes, or not a number for regression.
+        DataError: If labels are none of the task's classes, or not numbers for regression.
     """
-    if task.kind == "regression":
-        return np.stack([_numbers(table[c], c) for c in columns], axis=1)
-    if task.kind == "multilabel" and len(columns) > 1:
-        return np.stack([_numbers(table[c], c) for c in columns], axis=1)
-    values = table[columns[0]]
+    if task.kind == "regression" or (task.kind == "multilabel" and len(labels) > 1):
+        return np.stack([_numbers(values, name) for name, values in labels.items()], axis=1)
+    values = next(iter(labels.values()))
     index = {name: i for i, name in enumerate(task.names)}
-    if task.kind == "multilabel":
-        encoded = np.zeros((len(table), task.num_outputs), dtype=np.float32)
-        for row, value in enumerate(values):
-            for part in _parts(value):
-                encoded[row, _class_of(part, index, task)] = 1.0
-        return encoded
-    return np.fromiter((_class_of(v, index, task) for v in values), np.int64, len(table))
+    several = task.kind == "multilabel"
+    unknown: dict[str, int] = {}
+    encoded = np.zeros((len(values), task.num_outputs) if several else len(values), np.float32)
+    if not several:
+        encoded = encoded.astype(np.int64)
+    for row, value in enumerate(values):
+        for part in _parts(value) if several else [value]:
+            place = _class_of(part, index)
+            if place is None:
+                unknown[str(part)] = unknown.get(str(part), 0) + 1
+            elif several:
+                encoded[row, place] = 1.0
+            else:
+                encoded[row] = place
+    if unknown:
+        raise DataError(_explain_unknown(unknown, task))
+    return encoded
 
 
-def _class_of(value: Any, index: dict[str, int], task: Task) -> int:
+def _class_of(value: Any, index: Mapping[str, int]) -> int | None:
     found = index.get(str(value))
-    if found is None and isinstance(value, int) and 0 <= value < task.num_outputs:
+    if found is None and isinstance(value, int) and 0 <= value < len(index):
         return value  # a class index beside a list of names
-    if found is None:
-        raise DataError(
-            f"the label {value!r} is none of the {len(index)} known classes "
-            f"({', '.join(list(index)[:5])}{' …' if len(index) > 5 else ''})"
-        )
     return found
 
 
-def _guess(table: Dataset, columns: Sequence[str]) -> TaskKind:
-    values = [value for column in columns for value in table[column]]
+def _explain_unknown(unknown: dict[str, int], task: Task) -> str:
+    known = ", ".join(task.names[:_SHOWN]) + (" …" if len(task.names) > _SHOWN else "")
+    among = f"none of the {len(task.names)} known classes ({known})"
+    names = [f"{name!r} ({count})" for name, count in list(unknown.items())[:_SHOWN]]
+    if len(unknown) == 1:
+        (name, count), *_ = unknown.items()
+        return f"the label {name!r} is {among}; {count} rows have it"
+    return (
+        f"{len(unknown)} labels in {sum(unknown.values())} rows are {among}: {', '.join(names)}"
+        f"{' …' if len(unknown) > _SHOWN else ''}"
+    )
+
+
+def _guess(labels: Mapping[str, Sequence[Any]]) -> TaskKind:
+    values = [value for column in labels.values() for value in column]
     if any(isinstance(value, (list, tuple)) for value in values):
         return "multilabel"
     numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-    if len(columns) > 1:
+    if len(labels) > 1:
         if all(v in (0, 1) for v in values):
             return "multilabel"
         if numeric:
             return "regression"
         raise DataError(
-            f"the label columns {', '.join(columns)} hold neither 0/1 nor numbers; name one column"
+            f"the label columns {', '.join(labels)} hold neither 0/1 nor numbers; name one column"
         )
     if not numeric:
         return "classification"
@@ -150,8 +167,8 @@ def _guess(table: Dataset, columns: Sequence[str]) -> TaskKind:
     distinct = len(set(values))
     if distinct > _MOST_INTEGER_CLASSES or (distinct > 20 and distinct > len(values) / 2):
         raise DataError(
-            f"column {columns[0]!r} holds {distinct} different whole numbers in {len(values)} "
-            "rows: pass --task regression or --task classification"
+            f"column {next(iter(labels))!r} holds {distinct} different whole numbers in "
+            f"{len(values)} rows: pass --task regression or --task classification"
         )
     return "classification"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from aft.batches import Inputs
+from aft.data import InputColumn
 from aft.errors import StudentError
 from aft.labels import Task
-from aft.preprocessing import Preprocessing
-from aft.students import Backbone, load_backbone
+from aft.students import Backbone, rebuild_backbone
 
 
 class StudentOutput(NamedTuple):
@@ -73,7 +75,7 @@ class Student(nn.Module):
         if target_mean is not None and target_std is not None:
             self.rescale = Rescale(target_std, target_mean)
 
-    def forward(self, inputs: Tensor) -> StudentOutput:
+    def forward(self, inputs: Inputs) -> StudentOutput:
         """Logits and features of a batch."""
         features = self.backbone(inputs)
         return StudentOutput(self.rescale(self.head(features)), features)
@@ -111,14 +113,14 @@ class TransferModel(nn.Module):
 
     def forward(
         self,
-        inputs: Tensor,
+        inputs: Inputs,
         teacher_features: Tensor | list[Tensor] | None = None,
         labels: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """One batch.
 
         Args:
-            inputs: The student's inputs.
+            inputs: The student's inputs, see :func:`aft.batches.collate`.
             teacher_features: ``(B, sum of dims)``, or one ``(B, dim)`` a teacher; without them
                 there is no transfer loss.
             labels: As in :class:`aft.data.Samples`; without them there is no task loss.
@@ -154,26 +156,35 @@ class SavedStudent:
     Attributes:
         module: The network.
         task: What its outputs mean.
-        preprocessing: How an image becomes its input.
-        info: Where its weights came from.
+        columns: The input columns that it takes.
+        backbone: How inputs are prepared, and where the weights came from.
     """
 
     module: Student
     task: Task
-    preprocessing: Preprocessing
-    info: dict[str, Any]
+    columns: tuple[InputColumn, ...]
+    backbone: Backbone
+
+    @property
+    def transform(self) -> Callable[[Any], Any]:
+        """From a sample's input to the network's."""
+        return self.backbone.preprocessing.evaluate()
 
     def save(self, folder: Path) -> None:
-        """Write ``model.safetensors`` and ``student.json``."""
+        """Write ``model.safetensors``, ``student.json`` and what the networks need beside them."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
         save_file(state, folder / "model.safetensors")
         description = {
             "task": self.task.describe(),
-            "preprocessing": self.preprocessing.describe(),
+            "columns": [asdict(column) for column in self.columns],
+            "preprocessing": self.backbone.preprocessing.describe(),
             "dim": self.module.dim,
-            "info": self.info,
+            "info": self.backbone.info,
         }
+        for name, text in self.backbone.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
         (folder / "student.json").write_text(json.dumps(description, indent=2) + "\n")
 
     @classmethod
@@ -200,21 +211,14 @@ class SavedStudent:
                 "is missing"
             ) from None
         task = Task.from_description(description["task"])
-        architecture = description["info"]["architecture_spec"]
-        if architecture.startswith("python:") and not trust_remote_code:
-            raise StudentError(
-                f"the student in {folder} is built by {architecture}; read that file, then pass "
-                "--trust-remote-code to run it"
-            )
-        backbone = load_backbone(architecture)
+        backbone = rebuild_backbone(
+            description["info"], description["preprocessing"], folder, trust_remote_code
+        )
+        backbone.info = description["info"]
         module = new_student(backbone, task)
         module.load_state_dict(state)
-        return cls(
-            module.eval(),
-            task,
-            Preprocessing.from_description(description["preprocessing"]),
-            description["info"],
-        )
+        columns = tuple(InputColumn(**column) for column in description["columns"])
+        return cls(module.eval(), task, columns, backbone)
 
 
 def new_student(

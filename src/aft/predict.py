@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aft.columns import asked_columns
 from aft.config import PredictConfig, resolve
-from aft.data import Columns, load_inputs
+from aft.data import load_inputs, match_columns
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import ConfigError
 from aft.inference import compute_logits
@@ -31,15 +32,15 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
     student = SavedStudent.load(config.run, config.trust_remote_code)
     samples, report = load_inputs(
         config.data,
-        Columns(config.image_column),
+        asked_columns(config, student.columns),
         on_bad_input=config.on_bad_input,
         progress=config.progress,
     )
     device = choose_device(config.device)
     logits = compute_logits(
         student.module.to(device),
-        student.preprocessing.evaluate(),
-        samples,
+        student.transform,
+        match_columns(samples, student.columns),
         batch_size=config.batch_size,
         num_workers=choose_num_workers(config.num_workers, device),
         device=device,

@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-Transform = Callable[[Image], Tensor]
+Transform = Callable[[Any], Tensor]
 Augmentation = Literal["none", "flip", "standard"]
 
 
@@ -51,7 +51,10 @@ class Preprocessing:
         return cls(**values)
 
     def evaluate(self) -> Transform:
-        """Resize the shorter side, crop the centre, normalise: the same result every time."""
+        """Resize the shorter side, crop the centre, normalise: the same result every time.
+
+        A missing image (None) becomes a plain one of the model's mean colour, all zeros.
+        """
         from torchvision.transforms import v2
 
         side = int(self.size / self.crop + 1e-6)  # rounded down as timm does: 224 / 0.9 is 248
@@ -81,8 +84,7 @@ class Preprocessing:
     def _compose(self, *steps: Any) -> Transform:
         from torchvision.transforms import v2
 
-        composed: Transform = v2.Compose(list(steps))
-        return composed
+        return _OrBlank(v2.Compose(list(steps)), self.size)
 
     def _mode(self) -> Any:
         from torchvision.transforms import InterpolationMode
@@ -96,6 +98,15 @@ class Preprocessing:
         if self.bgr:
             steps.append(_ReverseChannels())
         return [*steps, v2.Normalize(list(self.mean), list(self.std))]
+
+
+class _OrBlank:
+    def __init__(self, transform: Transform, size: int) -> None:
+        self.transform = transform
+        self.size = size
+
+    def __call__(self, image: Image | None) -> Tensor:
+        return torch.zeros(3, self.size, self.size) if image is None else self.transform(image)
 
 
 class _ReverseChannels:

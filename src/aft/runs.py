@@ -16,7 +16,10 @@ from aft.data import DataSet
 from aft.errors import ConfigError
 from aft.model import SavedStudent
 
-FREE_TO_CHANGE = {"out", "resume", "overwrite", "progress", "device", "num_workers", "features"}
+FREE_TO_CHANGE = {
+    *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
+    "trust_remote_code",
+}
 """Options that may differ when a run is resumed: they do not change its result."""
 
 

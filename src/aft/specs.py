@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from aft.errors import ConfigError
+
+_COLUMN = re.compile(r"([^:=?]+)=(.+)", re.DOTALL)
+
+
+def split_column(text: str) -> tuple[str | None, str]:
+    """Split ``column=source:name`` into the input column and the specification of its model.
+
+    Returns:
+        The column, None where none is named, and the rest.
+    """
+    found = _COLUMN.fullmatch(text)
+    return (found[1].strip(), found[2]) if found else (None, text)
 
 
 @dataclass(frozen=True)

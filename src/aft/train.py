@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from aft.data import DataSet, Samples
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import AftError, ConfigError
 from aft.evaluate import compute_metrics, load_training_data
-from aft.extract import extract_teachers
+from aft.extract import StoredFeatures, extract_teachers, note_truncation
 from aft.inference import compute_logits
 from aft.labels import Task
 from aft.logs import RunLog
@@ -39,8 +40,8 @@ from aft.runs import (
     write_inputs,
     write_json,
 )
-from aft.store import FeatureStore
-from aft.students import Backbone, load_backbone
+from aft.students import Backbone, build_student
+from aft.tokenization import Tokenization
 from aft.trainer import Schedule, Trainer, make_accelerator
 
 __all__ = ["TrainResult", "train"]
@@ -81,15 +82,26 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     if main:
         write_inputs(out, config.model_copy(update={"out": out}), data)
     say("\n".join([_describe(data), *data.report.lines()]))
-    stores = extract_teachers(
+    teachers = extract_teachers(
         config, samples, device, accelerator.process_index, accelerator.num_processes
     )
     accelerator.wait_for_everyone()
-    for store in stores:
-        store.refresh()
+    for features in teachers:
+        features.store.refresh()
 
     torch.manual_seed(config.seed)
-    backbone = load_backbone(config.student, seed=config.seed)
+    backbone, columns = build_student(
+        config.student,
+        samples,
+        fusion=config.fusion,
+        layers=config.student_layers,
+        seed=config.seed,
+        trust_remote_code=config.trust_remote_code,
+    )
+    inputs = {
+        name: split.only(*(c.name for c in columns))
+        for name, split in data.splits.items()
+    }
     student = new_student(backbone, data.task, *_target_statistics(samples, data.task))
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if backbone.info["weights"] != "random":
@@ -98,16 +110,22 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         torch.nn.init.zeros_(student.head.weight)
         torch.nn.init.zeros_(student.head.bias)
     size = sum(p.numel() for p in student.parameters())
-    say(f"student {config.student}: {size:,} parameters, weights: {backbone.info['weights']}")
-    loss = _make_loss(config, stores, samples)
+    name = " + ".join(config.student)
+    say(f"student {name}: {size:,} parameters, weights: {backbone.info['weights']}")
+    notes = [note for features in teachers for note in features.notes]
+    if isinstance(backbone.preprocessing, Tokenization):
+        notes += note_truncation("the student", backbone.preprocessing, inputs["train"])
+    if notes:
+        say("\n".join(notes))
+    loss = _make_loss(config, teachers)
     model = TransferModel(student, loss, config.beta, data.task.kind, config.label_smoothing)
     schedule = _make_schedule(config, len(samples), backbone)
     trainer = Trainer(
         model,
-        samples,
-        data.splits["validation"],
+        inputs["train"],
+        inputs["validation"],
         data.task,
-        stores=stores,
+        teachers=teachers,
         augment=backbone.preprocessing.augment(config.augment),
         transform=backbone.preprocessing.evaluate(),
         schedule=schedule,
@@ -126,20 +144,22 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         log.close()
 
     if main:
-        saved = SavedStudent(student, data.task, backbone.preprocessing, backbone.info)
+        saved = SavedStudent(student, data.task, columns, backbone)
         saved.save(out / "student")
         summary: dict[str, Any] = {
             "version": __version__,
-            "student": config.student,
+            "student": name,
             "student_weights": backbone.info["weights"],
             "num_parameters": size,
             "task": data.task.describe(),
+            "columns": [asdict(column) for column in samples.columns],
+            "student_columns": [column.name for column in columns],
             "teachers": [
-                {"spec": spec, "dim": store.dim, "folder": store.path.name}
-                for spec, store in zip(config.teachers, stores, strict=True)
+                {"spec": one.spec, "dim": one.dim, "folder": one.store.path.name}
+                for one in teachers
             ],
-            "loss": config.loss if stores else None,
-            "beta": config.beta if stores else 0.0,
+            "loss": config.loss if teachers else None,
+            "beta": config.beta if teachers else 0.0,
             "seed": config.seed,
             "steps": progress.step,
             "best_step": progress.best_step,
@@ -147,10 +167,10 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
             "head_lr": schedule.head_lr,
             "seconds": round(time.perf_counter() - started, 1),
             "rows": {name: len(split) for name, split in data.splits.items()},
-            "notes": data.report.lines(),
+            "notes": [*data.report.lines(), *notes],
         }
         if loss is not None:
-            _save_gates(out, loss, stores, samples, summary)
+            _save_gates(out, loss, teachers, summary)
         _finish(out, config, data, saved, summary, device)
     accelerator.wait_for_everyone()
     result = TrainResult.load(out)
@@ -193,17 +213,17 @@ def _target_statistics(samples: Samples, task: Task) -> tuple[Tensor | None, Ten
     return targets.mean(0), torch.where(std > 0, std, torch.ones_like(std))
 
 
-def _make_loss(config: TrainConfig, stores: list[FeatureStore], samples: Samples) -> AFTLoss | None:
-    if not stores:
+def _make_loss(config: TrainConfig, teachers: list[StoredFeatures]) -> AFTLoss | None:
+    if not teachers:
         return None
     standardize = config.normalize == "standardize"
     return AFTLoss(
-        [store.dim for store in stores],
+        [features.dim for features in teachers],
         kernel=config.kernel,
         weights=config.weights,
         combine=config.combine,
         normalize=config.normalize,
-        statistics=[store.statistics(samples.ids) for store in stores] if standardize else None,
+        statistics=[features.statistics() for features in teachers] if standardize else None,
     )
 
 
@@ -240,16 +260,15 @@ def _make_schedule(config: TrainConfig, num_samples: int, backbone: Backbone) ->
 def _save_gates(
     out: Path,
     loss: AFTLoss,
-    stores: list[FeatureStore],
-    samples: Samples,
+    teachers: list[StoredFeatures],
     summary: dict[str, Any],
 ) -> None:
     """Keep the learned gates, and what share of the gated kernel each teacher has."""
     gates = {str(i): gate.float().cpu().contiguous() for i, gate in enumerate(loss.gates())}
     save_file(gates, out / "feature_weights.safetensors")
-    some = np.random.default_rng(0).permutation(len(samples))[:1024]
+    some = np.random.default_rng(0).permutation(len(teachers[0].samples))[:1024]
     device = next(iter(loss.state_dict().values())).device
-    features = [store.gather(samples.ids[some]).to(device) for store in stores]
+    features = [one.gather(some).to(device) for one in teachers]
     summary["teacher_shares"] = [round(float(s), 6) for s in loss.kernel_shares(features)]
 
 
@@ -267,8 +286,8 @@ def _finish(
         samples = data.splits[name]
         logits = compute_logits(
             saved.module,
-            saved.preprocessing.evaluate(),
-            samples,
+            saved.transform,
+            samples.only(*(column.name for column in saved.columns)),
             batch_size=config.batch_size,
             num_workers=choose_num_workers(config.num_workers, device),
             device=device,

@@ -30,16 +30,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
+from aft.batches import Inputs, collate, to_device
 from aft.data import Samples
 from aft.errors import StudentError
 from aft.evaluate import MAIN_METRIC, compute_metrics
-from aft.inference import compute_logits, on_device
+from aft.extract import StoredFeatures
+from aft.inference import compute_logits
 from aft.labels import Task
 from aft.logs import RunLog
 from aft.model import Student, TransferModel
-from aft.preprocessing import Transform
-from aft.store import FeatureStore
 
+Transform = Callable[[Any], Inputs]
 VIEW, BATCH, STEP = 1, 2, 3  # what a random stream is for
 
 
@@ -110,13 +111,13 @@ class Trainer:
         train: Training samples.
         validation: Held-out samples that choose the checkpoint.
         task: What the student's outputs mean.
-        stores: One feature store a teacher, holding every training sample.
-        augment: Random view of a training image.
+        teachers: The stored features of each teacher for the training samples.
+        augment: Random view of a training input.
         transform: Fixed view for validation.
         schedule: How to train.
         accelerator: Devices, processes and precision.
         folder: Where checkpoints go.
-        num_workers: Processes that read images.
+        num_workers: Processes that read inputs.
         progress: Whether to show a progress bar.
     """
 
@@ -127,7 +128,7 @@ class Trainer:
         validation: Samples,
         task: Task,
         *,
-        stores: Sequence[FeatureStore],
+        teachers: Sequence[StoredFeatures],
         augment: Transform,
         transform: Transform,
         schedule: Schedule,
@@ -139,7 +140,7 @@ class Trainer:
         self.train_samples = train
         self.validation = validation
         self.task = task
-        self.stores = stores
+        self.teachers = teachers
         self.augment = augment
         self.transform = transform
         self.schedule = schedule
@@ -206,16 +207,15 @@ class Trainer:
             self.module.load_state_dict(load_file(self.best))
         return state
 
-    def _step(self, inputs: Tensor, rows: NDArray[np.int64]) -> dict[str, float]:
+    def _step(self, inputs: Inputs, rows: NDArray[np.int64]) -> dict[str, float]:
         """One optimizer step on the samples at `rows`."""
         accelerator, step = self.accelerator, self.progress.step
         torch.manual_seed(_stream(self.schedule.seed, STEP, step, accelerator.process_index))
         device = accelerator.device
         labels = torch.from_numpy(_labels(self.train_samples)[rows]).to(device)
-        ids = self.train_samples.ids[rows]
-        features = [store.gather(ids).to(device) for store in self.stores]
+        features = [teacher.gather(rows).to(device) for teacher in self.teachers]
         self.model.train()
-        out = self.model(on_device(inputs, device), features or None, labels)
+        out = self.model(to_device(inputs, device), features or None, labels)
         if not torch.isfinite(out["loss"]):
             raise StudentError(
                 f"the loss is {out['loss'].item()} at step {step + 1}: training diverged. Lower "
@@ -229,7 +229,7 @@ class Trainer:
         self.scheduler.step()
         return {name: out[name].item() for name in out if name.endswith("loss")}
 
-    def _batches(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    def _batches(self) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
         """This process's part of every batch from the current step on."""
         schedule, accelerator = self.schedule, self.accelerator
         batches = Batches(
@@ -245,10 +245,10 @@ class Trainer:
             views,
             batch_sampler=batches,
             num_workers=self.num_workers,
+            collate_fn=_collate,
             pin_memory=accelerator.device.type == "cuda",
         )
-        for inputs, rows in loader:
-            yield inputs, rows.numpy()
+        yield from loader
 
     def _look(self, log: RunLog) -> float:
         """Score the validation split; keep the weights if they are the best so far."""
@@ -311,7 +311,7 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
 
-class Views(Dataset[tuple[Tensor, int]]):
+class Views(Dataset[tuple[Inputs, int]]):
     """Random views of samples; the view depends on seed, epoch and position alone."""
 
     def __init__(self, samples: Samples, augment: Transform, seed: int) -> None:
@@ -322,12 +322,17 @@ class Views(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Inputs, int]:
         epoch, index = key
-        image = self.samples.input(index)
+        value = self.samples.input(index)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_stream(self.seed, VIEW, epoch, index))
-            return self.augment(image), index
+            return self.augment(value), index
+
+
+def _collate(views: list[tuple[Inputs, int]]) -> tuple[Inputs, NDArray[np.int64]]:
+    inputs, rows = zip(*views, strict=True)
+    return collate(inputs), np.asarray(rows, dtype=np.int64)
 
 
 class Batches(Sampler[list[tuple[int, int]]]):

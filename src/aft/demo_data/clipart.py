@@ -1,7 +1,6 @@
 """Open Clip Art: what a picture shows, by the folder that the archive keeps it in.
 
-The Debian package is read as it is (an `ar` archive with a tar inside), so neither root nor
-Debian's tools are needed. What is left out, and why:
+What is left out, and why:
 
 * links: one picture is filed under several folders, only regular files count;
 * copies: pictures that are equal once prepared are kept once, and not at all where their classes
@@ -18,17 +17,18 @@ from __future__ import annotations
 import io
 import re
 import struct
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image
 from tqdm import tqdm
 
+from aft.demo_data.archives import debian_files
 from aft.demo_data.downloads import Download
-from aft.demo_data.pictures import SIZE, Row, fit_square, kin, pick, shares, without_copies, write
+from aft.demo_data.pictures import SIZE, Row, fit_square, kin, without_copies, write
+from aft.demo_data.prepared import Source
+from aft.demo_data.splits import pick, shares
 from aft.errors import DataError
 
 PACKAGE = Download(
@@ -39,7 +39,12 @@ PACKAGE = Download(
     megabytes=131,
 )
 LICENCE = "public domain (Creative Commons Public Domain Dedication)"
-ORIGIN = "Open Clip Art 0.18, Debian package openclipart-png 1:0.18+dfsg-19"
+SOURCE = Source(
+    "clipart",
+    "pictures",
+    LICENCE,
+    "Open Clip Art 0.18, Debian package openclipart-png 1:0.18+dfsg-19",
+)
 
 _ROOT = "usr/share/openclipart/png/"
 _LEFT_OUT = {"unsorted", "special", "computer", "shapes"}
@@ -79,15 +84,21 @@ def prepare(
     write(rows, pick(labels, families, shares(labels, train_rows), seed), folder)
 
 
+def place(path: str) -> tuple[str, str]:
+    """Class and name of a drawing, by its path in the archive: `a/b/c.png` is (`a`, `b__c`)."""
+    label, _, name = path.partition("/")
+    return label, name.rpartition(".")[0].replace("/", "__")
+
+
 def _rows(package: Path, progress: bool) -> Iterator[Row]:
-    files = _pictures(package)
+    files = debian_files(package, _ROOT, ".png")
     for path, content in tqdm(
         files, "clip art", total=_FILES, unit=" files", disable=not progress, leave=False
     ):
-        label, _, name = path.partition("/")
+        label, name = place(path)
         picture = _decode(content) if name and label not in _LEFT_OUT else None
         if picture is not None:
-            yield Row(label, name[: -len(".png")].replace("/", "__"), picture)
+            yield Row(label, name, picture)
 
 
 def _decode(content: bytes) -> Image.Image | None:
@@ -102,30 +113,3 @@ def _decode(content: bytes) -> Image.Image | None:
             return fit_square(image, SIZE)
     except (OSError, SyntaxError, ValueError):
         return None
-
-
-def _pictures(package: Path) -> Iterator[tuple[str, bytes]]:
-    """Path below the folder of classes, and content, of every regular PNG file."""
-    with package.open("rb") as file:
-        _seek_data(file, package)
-        try:
-            with tarfile.open(fileobj=file, mode="r|*") as tar:
-                for entry in tar:
-                    path = entry.name.removeprefix("./")
-                    if path.startswith(_ROOT) and path.lower().endswith(".png"):
-                        content = tar.extractfile(entry) if entry.isreg() else None
-                        if content is not None:
-                            yield path[len(_ROOT) :], content.read()
-        except (tarfile.TarError, EOFError) as error:
-            raise DataError(f"{package} is damaged: {error}") from None
-
-
-def _seek_data(file: BinaryIO, package: Path) -> None:
-    """Leave an `ar` archive's position at the content of its member `data.tar.*`."""
-    if file.read(8) == b"!<arch>\n":
-        while len(header := file.read(60)) == 60:
-            if header.startswith(b"data.tar"):
-                return
-            length = int(header[48:58])
-            file.seek(length + length % 2, io.SEEK_CUR)
-    raise DataError(f"{package} is no Debian package: expected an ar archive with a data.tar")

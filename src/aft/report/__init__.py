@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aft.errors import AftError, InputError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from aft.compare import PairedComparison
+    from aft.report.inputs import OpenInput
 
 __all__ = ["write_comparison_report", "write_run_report"]
 
 
-def write_run_report(folder: Path, open_input: Callable[[int], Image] | None = None) -> Path:
+def write_run_report(folder: Path, open_input: OpenInput | None = None) -> Path:
     """Write ``report.html`` of one finished run.
 
     Args:
         folder: The run folder; all but ``result.json`` may be missing.
-        open_input: Opens the input of a row of the final split; None shows no pictures.
+        open_input: Gives the input of a row of the final split: a picture, a text, None where it
+            is missing, or a dictionary of these by column. Without it no inputs are shown.
 
     Returns:
         Path of the page.
@@ -46,7 +46,7 @@ def write_comparison_report(
     transfer_runs: Sequence[Path],
     comparison: PairedComparison,
     facts: Mapping[str, str],
-    open_input: Callable[[int], Image] | None = None,
+    open_input: OpenInput | None = None,
 ) -> Path:
     """Write ``report.html`` of runs without and with transfer, one pair a seed.
 
@@ -59,7 +59,8 @@ def write_comparison_report(
             split.
         comparison: The scores of these runs, in the same order.
         facts: What else a reader should know, such as licence, teacher or hardware.
-        open_input: Opens the input of a row of the final split; None shows no pictures.
+        open_input: Gives the input of a row of the final split: a picture, a text, None where it
+            is missing, or a dictionary of these by column. Without it no inputs are shown.
 
     Returns:
         Path of the page.
@@ -104,5 +105,5 @@ def _require_extra() -> None:
 
 def _write(folder: Path, page: str) -> Path:
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="replace")
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,18 +10,18 @@ import numpy as np
 from aft.compare import PairedComparison
 from aft.report import plots
 from aft.report.folder import Run
+from aft.report.inputs import show_input
 from aft.report.rendering import (
     MOST_MATRIX_CLASSES,
     confusion_context,
     metric_name,
     render,
-    thumbnail,
 )
 from aft.report.run_page import gate_charts
 from aft.report.tables import Changes, confusion, difference_rows, find_changes
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from aft.report.inputs import OpenInput
 
 MOST_EXAMPLES = 12
 
@@ -34,7 +34,7 @@ def render_comparison(
     transfer: Sequence[Run],
     comparison: PairedComparison,
     facts: Mapping[str, str],
-    open_input: Callable[[int], Image] | None,
+    open_input: OpenInput | None,
 ) -> str:
     """The page as HTML; arguments as in :func:`aft.report.write_comparison_report`."""
     name = metric_name(comparison.metric)
@@ -65,6 +65,7 @@ def render_comparison(
         changes=changes,
         groups=_groups(changes, open_input) if changes and open_input else [],
         facts=facts,
+        modalities=transfer[0].modalities,
     )
 
 
@@ -79,8 +80,8 @@ def _confusion(baseline: Sequence[Run], transfer: Sequence[Run]) -> dict[str, An
     return context
 
 
-def _groups(changes: Changes, open_input: Callable[[int], Image]) -> list[dict[str, Any]]:
-    """Pictures of what transfer made right and of what it made wrong, chosen by the same rule."""
+def _groups(changes: Changes, open_input: OpenInput) -> list[dict[str, Any]]:
+    """Inputs that transfer made right and those it made wrong, chosen by the same rule."""
     groups = []
     for title, rows, other in (
         ("Right only with transfer", changes.gains, "alone"),
@@ -92,7 +93,7 @@ def _groups(changes: Changes, open_input: Callable[[int], Image]) -> list[dict[s
                 "true": f"is {row['label']}",
                 "said": f"{other}: {row['other']}",
                 "seeds": row["seeds"],
-                "picture": thumbnail(open_input, row["position"]),
+                "parts": show_input(open_input, row["position"]),
             }
             for row in rows[:MOST_EXAMPLES]
         ]

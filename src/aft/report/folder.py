@@ -58,6 +58,16 @@ class Run:
         """``spec``, ``dim`` and more of each teacher."""
         return list(self.result.get("teachers") or ())
 
+    @property
+    def columns(self) -> list[dict[str, str]]:
+        """``name`` and ``modality`` of each input column; empty where that was not recorded."""
+        return list(self.result.get("columns") or ())
+
+    @property
+    def modalities(self) -> list[str]:
+        """What inputs consist of: ``image``, ``text`` or both."""
+        return sorted({column["modality"] for column in self.columns}) or ["image"]
+
     def curve(self, split: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Steps and values of one metric; both empty where it was never logged."""
         lines = [

@@ -1,24 +1,18 @@
-"""What both pages share: numbers as text, pictures as data, templates."""
+"""What both pages share: numbers and names as text, templates."""
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Callable
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+import re
+from typing import Any
 
 import jinja2
 
 from aft import __version__
-from aft.errors import AftError
 from aft.report.folder import Run
 from aft.report.tables import confusion, matrix_rows, most_confused
+from aft.specs import split_column
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-THUMBNAIL = 160
 MOST_MATRIX_CLASSES = 30
 METRICS = {
     "accuracy": "accuracy",
@@ -53,18 +47,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def thumbnail(open_input: Callable[[int], Image], position: int) -> str | None:
-    """An input as a small picture in a data URI; None where it can no longer be opened."""
-    try:
-        image = open_input(position).convert("RGB")
-    except (AftError, OSError):
-        return None
-    small = max(image.size) <= THUMBNAIL // 2
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    kind, options = ("png", {}) if small else ("jpeg", {"quality": 82})
-    out = BytesIO()
-    image.save(out, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 row``, ``1,200 rows``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def student_name(student: str) -> str:
+    """``text=hf:google/bert?layers=2 + image=timm:vit.in1k`` as ``bert + vit``."""
+    towers = re.split(r" \+ (?=[^:=?]+=)", student)
+    return " + ".join(_short_name(split_column(tower)[1]) for tower in towers)
+
+
+def _short_name(spec: str) -> str:
+    source, _, name = spec.partition("?")[0].partition(":")
+    name = name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    return name.partition(".")[0] if source == "timm" else name
 
 
 def confusion_context(run: Run, counts: Any = None) -> dict[str, Any]:
@@ -85,5 +82,11 @@ def render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "metric": metric_name, "duration": duration}
+    environment.filters |= {
+        "number": number,
+        "metric": metric_name,
+        "duration": duration,
+        "count": count,
+        "split_column": split_column,
+    }
     return environment.get_template(template).render(version=__version__, **context)

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from aft.report import plots
 from aft.report.folder import Run
-from aft.report.rendering import confusion_context, metric_name, render, thumbnail
+from aft.report.inputs import show_input
+from aft.report.rendering import (
+    confusion_context,
+    count,
+    metric_name,
+    render,
+    student_name,
+)
 from aft.report.tables import (
     class_scores,
     confusion,
@@ -23,13 +30,13 @@ from aft.report.tables import (
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from aft.report.inputs import OpenInput
 
 MOST_MISTAKES, MOST_RIGHT = 12, 6
 MOST_BAD_INPUTS = 50
 
 
-def render_run(run: Run, open_input: Callable[[int], Image] | None) -> str:
+def render_run(run: Run, open_input: OpenInput | None) -> str:
     """The page as HTML."""
     kind = run.task.kind
     return render(
@@ -47,6 +54,7 @@ def render_run(run: Run, open_input: Callable[[int], Image] | None) -> str:
         labels=label_scores(run) if kind == "multilabel" and run.rows else None,
         targets=_targets(run) if kind == "regression" and run.rows else [],
         examples=_examples(run, open_input) if open_input and run.rows else [],
+        modalities=run.modalities,
         bad_inputs=run.bad_inputs[:MOST_BAD_INPUTS],
         again=shlex.join(["aft", "train", "--config", f"{run.folder}/config.yaml", "--out", "NEW"]),
     )
@@ -105,8 +113,8 @@ def _targets(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _examples(run: Run, open_input: Callable[[int], Image]) -> list[dict[str, Any]]:
-    """Groups of pictures: the mistakes that the student was surest of, and some right ones."""
+def _examples(run: Run, open_input: OpenInput) -> list[dict[str, Any]]:
+    """Groups of inputs: the mistakes that the student was surest of, and some right ones."""
     if run.task.kind == "regression":
         largest, described = _largest_errors(run)
         return [
@@ -120,11 +128,13 @@ def _examples(run: Run, open_input: Callable[[int], Image]) -> list[dict[str, An
     wrong, right = np.flatnonzero(true != predicted), np.flatnonzero(true == predicted)
     if run.task.kind == "classification":
         wrong = wrong[np.argsort(-np.asarray(run.rows["probability"])[wrong], kind="stable")]
-        title = f"The {min(MOST_MISTAKES, len(wrong))} most confident of {len(wrong)} mistakes"
+        title = (
+            f"The {min(MOST_MISTAKES, len(wrong))} most confident of {count(len(wrong), 'mistake')}"
+        )
         note = "A wrong label in the data looks like this, too."
     else:
         wrong = np.random.default_rng(0).permutation(wrong)
-        title = f"{min(MOST_MISTAKES, len(wrong))} of {len(wrong)} rows with a mistake"
+        title = f"{min(MOST_MISTAKES, len(wrong))} of {count(len(wrong), 'row')} with a mistake"
         note = "Drawn at random."
     right = np.random.default_rng(0).permutation(right)
 
@@ -169,21 +179,18 @@ def _largest_errors(run: Run) -> tuple[NDArray[np.int64], Callable[[int], tuple[
 def _cards(
     run: Run,
     rows: NDArray[np.int64],
-    open_input: Callable[[int], Image],
+    open_input: OpenInput,
     describe: Callable[[int], tuple[str, str]],
 ) -> list[dict[str, Any]]:
     cards = []
     for row in map(int, rows):
         true, said = describe(row)
-        picture = thumbnail(open_input, row)
-        cards.append(
-            {"file": run.rows["file"][row], "true": true, "said": said, "picture": picture}
-        )
+        parts = show_input(open_input, row)
+        cards.append({"file": run.rows["file"][row], "true": true, "said": said, "parts": parts})
     return cards
 
 
 def _title(run: Run) -> str:
     """Student and data without source, options and folders."""
-    name = run.result["student"].partition("?")[0].rpartition(":")[2].partition(".")[0]
     source = run.data.get("source", run.folder.name)
-    return f"{name} on {Path(source).name or source}"
+    return f"{student_name(run.result['student'])} on {Path(source).name or source}"

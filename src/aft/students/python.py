@@ -9,6 +9,7 @@ from aft.preprocessing import Preprocessing
 from aft.specs import Spec
 from aft.teachers.network import Network, output_dim, seeded, versions
 from aft.teachers.python import call, describe
+from aft.tokenization import Tokenization
 from aft.weights import ModelError
 
 
@@ -23,17 +24,19 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
         ModelError: If the file, the function or what it returns fails.
     """
     made = seeded(seed, lambda: call(spec))
-    match made:
-        case nn.Module():
-            module, preprocessing = made, Preprocessing(224)
-        case (nn.Module() as module, Preprocessing() as preprocessing):
-            pass
-        case _:
-            raise ModelError(
-                f"expected {spec} to return a module or (module, aft.preprocessing.Preprocessing), "
-                f"got {describe(made)}"
-            )
-    blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size)
+    module, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    preprocessing = preprocessing or Preprocessing(224)
+    known = isinstance(preprocessing, Preprocessing | Tokenization)
+    if not (known and isinstance(module, nn.Module)):
+        raise ModelError(
+            f"expected {spec} to return a module, or a module and an "
+            "aft.preprocessing.Preprocessing or aft.tokenization.Tokenization, "
+            f"got {describe(made)}"
+        )
+    if isinstance(preprocessing, Tokenization):
+        blank = preprocessing.evaluate()("a text").unsqueeze(0)
+    else:
+        blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size)
     return Network(
         spec=spec,
         module=module,

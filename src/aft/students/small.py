@@ -1,7 +1,8 @@
-"""`small:NAME`: tiny convolutional networks that need no library, for examples and tests."""
+"""`small:NAME`: built-in tiny networks, for images and for texts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -42,23 +43,32 @@ class SmallCNN(nn.Sequential):
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
 
 
-def build(spec: Spec, *, seed: int = 0) -> Network:
+def build(
+    spec: Spec, *, seed: int = 0, texts: Callable[[], Iterable[str]] | None = None
+) -> Network:
     """Build a built-in network.
 
     Args:
         spec: ``small:cnn`` or ``small:cnn-tiny``; options ``weights`` (``random``, the default,
-            or a file), ``size`` (pixels, default 64), ``seed``.
+            or a file), ``size`` (pixels, default 64), ``seed``. ``small:static`` takes texts, see
+            :mod:`aft.students.static`.
         seed: Seed of random weights where the specification names none.
+        texts: Gives the texts that ``small:static`` makes its vocabulary from.
 
     Raises:
         ModelError: If the name or an option is wrong or the weights do not fit.
     """
-    check_options(spec, ("weights", "size", "seed"))
+    if spec.name == "static":
+        from aft.students import static
+
+        needed = texts is not None and "tokenizer" not in spec.options
+        return static.build(spec, seed=seed, texts=texts() if texts and needed else None)
     if spec.name not in _WIDTHS:
+        names = [*_WIDTHS, "static"]
         raise ModelError(
-            f"expected small:{' or small:'.join(_WIDTHS)}, got {spec}"
-            f"{did_you_mean(spec.name, _WIDTHS)}"
+            f"expected small:{' or small:'.join(names)}, got {spec}{did_you_mean(spec.name, names)}"
         )
+    check_options(spec, ("weights", "size", "seed"))
     source = spec.options.get("weights", "random")
     if source == "pretrained":
         raise ModelError(f"small:{spec.name} has no pretrained weights; use random or a file")

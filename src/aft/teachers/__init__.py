@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
@@ -16,29 +17,36 @@ __all__ = ["FeatureTable", "Teacher", "load_teacher"]
 ENTRY_POINTS = "aft.teachers"
 
 
-def _timm(spec: Spec) -> Teacher:
-    from aft.teachers import timm
+def _network(module: str) -> Callable[[Spec, bool], Teacher]:
+    """A loader for sources whose module has ``build(spec)``; imported when first used."""
 
-    return timm.build(spec).teacher()
+    def load(spec: Spec, trust_remote_code: bool) -> Teacher:
+        build = importlib.import_module(f"aft.teachers.{module}").build
+        options = {"trust_remote_code": True} if trust_remote_code and module in _HUBS else {}
+        return build(spec, **options).teacher()  # type: ignore[no-any-return]
+
+    return load
 
 
-def _torchvision(spec: Spec) -> Teacher:
-    from aft.teachers import torchvision
-
-    return torchvision.build(spec).teacher()
-
-
-def _python(spec: Spec) -> Teacher:
+def _python(spec: Spec, trust_remote_code: bool) -> Teacher:
     from aft.teachers import python
 
     return python.load(spec)
 
 
-_SOURCES: dict[str, Callable[[Spec], Teacher | FeatureTable]] = {
-    "features": FeatureTable.load,
+def _table(spec: Spec, trust_remote_code: bool) -> FeatureTable:
+    return FeatureTable.load(spec)
+
+
+_HUBS = ("huggingface", "sentence_transformers")  # may come with code of their own
+_SOURCES: dict[str, Callable[[Spec, bool], Teacher | FeatureTable]] = {
+    "features": _table,
+    "hf": _network("huggingface"),
+    "onnx": _network("onnx"),
     "python": _python,
-    "timm": _timm,
-    "torchvision": _torchvision,
+    "st": _network("sentence_transformers"),
+    "timm": _network("timm"),
+    "torchvision": _network("torchvision"),
 }
 
 
@@ -46,13 +54,12 @@ def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | Fea
     """Load a teacher by its specification.
 
     Args:
-        spec: ``source:name?option=value&…`` with the source ``timm``, ``torchvision``,
-            ``features`` (a table of features made elsewhere), ``python`` (a function in a file)
-            or one that an installed package adds in the entry-point group ``aft.teachers``: a
+        spec: ``source:name?option=value&…`` with the source ``timm``, ``torchvision``, ``hf``
+            (transformers), ``st`` (sentence-transformers), ``onnx`` (a file), ``features`` (a
+            table of features made elsewhere), ``python`` (a function in a file) or one that an installed package adds in the entry-point group ``aft.teachers``: a
             callable that takes a :class:`aft.specs.Spec` and returns a :class:`Teacher` or a
             :class:`FeatureTable`.
-        trust_remote_code: Whether code that comes with a hub's model may run. No source built in
-            runs any.
+        trust_remote_code: Whether code that comes with a hub's model may run.
 
     Returns:
         A frozen model in eval mode, or a table of features.
@@ -65,7 +72,7 @@ def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | Fea
     plugins = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     try:
         if parsed.source in _SOURCES:
-            return _SOURCES[parsed.source](parsed)
+            return _SOURCES[parsed.source](parsed, trust_remote_code)
         if parsed.source in plugins:
             return _from_plugin(plugins[parsed.source], parsed)
     except ModelError as error:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 
-from aft.preprocessing import Preprocessing, Transform
+from aft.preprocessing import Preprocessing
 from aft.specs import Spec
+from aft.tokenization import Tokenization
 from aft.weights import ModelError, state_hash
 
 _T = TypeVar("_T")
@@ -30,38 +30,51 @@ class Network:
 
     Attributes:
         spec: What it was built from.
-        module: Takes ``(B, 3, size, size)``, returns ``(B, dim)``.
+        module: Takes images ``(B, 3, size, size)`` or tokens ``(B, L)`` (see :mod:`aft.batches`),
+            returns ``(B, dim)``.
         dim: Width of the features.
-        preprocessing: From an image to an input.
+        preprocessing: From an image or a text to an input.
         weights: Where the weights are from: ``pretrained (…)``, ``random`` or a file's path.
         layer: The layer whose input the features are.
         licence: Of the weights, where their source states one.
         versions: Of the libraries that define the network.
+        pooling: How one row of features is made of one a token, for networks over tokens.
+        files: Texts by file name that a student's folder needs beside its weights.
+        architecture: The specification that builds the network anew from that folder, without
+            these weights; ``{folder}`` stands for its path. None: the specification's own name,
+            with random weights.
     """
 
     spec: Spec
     module: nn.Module
     dim: int
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | Tokenization
     weights: str
     layer: str
     licence: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    pooling: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    architecture: str | None = None
 
     def teacher(self) -> Teacher:
         """The network as a frozen teacher."""
         logger.info("teacher %s: weights %s", self.spec, self.weights)
+        prepare = self.preprocessing
+        is_text = isinstance(prepare, Tokenization)
         return Teacher(
             spec=str(self.spec),
             dim=self.dim,
             module=self.module.eval().requires_grad_(False),
-            preprocess=self.preprocessing.evaluate(),
+            preprocess=prepare if isinstance(prepare, Tokenization) else prepare.evaluate(),
+            modality="text" if is_text else "image",
             identity={
                 "spec": str(self.spec.without("weights", "size", "seed")),
                 "weights": "file" if self.from_file else self.weights,
                 "weights_sha256": state_hash(self.module.state_dict()),
                 "preprocessing": self.preprocessing.describe(),
                 "layer": self.layer,
+                **({"pooling": self.pooling} if self.pooling else {}),
                 "dim": self.dim,
                 "versions": self.versions,
                 "licence": self.licence,
@@ -83,16 +96,18 @@ class Teacher:
         dim: Width of the features.
         module: In eval mode, without gradients; takes ``(B, …)``, returns features ``(B, dim)``:
             what enters the last linear layer.
-        preprocess: From a PIL image (RGB) to one input tensor.
+        preprocess: From a PIL image (RGB) to one input tensor; for text the tokenization.
         identity: JSON values that change whenever the features may: specification, SHA-256 of
             the weights, preprocessing, layer, dim, library versions, licence.
+        modality: What it takes.
     """
 
     spec: str
     dim: int
     module: nn.Module
-    preprocess: Callable[[Image], Tensor] | Transform
+    preprocess: Callable[[Any], Tensor] | Tokenization
     identity: dict[str, Any]
+    modality: Literal["image", "text"] = "image"
 
 
 def output_dim(module: nn.Module, inputs: Tensor, what: str) -> int:

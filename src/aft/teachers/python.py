@@ -18,6 +18,7 @@ from torch import nn
 from aft.preprocessing import Preprocessing
 from aft.specs import Spec
 from aft.teachers.network import Teacher, did_you_mean, first_line, output_dim, versions
+from aft.tokenization import Tokenization
 from aft.weights import ModelError, file_hash, state_hash
 
 
@@ -44,15 +45,18 @@ def load(spec: Spec) -> Teacher:
             f"(module, preprocess, dim), got {describe(made)}"
         )
     description: Any = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(preprocess))
+    modality = made.modality if isinstance(made, Teacher) else "image"
     if isinstance(preprocess, Preprocessing):
         description, preprocess = preprocess.describe(), preprocess.evaluate()
-    if not callable(preprocess):
+    elif isinstance(preprocess, Tokenization):
+        description, modality = preprocess.describe(), "text"
+    elif not callable(preprocess):
         raise ModelError(
-            f"expected the preprocess of {spec} to take an image and return a tensor, "
+            f"expected the preprocess of {spec} to take an input and return a tensor, "
             f"got {describe(preprocess)}"
         )
     module = module.eval().requires_grad_(False)
-    found = output_dim(module, _blank_input(spec, preprocess), str(spec))
+    found = output_dim(module, _blank_input(spec, preprocess, modality), str(spec))
     if dim is not None and dim != found:
         raise ModelError(f"{spec} says dim={dim} but its features have {found} columns")
     path = _file(spec)[0]
@@ -63,7 +67,7 @@ def load(spec: Spec) -> Teacher:
         "dim": found,
     }
     identity = {"preprocessing": description, "versions": versions("torch"), **told, **own}
-    return Teacher(str(spec), found, module, preprocess, identity)
+    return Teacher(str(spec), found, module, preprocess, identity, modality)
 
 
 def call(spec: Spec) -> Any:
@@ -133,11 +137,14 @@ def _where(error: Exception, path: Path) -> str:
     return f"{path}, line {frames[-1].lineno}, in {frames[-1].name}: {words}"
 
 
-def _blank_input(spec: Spec, preprocess: Callable[[Image.Image], Any]) -> Any:
+def _blank_input(spec: Spec, preprocess: Any, modality: str) -> Any:
+    if isinstance(preprocess, Tokenization):
+        return preprocess.evaluate()("a text").unsqueeze(0)
+    is_text = modality == "text"
     try:
-        return preprocess(Image.new("RGB", (320, 256), "gray")).unsqueeze(0)
+        value = "a text" if is_text else Image.new("RGB", (320, 256), "gray")
+        return preprocess(value).unsqueeze(0)
     except Exception as error:  # the user's code, given a plain grey image
+        what = "the text 'a text'" if is_text else "a 320 x 256 image"
         words = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(
-            f"the preprocess of {spec} failed on a 320 x 256 image: {words}"
-        ) from error
+        raise ModelError(f"the preprocess of {spec} failed on {what}: {words}") from error

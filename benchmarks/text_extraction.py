@@ -1,0 +1,111 @@
+"""Texts a second of feature extraction against sentence-transformers' own `encode`, side by side.
+
+The same model, texts, longest length and number of threads; the two take turns, each computing
+every text, so that whatever else the machine does meets both. Ours includes reading the texts and
+writing the features to disk. `encode` is run with its default batches of 32 and with the best of
+several batch sizes. About fifteen minutes on two cores.
+
+    python benchmarks/text_extraction.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+import aft
+from aft.data import Samples, load_inputs
+from aft.demo_data import fetch_minilm, fetch_reuters
+from aft.extract import extract_features
+from aft.identity import default_cache_dir
+
+RESULTS = Path(__file__).parent / "results"
+BATCH_SIZES = (8, 16, 32, 64)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-tokens", type=int, nargs="+", default=[32, 128, 256])
+    options = parser.parse_args()
+    cache = default_cache_dir() / "demo"
+    folder = fetch_minilm(cache)
+    samples, _ = load_inputs(str(fetch_reuters(cache).folder / "train.jsonl"))
+    chosen = np.random.default_rng(0).permutation(len(samples))[: options.texts]
+    samples = samples.subset(np.sort(chosen))
+    rows = [compare(folder, samples, length, options.rounds) for length in options.max_tokens]
+    RESULTS.mkdir(exist_ok=True)
+    lengths = " ".join(map(str, options.max_tokens))
+    found = {
+        "command": f"python benchmarks/text_extraction.py --texts {options.texts} "
+        f"--rounds {options.rounds} --max-tokens {lengths}",
+        "version": aft.__version__,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "libraries": {name: version(name) for name in ("torch", "sentence-transformers")},
+        "model": folder.name,
+        "data": "Reuters R8, train",
+        "rows": rows,
+    }
+    (RESULTS / "text_extraction.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def compare(folder: Path, samples: Samples, max_tokens: int, rounds: int) -> dict[str, object]:
+    model = SentenceTransformer(str(folder), device="cpu")
+    model.max_seq_length = max_tokens
+    texts = [str(samples.input(i)) for i in range(len(samples))]
+    teacher = aft.load_teacher(f"st:{folder}?max_tokens={max_tokens}")
+    seconds: dict[object, list[float]] = {"aft": [], **{size: [] for size in BATCH_SIZES}}
+    ours = theirs = np.empty(0)
+    model.encode(texts[:64]), extract(teacher, samples.subset(np.arange(64)))  # to warm up
+    for turn in range(rounds):
+        for name in sorted(seconds, key=str, reverse=turn % 2 == 1):
+            start = time.perf_counter()
+            if name == "aft":
+                ours = extract(teacher, samples)
+            else:
+                theirs = np.asarray(model.encode(texts, batch_size=int(str(name))))
+            seconds[name].append(time.perf_counter() - start)
+    ratios = {
+        name: [b / a for a, b in zip(seconds["aft"], seconds[name], strict=True)]
+        for name in BATCH_SIZES
+    }
+    best = min(BATCH_SIZES, key=lambda name: statistics.median(ratios[name]))
+    row = {
+        "max_tokens": max_tokens,
+        "texts": len(texts),
+        "texts_per_second": round(len(texts) / statistics.median(seconds["aft"]), 1),
+        "encode_texts_per_second": {
+            str(size): round(len(texts) / statistics.median(seconds[size]), 1)
+            for size in BATCH_SIZES
+        },
+        "speed_ratio_to_encode": round(statistics.median(ratios[32]), 3),
+        "each_round": [round(ratio, 3) for ratio in ratios[32]],
+        "speed_ratio_to_best_encode": round(statistics.median(ratios[best]), 3),
+        "best_encode_batch_size": best,
+        "largest_difference": float(np.abs(ours - theirs).max()),
+    }
+    print(row, flush=True)
+    return row
+
+
+def extract(teacher: object, samples: Samples) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        store = extract_features(teacher, samples, folder, dtype="fp32", progress=False)
+        return store.gather(samples.ids).numpy()
+
+
+if __name__ == "__main__":
+    main()

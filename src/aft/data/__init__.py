@@ -1,0 +1,161 @@
+"""Any labelled data set as splits of samples, each with a content id, an input and a label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aft.data.checking import check_inputs
+from aft.data.report import DataReport, OnBadInput
+from aft.data.samples import Samples, match_columns
+from aft.data.splits import (
+    by_split,
+    check_classes,
+    drop_unlabelled_splits,
+    find_copies,
+    hold_out,
+)
+from aft.errors import DataError
+from aft.identity import content_id, default_cache_dir
+from aft.images import open_image
+from aft.labels import Task, encode_labels, infer_task, missing_labels
+from aft.sources import Columns, InputColumn, read_source
+
+__all__ = [
+    "Columns",
+    "DataReport",
+    "DataSet",
+    "InputColumn",
+    "Samples",
+    "Task",
+    "content_id",
+    "default_cache_dir",
+    "load_data",
+    "load_inputs",
+    "match_columns",
+    "open_image",
+]
+
+
+@dataclass
+class DataSet:
+    """A labelled data set.
+
+    Attributes:
+        source: What the user named.
+        task: What is to be predicted.
+        splits: ``train``, ``validation`` and perhaps ``test``.
+        report: What was noticed while reading.
+        held_out: Splits that were cut from train because the source has none of that name.
+    """
+
+    source: str
+    task: Task
+    splits: dict[str, Samples]
+    report: DataReport
+    held_out: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Counts and findings as plain JSON values."""
+        return {
+            "source": self.source,
+            "columns": {c.name: c.modality for c in next(iter(self.splits.values())).columns},
+            "task": self.task.describe(),
+            "rows": {name: len(split) for name, split in self.splits.items()},
+            "held_out_of_train": list(self.held_out),
+            "rows_per_class": {
+                name: self.task.counts(split.labels) for name, split in self.splits.items()
+            },
+            "bad_inputs": len(self.report.bad_inputs),
+            "unlabelled": self.report.unlabelled,
+            "missing": dict(self.report.missing),
+            "duplicates_in_train": self.report.duplicates,
+            "same_content_in_train_and_held_out": [list(pair) for pair in self.report.leaks],
+            "same_content_different_labels": [list(files) for files in self.report.conflicts],
+        }
+
+
+def load_data(
+    source: str,
+    columns: Columns | None = None,
+    *,
+    task: str = "auto",
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    on_bad_input: OnBadInput = "skip",
+    cache_dir: Path | None = None,
+    progress: bool = True,
+    known_task: Task | None = None,
+    for_training: bool = True,
+) -> DataSet:
+    """Read a labelled data set and split it.
+
+    Args:
+        source: An image folder, a table (CSV, JSON lines, Parquet), or a Hugging Face data set.
+        columns: Names of the columns, where they are not the usual ones.
+        task: ``classification``, ``multilabel``, ``regression`` or ``auto``.
+        validation_fraction: Share of train held out where there is no validation split.
+        test_fraction: Share of train held out where there is no test split.
+        seed: Draws what is held out; stratified by class, copies of a content stay together.
+        on_bad_input: Leave out inputs that cannot be read, or stop.
+        cache_dir: Where ids of unchanged files are remembered.
+        progress: Whether to show a progress bar.
+        known_task: The task of a trained student, whose classes the labels must be among.
+        for_training: Whether there must be a train split with every class, from which the missing
+            splits are held out. Otherwise the splits are those of the source, or ``all``.
+
+    Raises:
+        DataError: If the data set is missing, empty or unusable for training.
+    """
+    rows = read_source(source, columns or Columns())
+    if not len(rows):
+        raise DataError(f"{source} has no rows")
+    report = DataReport()
+    empty = missing_labels(rows.labels, len(rows))
+    report.unlabelled = int(empty.sum())
+    report.unlabelled_splits = drop_unlabelled_splits(rows, empty)
+    kept, samples = check_inputs(rows, ~empty, report, on_bad_input, cache_dir, progress)
+    labels = {name: [values[i] for i in kept] for name, values in rows.labels.items()}
+    found = known_task or infer_task(labels, rows.class_names, task)
+    samples.labels = encode_labels(labels, found)
+    splits = by_split(samples, rows, source, for_training)
+    if not for_training:
+        return DataSet(source, found, splits, report)
+    check_classes(splits, found)
+    find_copies(splits, report)
+    held_out = []
+    rng = np.random.default_rng(seed)
+    for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+        if name not in splits and fraction > 0:
+            keep, out = hold_out(splits["train"], found, fraction, rng)
+            splits["train"], splits[name] = (
+                splits["train"].subset(keep),
+                splits["train"].subset(out),
+            )
+            held_out.append(name)
+    return DataSet(source, found, splits, report, tuple(held_out))
+
+
+def load_inputs(
+    source: str,
+    columns: Columns | None = None,
+    *,
+    on_bad_input: OnBadInput = "skip",
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> tuple[Samples, DataReport]:
+    """Read inputs that need no labels: a folder of pictures, one picture, or a table.
+
+    Raises:
+        DataError: If there is nothing to read.
+    """
+    rows = read_source(source, columns or Columns(), labelled=False)
+    if not len(rows):
+        raise DataError(f"{source} has no rows")
+    report = DataReport()
+    everything = np.ones(len(rows), dtype=bool)
+    return check_inputs(rows, everything, report, on_bad_input, cache_dir, progress)[1], report

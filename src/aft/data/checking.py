@@ -1,0 +1,134 @@
+"""Every input is looked at once: it gets its id, or is left out with the reason."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aft.data.report import DataReport, OnBadInput
+from aft.data.samples import Samples, image_source
+from aft.errors import DataError
+from aft.identity import ID_BYTES, content_id, identify
+from aft.images import find_fault
+from aft.sources import VALUE, InputColumn, Rows
+from aft.texts import find_fault as find_text_fault
+from aft.texts import is_empty
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_TEXTS_AT_ONCE = 1000
+
+
+def check_inputs(
+    rows: Rows,
+    wanted: NDArray[np.bool_],
+    report: DataReport,
+    on_bad_input: OnBadInput,
+    cache_dir: Path | None,
+    progress: bool,
+) -> tuple[NDArray[np.int64], Samples]:
+    """Give every wanted row its ids; leave out what cannot be read.
+
+    Returns:
+        The positions of the rows that were kept, and their samples.
+    """
+    from tqdm import tqdm
+
+    asked = np.flatnonzero(wanted)
+    if not len(asked):
+        raise DataError(f"none of the {len(rows)} rows has a label")
+    parts = np.zeros((len(asked), len(rows.columns), ID_BYTES), dtype=np.uint8)
+    present = np.zeros((len(asked), len(rows.columns)), dtype=bool)
+    faults: dict[int, str] = {}
+
+    def note(i: int, fault: str) -> None:
+        if on_bad_input == "fail":
+            raise DataError(
+                f"cannot read {rows.files[asked[i]]}: {fault}. Mend or remove it, or pass "
+                "--on-bad-input skip to leave such inputs out"
+            )
+        faults.setdefault(i, fault)
+
+    total = parts.shape[0] * parts.shape[1]
+    with tqdm(
+        total=total, desc="checking inputs", leave=False, delay=1, disable=not progress
+    ) as bar:
+        for i, row in enumerate(asked if rows.faults else ()):
+            if int(row) in rows.faults:
+                note(i, rows.faults[int(row)])
+        for c, column in enumerate(rows.columns):
+            values = rows.inputs[c] if wanted.all() else rows.inputs[c].select(asked)
+            found = (
+                _identify_images(values, cache_dir)
+                if column.modality == "image"
+                else _identify_texts(values)
+            )
+            for i, (sample_id, fault) in enumerate(found):
+                bar.update()
+                if sample_id is not None:
+                    parts[i, c] = np.frombuffer(sample_id, dtype=np.uint8)
+                    present[i, c] = True
+                if fault is not None:
+                    note(i, fault)
+    for nothing in np.flatnonzero(~present.any(axis=1)):
+        note(int(nothing), _nothing(rows.columns))
+    report.bad_inputs = [(rows.files[asked[i]], faults[i]) for i in sorted(faults)]
+    if len(faults) == len(asked):
+        first = f", e.g. {' - '.join(report.bad_inputs[0])}" if report.bad_inputs else ""
+        raise DataError(f"none of the {len(asked)} inputs can be read{first}")
+    sound = np.ones(len(asked), dtype=bool)
+    sound[list(faults)] = False
+    kept = asked[sound]
+    everything = len(kept) == len(rows)
+    samples = Samples(
+        rows.columns,
+        rows.inputs if everything else [values.select(kept) for values in rows.inputs],
+        parts[sound],
+        present[sound],
+        np.asarray(rows.files, dtype=object)[kept],
+        rows.splits[kept],
+    )
+    if len(rows.columns) > 1:
+        counts = (~samples.present).sum(axis=0)
+        report.missing = {c.name: int(n) for c, n in zip(rows.columns, counts, strict=True) if n}
+    return kept, samples
+
+
+_Found = Iterator[tuple[bytes | None, str | None]]
+"""Of each value its id (None if it is missing) and what is wrong with it."""
+
+
+def _identify_images(values: Dataset, cache_dir: Path | None) -> _Found:
+    absent: deque[bool] = deque()
+
+    def contents() -> Iterator[str | bytes]:
+        for value in values[VALUE]:
+            source = image_source(value)
+            absent.append(source is None)
+            yield source or b""
+
+    for sample_id, fault in identify(contents(), find_fault, cache_dir):
+        yield (None, None) if absent.popleft() else (sample_id, fault)
+
+
+def _identify_texts(values: Dataset) -> _Found:
+    import pyarrow
+
+    for batch in values.with_format("arrow").iter(_TEXTS_AT_ONCE):
+        for content in batch.column(VALUE).cast(pyarrow.large_binary()).to_pylist():
+            if content is None or is_empty(content):
+                yield None, None
+            else:
+                yield content_id(content), find_text_fault(content)
+
+
+def _nothing(columns: Sequence[InputColumn]) -> str:
+    if len(columns) > 1:
+        return f"it has neither {' nor '.join(column.name for column in columns)}"
+    return "there is no image" if columns[0].modality == "image" else "the text is empty"

@@ -1,0 +1,66 @@
+"""What was noticed while a data set was read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+OnBadInput = Literal["skip", "fail"]
+SHOWN = 3
+
+
+@dataclass
+class DataReport:
+    """What was noticed while a data set was read.
+
+    Attributes:
+        bad_inputs: File and fault of inputs that cannot be read and were left out.
+        unlabelled: Number of rows left out because they have no label.
+        unlabelled_splits: Held-out splits that are not used because no row has a label.
+        missing: For each column of several the number of rows in which it is missing.
+        leaks: Pairs of files with the same content in train and in a held-out split.
+        conflicts: Files with the same content in train but different labels.
+        duplicates: Number of further copies of contents in train.
+    """
+
+    bad_inputs: list[tuple[str, str]] = field(default_factory=list)
+    unlabelled: int = 0
+    unlabelled_splits: list[str] = field(default_factory=list)
+    missing: dict[str, int] = field(default_factory=dict)
+    leaks: list[tuple[str, str]] = field(default_factory=list)
+    conflicts: list[tuple[str, ...]] = field(default_factory=list)
+    duplicates: int = 0
+
+    def lines(self) -> list[str]:
+        """Sentences for people, each with a count and the first few files."""
+
+        def some(items: Sequence[str]) -> str:
+            more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+            return "; ".join(items[:SHOWN]) + more
+
+        found = []
+        if self.bad_inputs:
+            names = some([f"{file} ({fault})" for file, fault in self.bad_inputs])
+            found.append(f"{len(self.bad_inputs)} unreadable inputs skipped: {names}")
+        if self.unlabelled:
+            found.append(f"{self.unlabelled} rows without a label left out")
+        for split in self.unlabelled_splits:
+            found.append(f"the {split} split has no labels and is not used")
+        lacking = [f"{count} have no {name}" for name, count in self.missing.items() if count]
+        if lacking:
+            found.append(", ".join([lacking[0].replace(" have", " rows have", 1), *lacking[1:]]))
+        if self.leaks:
+            names = some([f"{a} = {b}" for a, b in self.leaks])
+            found.append(
+                f"{len(self.leaks)} held-out inputs are also in train, so the score on them is "
+                f"too good: {names}"
+            )
+        if self.conflicts:
+            names = some([" = ".join(files) for files in self.conflicts])
+            found.append(
+                f"{len(self.conflicts)} inputs are in train with different labels: {names}"
+            )
+        if self.duplicates:
+            found.append(f"{self.duplicates} further copies of the same inputs in train")
+        return found

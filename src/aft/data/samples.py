@@ -1,0 +1,155 @@
+"""Samples: ids, inputs and labels of one split, in memory but for the inputs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from aft.errors import DataError
+from aft.identity import ID_BYTES, join_ids
+from aft.images import open_image
+from aft.sources import VALUE, InputColumn, match_names
+from aft.texts import read_text
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Value = Image.Image | str | None
+"""What an input column holds in a row: an image, a text, or nothing."""
+
+
+class Samples:
+    """One split: a sequence of samples, each an id, an input and (perhaps) a label.
+
+    Attributes:
+        columns: The input columns, each of images or of texts.
+        parts: Content ids of every column's value, shape ``(n, num_columns, 16)``, uint8; zeros
+            where it is missing.
+        present: Which values are there, shape ``(n, num_columns)``.
+        ids: Content ids of the samples, shape ``(n, 16)``, uint8: that of the only column, or
+            made of the parts' ids.
+        splits: The split that the source gives each sample, or an empty string.
+        labels: Class indices ``(n,)`` int64; for multi-label ``(n, num_classes)`` and for
+            regression ``(n, num_targets)`` float32; None without labels.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[InputColumn],
+        values: Sequence[Dataset],
+        parts: NDArray[np.uint8],
+        present: NDArray[np.bool_],
+        files: NDArray[np.object_],
+        splits: NDArray[np.str_],
+        labels: NDArray[Any] | None = None,
+    ) -> None:
+        self.columns = tuple(columns)
+        self.values = tuple(values)
+        self.parts = parts
+        self.present = present
+        self.ids = join_ids(parts, present)
+        self._files = files
+        self.splits = splits
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def files(self) -> Sequence[str]:
+        """A name of each sample for people: its path inside the data set, or its row."""
+        return self._files  # type: ignore[return-value]
+
+    @property
+    def rows(self) -> dict[str, NDArray[np.str_]]:
+        """The split of each sample, by its name in the source."""
+        return {"split": self.splits}
+
+    def input(self, index: int) -> Value | dict[str, Value]:
+        """The decoded RGB image or the text of a sample; None where it is missing.
+
+        With several columns their values by name.
+        """
+        if len(self.columns) == 1:
+            return self._value(index, 0)
+        return {column.name: self._value(index, c) for c, column in enumerate(self.columns)}
+
+    def _value(self, index: int, column: int) -> Value:
+        if not self.present[index, column]:
+            return None
+        value = self.values[column][index][VALUE]
+        if self.columns[column].modality == "text":
+            return read_text(value) if isinstance(value, bytes) else value
+        source = image_source(value)
+        assert source is not None
+        return open_image(source)
+
+    @property
+    def keys(self) -> NDArray[Any]:
+        """The ids as one sortable value a row, shape ``(n,)``."""
+        return np.ascontiguousarray(self.ids).view(f"S{ID_BYTES}").ravel()
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Samples:
+        """The samples at these positions, in this order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return Samples(
+            self.columns,
+            [values.select(chosen) for values in self.values],
+            self.parts[chosen],
+            self.present[chosen],
+            self._files[chosen],
+            self.splits[chosen],
+            None if self.labels is None else self.labels[chosen],
+        )
+
+    def only(self, *names: str) -> Samples:
+        """The same rows with these columns only.
+
+        Rows in which all of them are missing stay; their ids are zeros.
+
+        Raises:
+            DataError: If there is no such column.
+        """
+        places = {column.name: place for place, column in enumerate(self.columns)}
+        for name in names:
+            if name not in places:
+                raise DataError(f"there is no input column {name!r}; there are {', '.join(places)}")
+        return self._choose(
+            [places[name] for name in names], [self.columns[places[n]] for n in names]
+        )
+
+    def _choose(self, places: Sequence[int], columns: Sequence[InputColumn]) -> Samples:
+        return Samples(
+            columns,
+            [self.values[place] for place in places],
+            self.parts[:, list(places)],
+            self.present[:, list(places)],
+            self._files,
+            self.splits,
+            self.labels,
+        )
+
+
+def match_columns(samples: Samples, wanted: Sequence[InputColumn]) -> Samples:
+    """The samples with the columns that a trained student takes, in its order and by its names.
+
+    Columns of the same name and modality belong together; the others by modality in their order.
+    What the student does not take is left out.
+
+    Raises:
+        DataError: If a modality is lacking, or several columns could be meant.
+    """
+    if samples.columns == tuple(wanted):
+        return samples
+    return samples._choose(match_names(samples.columns, wanted), wanted)
+
+
+def image_source(value: Any) -> str | bytes | None:
+    """The path or the bytes of an image, or None if there is neither."""
+    if isinstance(value, dict):
+        return value.get("bytes") or value.get("path") or None
+    return value or None

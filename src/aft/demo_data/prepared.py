@@ -1,0 +1,158 @@
+"""Prepared data sets: folders that are whole or absent, and what is known of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+SPLITS = ("train", "test")
+Teller = Callable[[str], None]
+
+
+class Source(NamedTuple):
+    """A data set before it is fetched.
+
+    Attributes:
+        name: Of the data set, and of its folder in the cache.
+        rows: What a row is, in the plural: `pictures`, `texts` …
+        licence: Of the content.
+        origin: The packages it comes from.
+    """
+
+    name: str
+    rows: str
+    licence: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """A data set that is ready for use.
+
+    Attributes:
+        name: The data set's name.
+        folder: For pictures `{train,test}/CLASS/NAME.png`, RGB of 128 x 128 pixels; for texts
+            `train.jsonl` and `test.jsonl`; for pictures with texts the pictures and
+            `metadata.jsonl`.
+        licence: Of the content.
+        origin: The packages it comes from.
+        counts: Rows of each class in each split; where labels are numbers, all under "".
+        missing: Rows that have a picture and no text.
+        rows: What a row is, in the plural: `pictures`, `texts` …
+    """
+
+    name: str
+    folder: Path
+    licence: str
+    origin: str
+    counts: dict[str, dict[str, int]]
+    missing: int = 0
+    rows: str = "pictures"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, sorted; empty where labels are numbers."""
+        return tuple(sorted(label for label in self.counts["train"] if label))
+
+    @property
+    def train_rows(self) -> int:
+        """Rows of the train split."""
+        return sum(self.counts["train"].values())
+
+    @property
+    def test_rows(self) -> int:
+        """Rows of the test split."""
+        return sum(self.counts["test"].values())
+
+    def __str__(self) -> str:
+        """Sizes and place in one line."""
+        inside = f" in {len(self.classes)} classes" if self.classes else ""
+        without = f" ({self.missing} of them without text)" if self.missing else ""
+        return (
+            f"{self.name}: {self.train_rows} train and {self.test_rows} test {self.rows}"
+            f"{inside}{without} at {self.folder}; licence: {self.licence}"
+        )
+
+
+def prepared(
+    source: Source, cache_dir: Path, prepare: Callable[[Path], None], say: Teller
+) -> DemoData:
+    """The data set in `cache_dir/NAME`, made by `prepare(folder)` if it is not there yet."""
+
+    def prepare_and_credit(folder: Path) -> None:
+        prepare(folder)
+        credit = f"Made by `aft` from {source.origin}.\nLicence: {source.licence}.\n"
+        (folder / "LICENCE.txt").write_text(credit, encoding="utf-8")
+
+    folder = whole_folder(cache_dir / source.name, prepare_and_credit)
+    counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    missing = 0
+    for split, label, text in _rows(folder):
+        counts[split][label if isinstance(label, str) else ""] += 1
+        missing += text == ""
+    per_class = {split: dict(sorted(count.items())) for split, count in counts.items()}
+    data = DemoData(
+        source.name, folder, source.licence, source.origin, per_class, missing, source.rows
+    )
+    say(str(data))
+    return data
+
+
+def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """A folder that `fill` has filled to the end, now or earlier; other processes wait."""
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as name:
+                half = Path(name, folder.name)
+                half.mkdir()
+                fill(half)
+                half.replace(folder)
+    return folder
+
+
+def write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """One JSON object a line, UTF-8, the same bytes on every system."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The inverse of :func:`write_jsonl`."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        yield from map(json.loads, file)
+
+
+def teller(progress: bool) -> Teller:
+    """Say things on stderr, or nothing at all."""
+
+    def say(text: str) -> None:
+        if progress:
+            print(text, file=sys.stderr)
+
+    return say
+
+
+def _rows(folder: Path) -> Iterator[tuple[str, Any, str | None]]:
+    """Split, label and text (None for a picture on its own) of every row."""
+    if (folder / "metadata.jsonl").exists():
+        for row in read_jsonl(folder / "metadata.jsonl"):
+            yield row["split"], row["label"], row["text"]
+        return
+    for split in SPLITS:
+        if (folder / f"{split}.jsonl").exists():
+            for row in read_jsonl(folder / f"{split}.jsonl"):
+                yield split, row.get("label"), row["text"]
+        else:
+            for picture in (folder / split).glob("*/*.png"):
+                yield split, picture.parent.name, None
