@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from aft.compare import compare_paired
 from aft.errors import AftError, DataError, InputError
 from aft.report import write_comparison_report, write_run_report
 from aft.report.folder import read_run
-from aft.report.inputs import excerpt
-from aft.report.rendering import count, student_name
 from aft.report.tables import (
     average_precision,
     class_scores,
@@ -30,63 +27,10 @@ from aft.report.tables import (
     most_confused,
     wilson_interval,
 )
+from report_pages import Page, check_self_contained, picture
 from run_folders import make_run
 
 STRANGE = ("<script>alert('x')</script>", "ひまわり", 'a $^{b}$ & "c"', "زهرة")
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Checks that every element is closed, and collects text, addresses and headings."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.texts: list[str] = []
-        self.addresses: list[str] = []
-        self.feed(self.source)
-        self.close()
-        assert self.open == []
-        self.text = " ".join(" ".join(self.texts).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [v or "" for name, v in attrs if name in ("src", "href", "srcset")]
-        if tag == "img":
-            assert dict(attrs)["alt"]
-        if tag == "svg":
-            assert dict(attrs)["aria-label"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.texts.append(data)
-
-
-def picture(position: int) -> Image.Image:
-    return Image.new("RGB", (40 + 200 * (position % 2), 60), (position % 256, 90, 120))
-
-
-def check_self_contained(page: Page) -> None:
-    assert "http://" not in page.source
-    assert "https://" not in page.source
-    assert "script" not in page.tags
-    assert "link" not in page.tags
-    assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
-    ids = re.findall(r'\bid="([^"]+)"', page.source)
-    assert len(ids) == len(set(ids))
-    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(ids)
 
 
 def test_a_run_of_classification(tmp_path: Path) -> None:
@@ -252,123 +196,14 @@ def test_a_comparison_of_equal_scores(compare: Callable[..., Page]) -> None:
     assert 'class="verdict unclear"' in page.source
 
 
-HOSTILE = (
-    "<script>alert('x')</script> said \"yes\" & 'no'",
-    "a\x00b\x1b[31mc\x7f\ud800d\u2028e",
-    "</p></li><style>* { display: none }</style>",
-    "{{ 7 * 7 }} {% for %}",
-    "w" * 3000,
-    "جاء الولد <b>إلى</b> المدرسة. " * 40,
-    "one\n\n\n  two  \r\nthree\rfour" + "\nand more" * 40,
-    "Z" + "\u0301" * 500,
-    "  ",
-    "",
-)
-PAIR = (("premise", "text"), ('<b>"hypothesis"</b>', "text"))
-BOTH = (("image", "image"), ("text", "text"))
-
-
-def text(position: int) -> str:
-    return HOSTILE[position % len(HOSTILE)]
-
-
-def pair(position: int) -> dict[str, Any]:
-    second = None if position % 5 == 4 else text(position + 1)
-    return {"premise": text(position), PAIR[1][0]: second}
-
-
-def picture_and_text(position: int) -> dict[str, Any]:
-    return {
-        "image": None if position % 7 == 3 else picture(position),
-        "text": None if position % 5 == 2 else text(position),
-    }
-
-
-@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
-@pytest.mark.parametrize(
-    ("columns", "open_input"),
-    [((("review <i>", "text"),), text), (PAIR, pair), (BOTH, picture_and_text)],
-    ids=["text", "pair", "image and text"],
-)
-def test_texts_are_shown_as_they_are_and_do_no_harm(
-    tmp_path: Path, kind: str, columns: Any, open_input: Any
-) -> None:
-    teachers = ((f"{columns[0][0]}=st:a<b>?prompt=x", 16), ("text=hf:google/flan-t5-base", 1))
-    run = make_run(
-        tmp_path / "run",
-        kind=kind,
-        columns=columns,
-        teachers=teachers,
-        notes=["3 texts were cut to 512 tokens: <a>", "2 rows have no image"],
-    )
-    page = Page(write_run_report(run, open_input))
-    check_self_contained(page)
-    assert ("img" in page.tags) == (columns is BOTH)
-    assert "picture" not in page.text
-    assert "<style>*" not in page.source
-    assert "{{ 7 * 7 }} {% for %}" in page.text
-    assert "missing" in page.text
-    assert "2 rows have no image" in page.text
-    assert "st:a<b>?prompt=x on " + columns[0][0] in page.text
-    assert "hf:google/flan-t5-base on text (1 feature)" in page.text
-    for name, _ in columns:
-        assert name in page.text
-    assert "\x00" not in page.source and "\x1b" not in page.source
-    assert len(page.source) < 500_000
-
-
-def test_texts_that_are_gone_are_left_out(tmp_path: Path) -> None:
-    def gone(position: int) -> str:
-        raise DataError("the table has changed")
-
-    run = make_run(tmp_path / "run", columns=(("text", "text"),), teachers=())
-    page = Page(write_run_report(run, gone))
-    assert "no longer there" in page.text
-    assert "Each input is a text, from the column text ." in page.text
-
-
 def test_a_comparison_shows_texts(compare: Callable[..., Page]) -> None:
-    page = compare(0.5, 0.9, columns=BOTH, open_input=picture_and_text)
-    assert "{{ 7 * 7 }} {% for %}" in page.text
+    def both(position: int) -> dict[str, Any]:
+        return {"image": picture(position), "text": None if position % 2 else "<b>loud</b>"}
+
+    page = compare(0.5, 0.9, columns=(("image", "image"), ("text", "text")), open_input=both)
+    assert "<b>loud</b>" in page.text
     assert "missing" in page.text
     assert "img" in page.tags
-
-
-def test_excerpts_are_short_and_keep_line_breaks() -> None:
-    assert excerpt("  a   b\n\n\nc\r\nd\t e ") == "a b\nc\nd e"
-    assert excerpt(" \n ") == ""
-    assert excerpt("a\x00b\ud800c\x85d") == "a\ufffdb\ufffdc\nd"
-    words = excerpt("several words " * 100)
-    assert 250 < len(words) <= 281
-    assert words.endswith(" words…") or words.endswith(" several…")
-    assert excerpt("w" * 10**6) == "w" * 280 + "…"
-    assert excerpt("w" * 280) == "w" * 280
-    assert excerpt("line\n" * 20) == "\n".join(["line"] * 8) + "…"
-    assert excerpt("line\n" * 8) == "\n".join(["line"] * 8)
-    assert excerpt("a" + " " * 10_000 + "b") == "a…"
-
-
-@pytest.mark.parametrize(
-    ("spec", "name"),
-    [
-        ("timm:vit_small.in1k?size=96", "vit_small"),
-        ("hf:google/bge-small-v1.5?layers=2", "bge-small-v1.5"),
-        ("small:static", "static"),
-        ("python:models/net.py:make", "make"),
-        (
-            "image=torchvision:squeezenet1_1?size=64 + my text=small:static",
-            "squeezenet1_1 + static",
-        ),
-        ("small:cnn?weights=/a + b/w.pth", "cnn"),
-    ],
-)
-def test_names_of_students(spec: str, name: str) -> None:
-    assert student_name(spec) == name
-
-
-def test_counts() -> None:
-    assert [count(n, "row") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
-    assert count(2, "class", "classes") == "2 classes"
 
 
 def test_as_many_runs_as_scores(tmp_path: Path) -> None:

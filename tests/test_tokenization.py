@@ -11,12 +11,12 @@ import pytest
 
 transformers = pytest.importorskip("transformers")
 
-from text_models import SENTENCES, make_bert, make_gpt2, make_roberta, make_t5  # noqa: E402
 from tokenizers import Regex, Tokenizer, pre_tokenizers  # noqa: E402
 
 from aft.errors import InputError  # noqa: E402
 from aft.tokenization import Tokenization  # noqa: E402
 from aft.weights import ModelError  # noqa: E402
+from text_models import SENTENCES, make_bert, make_gpt2, make_roberta, make_t5  # noqa: E402
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "bert": make_bert,

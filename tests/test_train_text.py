@@ -20,7 +20,7 @@ from text_data import make_picture_text_folder, make_text_table
 from text_models import make_bert
 
 # Teachers that know words and colours: one file, no weights.
-TEACHERS = '''
+TEACHERS = """
 import torch
 from torch import nn
 
@@ -49,7 +49,7 @@ def words():
 def colours():
     from aft.preprocessing import Preprocessing
     return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(1)), Preprocessing(32)
-'''
+"""
 
 
 @pytest.fixture
@@ -121,9 +121,7 @@ def test_a_column_of_another_name_is_found_by_the_student(
     renamed.write_text(Path(texts["data"]).read_text().replace('"text"', '"headline"'))
     texts |= {"data": str(renamed), "text_column": "headline", "steps": 5}
     aft.train(**texts)
-    found = aft.predict(
-        run=texts["out"], data=str(renamed), out=tmp_path / "a.csv", progress=False
-    )
+    found = aft.predict(run=texts["out"], data=str(renamed), out=tmp_path / "a.csv", progress=False)
     assert found["rows"] == 120
     lines = tmp_path / "lines.txt"
     lines.write_text("moon\n\nsoup\n")
@@ -224,7 +222,10 @@ def test_a_student_may_take_one_column_and_its_teachers_both(
     aft.train(**options)
     folder = Path(options["data"])
     found = aft.predict(
-        run=options["out"], data=str(folder), out=tmp_path / "l.csv", image_column="image",
+        run=options["out"],
+        data=str(folder),
+        out=tmp_path / "l.csv",
+        image_column="image",
         progress=False,
     )
     assert found["rows"] == 69  # three rows have no picture, and only pictures are looked at

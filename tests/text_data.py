@@ -10,12 +10,14 @@ import numpy as np
 
 from pictures import SHAPES, draw_picture
 
-TOPICS = {
-    "sport": "match goal team player league coach stadium score season win".split(),
-    "food": "bread soup oven salt butter kitchen dinner recipe spoon taste".split(),
-    "space": "rocket orbit planet star moon launch engine crew gravity comet".split(),
+_WORDS = {
+    "sport": "match goal team player league coach stadium score season win",
+    "food": "bread soup oven salt butter kitchen dinner recipe spoon taste",
+    "space": "rocket orbit planet star moon launch engine crew gravity comet",
+    "": "the a of and to in is was with for it on that this",
 }
-FILLERS = "the a of and to in is was with for it on that this".split()
+TOPICS = {topic: words.split() for topic, words in _WORDS.items() if topic}
+FILLERS = _WORDS[""].split()
 
 
 def draw_text(topic: str, generator: np.random.Generator, words: int = 12) -> str:

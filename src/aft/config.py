@@ -181,8 +181,9 @@ class TrainConfig(
     """Highest learning rate of the student's body. Default: 3e-4 from pre-trained weights, 2e-3
     from random ones (SGD: 30 times that)."""
     head_lr: float | None = Field(None, gt=0)
-    """Highest learning rate of the student's last layer, which always starts from random
-    weights. Default: 10 times --lr from pre-trained weights, --lr from random ones."""
+    """Highest learning rate of the student's last layer, and of its networks with random weights
+    beside pre-trained ones. Default: 10 times --lr from pre-trained weights, --lr from random
+    ones."""
     loss_lr: float = Field(1e-2, gt=0)
     """Highest learning rate of the transfer loss's own parameters (gates)."""
     weight_decay: float = Field(0.02, ge=0)

@@ -57,6 +57,10 @@ class Student(nn.Module):
         num_outputs: Number of classes or regression targets.
         target_mean: For regression, the mean of each target, ``(num_outputs,)``.
         target_std: For regression, the standard deviation of each target, ``(num_outputs,)``.
+
+    Attributes:
+        untrained: Names of parameters that start from random weights: those of the head, and of
+            the backbone where it has such beside pre-trained ones.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Student(nn.Module):
         self.dim = dim
         self.backbone = backbone
         self.head = nn.Linear(dim, num_outputs)
+        self.untrained = frozenset({"head.weight", "head.bias"})
         self.rescale: nn.Module = nn.Identity()
         if target_mean is not None and target_std is not None:
             self.rescale = Rescale(target_std, target_mean)
@@ -230,4 +235,6 @@ def new_student(
     """A backbone with a fresh head for the task."""
     if task.kind == "regression" and target_mean is None:
         target_mean, target_std = torch.zeros(task.num_outputs), torch.ones(task.num_outputs)
-    return Student(backbone.module, backbone.dim, task.num_outputs, target_mean, target_std)
+    student = Student(backbone.module, backbone.dim, task.num_outputs, target_mean, target_std)
+    student.untrained |= {f"backbone.{name}" for name in backbone.untrained}
+    return student

@@ -98,10 +98,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         seed=config.seed,
         trust_remote_code=config.trust_remote_code,
     )
-    inputs = {
-        name: split.only(*(c.name for c in columns))
-        for name, split in data.splits.items()
-    }
+    inputs = {name: split.only(*(c.name for c in columns)) for name, split in data.splits.items()}
     student = new_student(backbone, data.task, *_target_statistics(samples, data.task))
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if backbone.info["weights"] != "random":

@@ -53,7 +53,7 @@ class Schedule:
         batch_size: Samples a step, over all processes.
         optimizer: ``adamw``, ``adam`` or ``sgd``.
         lr: Highest learning rate of the student's body.
-        head_lr: Highest learning rate of its last layer.
+        head_lr: Highest learning rate of its last layer and of parts with random weights.
         loss_lr: Highest learning rate of the transfer loss's own parameters.
         weight_decay: Of matrices and kernels; biases and norms have none.
         warmup: Share of the steps with a rising rate.
@@ -369,13 +369,13 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Optimizer:
-    """Groups: weights, and biases and norms, of body and head; the loss's own parameters."""
+    """Groups: matrices, and biases and norms, of body and untrained parts; the loss's own."""
     student = model.student
-    head = {id(p) for p in student.head.parameters()} if isinstance(student, Student) else set()
+    untrained = student.untrained if isinstance(student, Student) else frozenset()
+    named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = []
-    for lr, in_head in ((schedule.lr, False), (schedule.head_lr, True)):
-        part = [p for p in student.parameters() if (id(p) in head) == in_head]
-        part = [p for p in part if p.requires_grad]
+    for lr, is_new in ((schedule.lr, False), (schedule.head_lr, True)):
+        part = [p for name, p in named if (name in untrained) == is_new]
         for decay, is_matrix in ((schedule.weight_decay, True), (0.0, False)):
             chosen = [p for p in part if (p.ndim > 1) == is_matrix]
             if chosen:

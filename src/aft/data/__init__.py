@@ -71,6 +71,7 @@ class DataSet:
             },
             "bad_inputs": len(self.report.bad_inputs),
             "unlabelled": self.report.unlabelled,
+            "unlabelled_splits": list(self.report.unlabelled_splits),
             "missing": dict(self.report.missing),
             "duplicates_in_train": self.report.duplicates,
             "same_content_in_train_and_held_out": [list(pair) for pair in self.report.leaks],
@@ -95,7 +96,8 @@ def load_data(
     """Read a labelled data set and split it.
 
     Args:
-        source: An image folder, a table (CSV, JSON lines, Parquet), or a Hugging Face data set.
+        source: A folder of images or texts, a table (CSV, JSON lines, Parquet), or a Hugging Face
+            data set.
         columns: Names of the columns, where they are not the usual ones.
         task: ``classification``, ``multilabel``, ``regression`` or ``auto``.
         validation_fraction: Share of train held out where there is no validation split.
@@ -148,7 +150,9 @@ def load_inputs(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> tuple[Samples, DataReport]:
-    """Read inputs that need no labels: a folder of pictures, one picture, or a table.
+    """Read inputs that need no labels: a folder of images or texts, one image, or a table.
+
+    A ``.txt`` file has one text a line.
 
     Raises:
         DataError: If there is nothing to read.

@@ -64,11 +64,6 @@ class Samples:
         """A name of each sample for people: its path inside the data set, or its row."""
         return self._files  # type: ignore[return-value]
 
-    @property
-    def rows(self) -> dict[str, NDArray[np.str_]]:
-        """The split of each sample, by its name in the source."""
-        return {"split": self.splits}
-
     def input(self, index: int) -> Value | dict[str, Value]:
         """The decoded RGB image or the text of a sample; None where it is missing.
 

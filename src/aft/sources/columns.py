@@ -187,20 +187,29 @@ def _usual_image(table: Dataset, free: Sequence[str]) -> str | None:
 
     embedded = [c for c in free if isinstance(table.features[c], datasets.Image)]
     usual = [c for name in IMAGE_NAMES for c in free if c.lower() == name]
-    return next((c for c in (*embedded, *usual) if c in embedded or holds_images(table, c)), None)
+    found = [c for c in usual if embeds_images(table, c) or _names_images(table, c)]
+    return next(iter((*embedded, *found)), None)
 
 
-def holds_images(table: Dataset, column: str) -> bool:
-    """Whether the first values are embedded images or names of image files."""
-    values = read_column(table.select(range(min(_LOOKED_AT, len(table)))), column)
-    values = [value for value in values if value]
+def embeds_images(table: Dataset, column: str) -> bool:
+    """Whether the first value is an image itself, not the name of one."""
+    value = next(iter(_first_values(table, column)), None)
+    if isinstance(value, dict):
+        return bool({"bytes", "path"} & value.keys())
+    return isinstance(value, bytes) and find_fault(value) is None
+
+
+def _names_images(table: Dataset, column: str) -> bool:
+    """Whether any of the first values has the ending of an image file."""
     endings = tuple(image_suffixes())
-    if values and isinstance(values[0], dict):
-        return bool({"bytes", "path"} & values[0].keys())
-    if values and isinstance(values[0], bytes) and find_fault(values[0]) is None:
-        return True
+    values = _first_values(table, column)
     paths = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
     return any(isinstance(p, str) and p.strip().lower().endswith(endings) for p in paths)
+
+
+def _first_values(table: Dataset, column: str) -> list[Any]:
+    values = read_column(table.select(range(min(_LOOKED_AT, len(table)))), column)
+    return [value for value in values if value]
 
 
 def is_text(table: Dataset, column: str) -> bool:

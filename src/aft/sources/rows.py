@@ -18,7 +18,7 @@ from aft.sources.columns import (
     InputColumn,
     choose_inputs,
     choose_labels,
-    holds_images,
+    embeds_images,
     kind_of,
     match_names,
     no_column,
@@ -227,7 +227,7 @@ def _input_values(table: Dataset, column: InputColumn, root: Path | None, where:
     if column.modality == "image":
         if isinstance(feature, datasets.Image):
             kept = kept.cast_column(name, datasets.Image(decode=False))
-        elif kind_of(table, name) in STRINGS or not holds_images(table, name):
+        elif kind_of(table, name) in STRINGS or not embeds_images(table, name):
             return column_of([_path(value, root) for value in read_column(kept, name)])
         return kept if name == VALUE else kept.rename_column(name, VALUE)
     kind = kind_of(table, name)

@@ -91,7 +91,7 @@ def _read(path: Path, request: Request) -> _Table:
                 return _from_records(path, request, _array_records(content, path))
         with path.open("rb") as file:
             return _from_records(path, request, _line_records(file, path))
-    except (pyarrow.ArrowException, ValueError, OSError) as error:
+    except (pyarrow.ArrowException, ValueError, OSError, RecursionError) as error:
         raise DataError(f"cannot read the table {path}: {error}") from None
 
 

@@ -53,6 +53,7 @@ class Backbone:
             (``pretrained (…)``, ``random`` or a file), ``weights_sha256``, ``licence``,
             ``layer``, ``versions``.
         files: Texts by file name that belong beside the saved weights.
+        untrained: Names of parameters that start from random weights beside pre-trained ones.
     """
 
     module: nn.Module
@@ -60,6 +61,7 @@ class Backbone:
     preprocessing: Preprocessing | Tokenization | ColumnPreprocessing
     info: dict[str, Any]
     files: dict[str, str] = field(default_factory=dict)
+    untrained: frozenset[str] = frozenset()
 
     @property
     def modality(self) -> str:
@@ -163,9 +165,7 @@ def build_student(
             raise ConfigError(_takes_part(rest, backbone.modality, samples.columns))
         if len(specs) > 1 and (asked is None or name in towers):
             each = " ".join(f"{column.name}=…" for column in samples.columns)
-            raise ConfigError(
-                f"expected one model a column, written {each}, got {' '.join(specs)}"
-            )
+            raise ConfigError(f"expected one model a column, written {each}, got {' '.join(specs)}")
         towers[name], takes[name] = backbone, names
     taken = [column for names in takes.values() for column in names]
     if len(set(taken)) < len(taken):

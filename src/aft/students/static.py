@@ -86,9 +86,10 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         integer_option(spec, "max_tokens", 512, minimum=1),
         spec.options.get("template"),
     )
-    vocabulary = _vocabulary_size(tokenization)
     dim = integer_option(spec, "dim", 128, minimum=1)
-    module = seeded(integer_option(spec, "seed", seed), lambda: StaticNetwork(vocabulary, dim))
+    module = seeded(
+        integer_option(spec, "seed", seed), lambda: StaticNetwork(tokenization.vocabulary_size, dim)
+    )
     source = spec.options.get("weights", "random")
     if source == "pretrained":
         raise ModelError("small:static has no pretrained weights; use random or a file")
@@ -161,10 +162,3 @@ def _tokenizer(spec: Spec, texts: Iterable[str] | None) -> str:
     if tokenizer.get_vocab_size() == 1:
         raise ModelError(f"{spec}: there is no text to make a vocabulary of, every one is empty")
     return str(tokenizer.to_str())
-
-
-def _vocabulary_size(tokenization: Tokenization) -> int:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(tokenization.tokenizer_json)
-    return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1

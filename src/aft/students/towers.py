@@ -182,6 +182,11 @@ def join(
     module = seeded(seed, lambda: Towers(modules, dims, fusion))
     infos = {column: _moved(backbone.info, column) for column, backbone in backbones.items()}
     licences = {str(info["licence"]) for info in infos.values() if info.get("licence")}
+    untrained = {name for name, _ in module.named_parameters() if name.startswith("maps.")}
+    for place, backbone in enumerate(backbones.values()):
+        if backbone.info["weights"] == "random":
+            names = (name for name, _ in backbone.module.named_parameters())
+            untrained.update(f"towers.{place}.{name}" for name in names)
     return Backbone(
         module=module,
         dim=module.dim,
@@ -203,6 +208,7 @@ def join(
             for column, backbone in backbones.items()
             for name, text in backbone.files.items()
         },
+        untrained=frozenset(untrained),
     )
 
 

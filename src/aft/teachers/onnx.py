@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from aft.preprocessing import Preprocessing
 from aft.specs import Spec
+from aft.teachers.image_processors import convert
 from aft.teachers.network import (
     Network,
     check_options,
@@ -36,7 +38,6 @@ _IMAGE_OPTIONS = ("mean", "size", "std")
 _POOLINGS = ("mean", "cls", "last")
 _OUTPUTS = ("sentence_embedding", "image_embeds", "text_embeds", "last_hidden_state")
 _MAX_TOKENS = 512
-_INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # as Pillow numbers them
 
 
 def build(spec: Spec, *, seed: int = 0) -> Network:
@@ -245,56 +246,40 @@ def _is_image(slot: Slot) -> bool:
 
 def _preprocessing(spec: Spec, path: Path, session: OnnxSession) -> Preprocessing:
     """As the options say, else ``preprocessor_config.json`` beside the model, else ImageNet's."""
-    config = _read_json(path.parent / "preprocessor_config.json")
-    usual = Preprocessing(1)
     height, width = session.inputs[0].shape[2:]
     if height != width:
         raise ModelError(f"expected {path} to take square images, got {session.inputs[0]}")
-    resized = _side(config.get("size"))
-    cropped = _side(config.get("crop_size")) if config.get("do_center_crop") else None
-    size = integer_option(spec, "size", height or cropped or resized, minimum=1)
-    if size is None:
+    file = path.parent / "preprocessor_config.json"
+    size = integer_option(spec, "size", height, minimum=1)
+    if file.is_file():
+        usual = convert(_read_json(file), str(file), size)
+    elif size is not None:
+        usual = Preprocessing(size)
+    else:
         raise ModelError(
-            f"{path} takes images of any size and there is no preprocessor_config.json with a "
-            f"size beside it: say which, as in onnx:{spec.name}?size=224"
+            f"{path} takes images of any size and there is no preprocessor_config.json beside it: "
+            f"say which, as in onnx:{spec.name}?size=224"
         )
-    if height and size != height:
+    if height and usual.size != height:
         raise ModelError(f"expected size={height}, the only one that {path} takes, got {size}")
-    normalise = config.get("do_normalize", True)
-    mean, std = (
-        _triple(spec, name, config.get(f"image_{name}") or default if normalise else nothing)
-        for name, default, nothing in (
-            ("mean", usual.mean, (0.0,) * 3),
-            ("std", usual.std, (1.0,) * 3),
-        )
-    )
-    return Preprocessing(
-        size=size,
-        mean=mean,
-        std=std,
-        interpolation=_INTERPOLATIONS.get(config.get("resample", 2), "bilinear"),
-        crop=min(1.0, cropped / resized) if cropped and resized else 1.0,
-        squash=isinstance(config.get("size"), dict) and "height" in config["size"] and not cropped,
-    )
+    mean, std = _triple(spec, "mean", usual.mean), _triple(spec, "std", usual.std)
+    return replace(usual, mean=mean, std=std)
 
 
-def _side(size: Any) -> int | None:
-    """The side in pixels in any of the ways that a preprocessor_config.json writes it."""
-    if isinstance(size, dict):
-        size = size.get("shortest_edge") or size.get("height")
-    return size if isinstance(size, int) and size > 0 else None
-
-
-def _triple(spec: Spec, name: str, default: Any) -> tuple[float, float, float]:
+def _triple(
+    spec: Spec, name: str, default: tuple[float, float, float]
+) -> tuple[float, float, float]:
     given = spec.options.get(name)
+    if given is None:
+        return default
     try:
-        values = [float(v) for v in (given.split(",") if given else default)]
+        values = [float(value) for value in given.split(",")]
     except ValueError:
         values = []
     values = values * 3 if len(values) == 1 else values
     if len(values) != 3 or (name == "std" and min(values) <= 0):
         raise ModelError(
             f"expected {name} to be a number or three with commas between, on the scale 0 to 1"
-            f"{', above 0' if name == 'std' else ''}, got {given or default!r}"
+            f"{', above 0' if name == 'std' else ''}, got {given!r}"
         )
     return values[0], values[1], values[2]
