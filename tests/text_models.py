@@ -22,7 +22,7 @@ SENTENCES = (
 def make_bert(folder: Path, **options: Any) -> Path:
     """A BERT of two layers: WordPiece, ``[CLS]`` and ``[SEP]``, token types."""
     tokenizer = _train(
-        Tokenizer(models.WordPiece(unk_token="[UNK]")),  # type: ignore[call-arg]
+        Tokenizer(models.WordPiece(unk_token="[UNK]")),
         trainers.WordPieceTrainer,
         ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
         normalizer=normalizers.BertNormalizer(),
@@ -96,7 +96,6 @@ def make_t5(folder: Path) -> Path:
         num_heads=2,
         pad_token_id=0,
         eos_token_id=1,
-        decoder_start_token_id=0,
     )
     _save(folder, config, tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
     return folder
@@ -189,10 +188,12 @@ def _size(tokenizer: Tokenizer) -> int:
 def _save(folder: Path, config: Any, tokenizer: Tokenizer | None = None, **options: Any) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = transformers.AutoModel.from_config(config)
+        model = transformers.AutoModel.from_config(config)  # type: ignore[no-untyped-call]
         for parameter in model.parameters():  # the libraries' initial values are nearly all alike
             torch.nn.init.normal_(parameter, std=0.2 if parameter.ndim > 1 else 0.5)
     model.save_pretrained(folder)
     if tokenizer is not None:
-        fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)
+        fast = transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=tokenizer, **options
+        )
         fast.save_pretrained(folder)

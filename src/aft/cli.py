@@ -218,9 +218,11 @@ def _overview() -> str:
         lines.append(f"  {name:<10}{summary}")
     lines += [
         "",
-        "Start with `aft demo`, or on your own pictures:",
+        "Start with `aft demo`, or on your own pictures or texts:",
         "  aft train --data pictures/ --student torchvision:resnet18 "
         "--teachers timm:tf_efficientnet_lite0",
+        "  aft train --data reviews.csv --student small:static "
+        "--teachers st:sentence-transformers/all-MiniLM-L6-v2",
         "Each verb explains its options: aft train --help",
     ]
     return "\n".join(lines)

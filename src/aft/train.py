@@ -112,6 +112,12 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     notes = [note for features in teachers for note in features.notes]
     if isinstance(backbone.preprocessing, Tokenization):
         notes += note_truncation("the student", backbone.preprocessing, inputs["train"])
+    lacking = ~np.all([features.present for features in teachers], axis=0)
+    if config.combine == "product" and lacking.any():
+        notes.append(
+            f"{lacking.sum()} training rows lack an input of a teacher; a product of teachers says "
+            "nothing of them, --combine concat does"
+        )
     if notes:
         say("\n".join(notes))
     loss = _make_loss(config, teachers)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from aft.teachers.network import (
     require,
     versions,
 )
-from aft.teachers.pooling import ImageFeatures, TextFeatures, takes
+from aft.teachers.pooling import ImageFeatures, TextFeatures, num_positions, takes
 from aft.teachers.repositories import Repository
 from aft.teachers.transformer_models import (
     SHAPE,
@@ -204,21 +203,6 @@ def check_vocabulary(spec: Spec, tokenization: Tokenization, model: Any) -> None
             f"the tokenizer of {spec} has token ids up to {size - 1}, but the model has embeddings "
             f"for {most}; they do not belong together"
         )
-
-
-def num_positions(model: nn.Module) -> int | None:
-    """How many tokens a model has learned positions for; None if any number will do."""
-    return min(_num_positions(model), default=None)
-
-
-def _num_positions(model: nn.Module) -> Iterator[int]:
-    for name, part in model.named_modules():
-        last = name.rpartition(".")[2]
-        if isinstance(part, nn.Embedding) and last in (
-            *("position_embeddings", "position_embedding", "wpe", "embed_positions"),
-        ):
-            taken = 0 if part.padding_idx is None else part.padding_idx + 1  # RoBERTa
-            yield part.num_embeddings - max(taken, int(getattr(part, "offset", 0)))  # BART
 
 
 # Images -------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ import difflib
 import importlib
 import logging
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
@@ -69,7 +70,7 @@ class Network:
             preprocess=prepare if isinstance(prepare, Tokenization) else prepare.evaluate(),
             modality="text" if is_text else "image",
             identity={
-                "spec": str(self.spec.without("weights", "size", "seed")),
+                "spec": self._name,
                 "weights": "file" if self.from_file else self.weights,
                 "weights_sha256": state_hash(self.module.state_dict()),
                 "preprocessing": self.preprocessing.describe(),
@@ -80,6 +81,13 @@ class Network:
                 "licence": self.licence,
             },
         )
+
+    @property
+    def _name(self) -> str:
+        """The specification without what is told elsewhere; a path by its last part alone."""
+        path = Path(self.spec.name).expanduser()
+        spec = self.spec.without("weights", "size", "seed", "tokenizer")
+        return str(replace(spec, name=path.resolve().name) if path.exists() else spec)
 
     @property
     def from_file(self) -> bool:

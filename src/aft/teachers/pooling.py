@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -30,26 +30,27 @@ class Tokens(NamedTuple):
     counts: Tensor
 
 
-def read_tokens(batch: Tensor, padding_id: int = 0) -> Tokens:
+def read_tokens(batch: Tensor, padding: int = 0, most: int | None = None) -> Tokens:
     """Make mask and ids of a batch.
 
     Args:
         batch: ``(B, L)`` token ids or ``(B, 2, L)`` token ids and types, -1 where there is no
             token, on either side. Tokens move to the left, so that they keep their positions
             whatever the padding.
-        padding_id: What models want to see in place of -1.
+        padding: What models want to see in place of -1.
+        most: How many tokens a model has positions for; only padding may lie beyond.
     """
     if batch.shape[-1] == 0:
         batch = torch.nn.functional.pad(batch, (0, 1), value=-1)
     ids, types = (batch[:, 0], batch[:, 1]) if batch.ndim == 3 else (batch, None)
     real = ids >= 0
-    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)
+    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)[:, :most]
     ids, real = ids.gather(1, order), real.gather(1, order)
     if types is not None:
         types = types.gather(1, order).clamp(min=0)
     mask = real.clone()
     mask[:, 0] = True
-    ids = torch.where(real, ids, torch.where(mask, 0, padding_id))
+    ids = torch.where(real, ids, torch.where(mask, 0, padding))
     return Tokens(ids, mask.long(), types, real.sum(1, keepdim=True))
 
 
@@ -93,7 +94,8 @@ class TextFeatures(nn.Module):
         self.model = model
         self.pooling = pooling
         self.layer = layer
-        self.padding_id = _padding_id(model)
+        self.padding_id = padding_id(model)
+        self.num_positions = num_positions(model)
         self.takes_types = takes(model, "token_type_ids")
 
     def hidden(self, tokens: Tokens) -> Tensor:
@@ -106,7 +108,7 @@ class TextFeatures(nn.Module):
 
     def forward(self, batch: Tensor) -> Tensor:
         """Features of a batch of texts."""
-        tokens = read_tokens(batch, self.padding_id)
+        tokens = read_tokens(batch, self.padding_id, self.num_positions)
         return pool(self.hidden(tokens), tokens, self.pooling)
 
 
@@ -166,7 +168,22 @@ def takes(model: nn.Module, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
 
 
-def _padding_id(model: nn.Module) -> int:
+def num_positions(model: nn.Module) -> int | None:
+    """How many tokens a model has learned positions for; None if any number will do."""
+    return min(_num_positions(model), default=None)
+
+
+def _num_positions(model: nn.Module) -> Iterator[int]:
+    for name, part in model.named_modules():
+        last = name.rpartition(".")[2]
+        if isinstance(part, nn.Embedding) and last in (
+            *("position_embeddings", "position_embedding", "wpe", "embed_positions"),
+        ):
+            taken = 0 if part.padding_idx is None else part.padding_idx + 1  # RoBERTa
+            yield part.num_embeddings - max(taken, int(getattr(part, "offset", 0)))  # BART
+
+
+def padding_id(model: nn.Module) -> int:
     """What stands for padding: RoBERTa counts positions by it."""
     padding = getattr(getattr(model, "config", None), "pad_token_id", None)
     return padding if isinstance(padding, int) and padding >= 0 else 0

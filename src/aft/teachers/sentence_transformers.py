@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aft.specs import Spec
-from aft.teachers.huggingface import fast_tokenizer_json, num_positions
+from aft.teachers.huggingface import fast_tokenizer_json
 from aft.teachers.network import (
     Network,
     check_options,
@@ -20,7 +20,7 @@ from aft.teachers.network import (
     require,
     versions,
 )
-from aft.teachers.pooling import read_tokens
+from aft.teachers.pooling import num_positions, padding_id, read_tokens
 from aft.teachers.repositories import Repository, needs_code
 from aft.tokenization import Tokenization
 from aft.weights import ModelError
@@ -86,14 +86,13 @@ class SentenceFeatures(nn.Module):
         self.model = model
         self.prompt_length = prompt_length
         self.is_static = _is_static(model)
-        config = getattr(getattr(model[0], "auto_model", None), "config", None)
-        padding = getattr(config, "pad_token_id", None)
-        self.padding_id = padding if isinstance(padding, int) and padding >= 0 else 0
+        self.padding_id = padding_id(getattr(model[0], "auto_model", model))
+        self.num_positions = num_positions(model)
         self.dim: int | None = model.truncate_dim
 
     def forward(self, batch: Tensor) -> Tensor:
         """Sentence embeddings of a batch of texts."""
-        tokens = read_tokens(batch, self.padding_id)
+        tokens = read_tokens(batch, self.padding_id, self.num_positions)
         features: dict[str, Any]
         if self.is_static:  # all texts in one row, and where each begins
             ends = tokens.counts.squeeze(1).cumsum(0)
@@ -173,7 +172,7 @@ def _tokenization(spec: Spec, model: Any, prompt: str) -> Tokenization:
             f"embeddings, got {type(model[0]).__name__}"
         )
     text = fast_tokenizer_json(spec, model[0].tokenizer)
-    limit = num_positions(transformer)
+    limit = num_positions(model)
     own = model.max_seq_length or 2**31
     most = int(min(own, limit)) if limit is not None else int(min(own, 2**31))
     asked = integer_option(spec, "max_tokens", None, minimum=1)
