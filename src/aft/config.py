@@ -275,7 +275,7 @@ class DemoConfig(ComputeOptions):
     seeds: int = Field(5, ge=2)
     """Runs of each method."""
     steps: int | None = Field(None, ge=1)
-    """Steps of each run. Default: 250 or 300, by data."""
+    """Steps of each run. Default: 250, for texts 600."""
     overwrite: bool = False
     """Start again instead of going on where the last demo stopped."""
 

@@ -85,12 +85,12 @@ DEMONSTRATIONS = {
     ),
     "reuters": Demonstration(
         fetch_reuters,
-        lambda cache: (f"hf:{fetch_minilm(cache)}?layers=1&max_tokens=64",),
+        lambda cache: ("small:static",),
         lambda cache: (f"st:{fetch_minilm(cache)}?max_tokens=128",),
-        "the first layer of all-MiniLM-L6-v2 with its weights, 64 tokens",
+        "averaged word vectors from random weights",
         "all-MiniLM-L6-v2, 128 tokens",
-        steps=300,
-        settings={"batch_size": 32},
+        steps=600,
+        settings={"batch_size": 64, "lr": 2e-3},
     ),
     "clipart-titles": Demonstration(
         fetch_clipart_titles,

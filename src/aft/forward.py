@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from aft.batches import Inputs, collate, to_device
+from aft.batches import PADDING, Inputs, collate, to_device
 from aft.data import Samples
 from aft.devices import choose_num_workers
 from aft.errors import AftError, TeacherError
@@ -30,7 +30,7 @@ _FEW = 512  # samples that are done before reading processes would have started
 _TABLE_ROWS = 4096
 _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 2**24
-_EXACT_LENGTH = 16  # shorter texts are never filled up
+_EXACT_LENGTH = 32  # shorter texts are never filled up
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ def compute_features(
 ) -> Iterator[tuple[Positions, Tensor]]:
     """The features of the samples at ``rows``, batch by batch.
 
-    What a sample's features are does not depend on the others: every batch has a shape of its own
-    kind, filled up where samples are lacking, so that the same kernels run.
+    What a sample's features are should not depend on the others, not even in the last bit. So a
+    batch of images is filled up where samples are lacking, and the length that a text is padded to
+    follows from its own length alone.
 
     Yields:
         Positions ``(n,)``, each of ``rows`` once but in any order, and their features ``(n, dim)``,
@@ -90,19 +91,20 @@ def _look_up(
 def _run_over_texts(
     teacher: Teacher, tokenization: Tokenization, samples: Samples, rows: Positions, how: Compute
 ) -> Iterator[tuple[Positions, Tensor]]:
-    """Texts of about one length go together, so that next to nothing is spent on padding."""
+    """Texts of about one length go together, so that next to nothing is spent on padding.
+
+    How many they are does not matter to a row, as it does in convolutions; its length does.
+    """
     module = teacher.module.eval().to(how.device)
     waiting: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = defaultdict(list)
 
-    def run(shape: tuple[int, ...], size: int) -> tuple[Positions, Tensor]:
+    def run(shape: tuple[int, ...]) -> tuple[Positions, Tensor]:
         batch = waiting.pop(shape)
         positions = np.asarray([position for position, _ in batch], dtype=np.int64)
-        tokens = np.full((size, *shape), -1, dtype=np.int64)
-        for place, (_, one) in enumerate(batch):
-            tokens[place, ..., : one.shape[-1]] = one
-        tokens[len(batch) :] = tokens[len(batch) - 1]
-        features = _forward(teacher, module, torch.from_numpy(tokens), how)
-        return positions, features[: len(batch)]
+        tokens = np.full((len(batch), *shape), PADDING, dtype=np.int64)
+        for row, (_, one) in zip(tokens, batch, strict=True):
+            row[..., : one.shape[-1]] = one
+        return positions, _forward(teacher, module, torch.from_numpy(tokens), how)
 
     for window in _windows(samples, rows):
         encoded = tokenization.encode_batch([text for _, text in window])
@@ -110,18 +112,17 @@ def _run_over_texts(
             length = _rounded(tokens.shape[-1], tokenization.max_tokens)
             shape = (*tokens.shape[:-1], length)
             waiting[shape].append((position, tokens))
-            size = max(1, how.batch_tokens // max(1, length))
-            if len(waiting[shape]) == size:
-                yield run(shape, size)
+            if len(waiting[shape]) == max(1, how.batch_tokens // max(1, length)):
+                yield run(shape)
     for shape in sorted(waiting):
-        yield run(shape, max(1, how.batch_tokens // max(1, shape[-1])))
+        yield run(shape)
 
 
 def _rounded(length: int, most: int) -> int:
-    """A length that texts of similar lengths share: eight steps from each power of two on."""
+    """A length that texts of similar lengths share: sixteen from each power of two to the next."""
     if length <= _EXACT_LENGTH:
         return length
-    step = 1 << (length.bit_length() - 4)
+    step = 1 << (length.bit_length() - 5)
     return min(most, -(-length // step) * step)
 
 
