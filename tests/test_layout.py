@@ -45,6 +45,7 @@ ORDER = [
     "inference",
     "evaluate",
     "logs",
+    "sampling",
     "trainer",
     "runs",
     "scores",

@@ -125,8 +125,9 @@ def _store_lines(folder: Path, stores: list[FeatureStore]) -> list[str]:
     lines = [f"{len(stores)} teachers in {folder}"]
     for store in stores:
         summary = store.summary()
-        pixels = (summary.identity.get("preprocessing") or {}).get("size")
-        size = f" at {pixels} px" if pixels else ""
+        known = summary.identity.get("preprocessing") or {}
+        size = f" at {known['size']} px" if "size" in known else ""
+        size += f", {known['max_tokens']} tokens" if "max_tokens" in known else ""
         lines.append(
             f"  {teacher_name(summary.identity)}{size}: {summary.rows} samples x {summary.dim} "
             f"{summary.dtype}, {format_bytes(summary.bytes)} in {summary.shards} shards  "

@@ -27,10 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from aft.batches import Inputs, collate, to_device
+from aft.batches import Inputs, to_device
 from aft.data import Samples
 from aft.errors import StudentError
 from aft.evaluate import MAIN_METRIC, compute_metrics
@@ -39,9 +39,7 @@ from aft.inference import compute_logits
 from aft.labels import Task
 from aft.logs import RunLog
 from aft.model import Student, TransferModel
-
-Transform = Callable[[Any], Inputs]
-VIEW, BATCH, STEP = 1, 2, 3  # what a random stream is for
+from aft.sampling import STEP, Batches, Transform, Views, collate_views, stream
 
 
 @dataclass(frozen=True)
@@ -210,7 +208,7 @@ class Trainer:
     def _step(self, inputs: Inputs, rows: NDArray[np.int64]) -> dict[str, float]:
         """One optimizer step on the samples at `rows`."""
         accelerator, step = self.accelerator, self.progress.step
-        torch.manual_seed(_stream(self.schedule.seed, STEP, step, accelerator.process_index))
+        torch.manual_seed(stream(self.schedule.seed, STEP, step, accelerator.process_index))
         device = accelerator.device
         labels = torch.from_numpy(_labels(self.train_samples)[rows]).to(device)
         features = [teacher.gather(rows).to(device) for teacher in self.teachers]
@@ -245,7 +243,7 @@ class Trainer:
             views,
             batch_sampler=batches,
             num_workers=self.num_workers,
-            collate_fn=_collate,
+            collate_fn=collate_views,
             pin_memory=accelerator.device.type == "cuda",
         )
         yield from loader
@@ -311,63 +309,6 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
 
-class Views(Dataset[tuple[Inputs, int]]):
-    """Random views of samples; the view depends on seed, epoch and position alone."""
-
-    def __init__(self, samples: Samples, augment: Transform, seed: int) -> None:
-        self.samples = samples
-        self.augment = augment
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Inputs, int]:
-        epoch, index = key
-        value = self.samples.input(index)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_stream(self.seed, VIEW, epoch, index))
-            return self.augment(value), index
-
-
-def _collate(views: list[tuple[Inputs, int]]) -> tuple[Inputs, NDArray[np.int64]]:
-    inputs, rows = zip(*views, strict=True)
-    return collate(inputs), np.asarray(rows, dtype=np.int64)
-
-
-class Batches(Sampler[list[tuple[int, int]]]):
-    """The batches of some steps, each a list of (epoch, position).
-
-    Every epoch is a permutation cut into whole batches; what is left over rests until the next.
-    A data set smaller than a batch is one batch.
-    """
-
-    def __init__(
-        self, num_samples: int, batch_size: int, steps: range, seed: int, rank: int, world_size: int
-    ) -> None:
-        self.num_samples = num_samples
-        self.batch_size = min(batch_size, num_samples) // world_size * world_size
-        self.steps = steps
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_epoch = self.num_samples // self.batch_size
-        current, order = -1, np.empty(0, dtype=np.int64)
-        for step in self.steps:
-            epoch, part = divmod(step, per_epoch)
-            if epoch != current:
-                current = epoch
-                rng = np.random.default_rng([self.seed, BATCH, epoch])
-                order = rng.permutation(self.num_samples)
-            batch = order[part * self.batch_size : (part + 1) * self.batch_size]
-            yield [(epoch, int(i)) for i in batch[self.rank :: self.world_size]]
-
-
 def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Optimizer:
     """Groups: matrices, and biases and norms, of body and untrained parts; the loss's own."""
     student = model.student
@@ -416,11 +357,6 @@ def _stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _stream(*parts: int) -> int:
-    """A seed for one purpose, unrelated to those of other purposes."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _labels(samples: Samples) -> NDArray[Any]:

@@ -56,8 +56,9 @@ def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | Fea
     Args:
         spec: ``source:name?option=value&…`` with the source ``timm``, ``torchvision``, ``hf``
             (transformers), ``st`` (sentence-transformers), ``onnx`` (a file), ``features`` (a
-            table of features made elsewhere), ``python`` (a function in a file) or one that an installed package adds in the entry-point group ``aft.teachers``: a
-            callable that takes a :class:`aft.specs.Spec` and returns a :class:`Teacher` or a
+            table of features made elsewhere), ``python`` (a function in a file) or one that an
+            installed package adds in the entry-point group ``aft.teachers``: a callable that
+            takes a :class:`aft.specs.Spec` and returns a :class:`Teacher` or a
             :class:`FeatureTable`.
         trust_remote_code: Whether code that comes with a hub's model may run.
 
