@@ -258,3 +258,30 @@ def test_a_missing_part_has_the_mean_features(pictures_with_texts: dict[str, Any
     present = np.setdiff1d(np.arange(len(samples)), missing)
     assert torch.equal(features[missing[0]], text.statistics().mean)
     torch.testing.assert_close(text.statistics().mean, features[present].mean(0), atol=1e-3, rtol=0)
+
+
+def test_a_text_is_one_row_whatever_its_column_and_file(
+    tmp_path: Path, teachers: dict[str, str]
+) -> None:
+    texts = [f"rocket number {i}" for i in range(20)]
+    first, second = tmp_path / "first.csv", tmp_path / "second.jsonl"
+    first.write_text("text\n" + "".join(f"{text}\n" for text in texts))
+    pairs = [{"premise": texts[i], "hypothesis": texts[-i]} for i in range(20)]
+    second.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    both = (f"premise={teachers['words']}", f"hypothesis={teachers['words']}")
+    for data, specs in ((first, teachers["words"]), (second, both)):
+        found = aft.extract(
+            data=str(data), teachers=specs, features=tmp_path / "features", progress=False
+        )
+        assert {one["rows in store"] for one in found} == {20}
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+def test_a_teacher_that_cuts_texts_says_so(texts: dict[str, Any], tmp_path: Path) -> None:
+    topics = {"space": "moon " * 40, "food": "bread " * 3}
+    rows = [{"text": f"{t}{i}", "label": label} for label, t in topics.items() for i in range(8)]
+    long = tmp_path / "long.jsonl"
+    long.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = aft.train(**{**texts, "data": str(long), "steps": 2})
+    cut = [note for note in result.summary["notes"] if "reads the first 32 tokens" in note]
+    assert len(cut) == 1 and "python:" in cut[0]
