@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torchmetrics.functional import accuracy, f1_score, mean_absolute_error, r2_score
-from torchmetrics.functional.classification import multilabel_average_precision
+from torchmetrics.functional.classification import binary_average_precision
 
 from aft.columns import asked_columns
 from aft.config import EvaluateConfig, TrainConfig, read_config_file, resolve
@@ -56,10 +56,10 @@ def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> d
         }
     elif task.kind == "multilabel":
         wanted = true.long()
-        per_class = multilabel_average_precision(predicted, wanted, num, average="none")
-        present = wanted.sum(0) > 0
+        found = [i for i in range(num) if wanted[:, i].any()]  # what nothing has cannot be found
+        precisions = [binary_average_precision(predicted[:, i], wanted[:, i]) for i in found]
         values = {
-            "mean_average_precision": per_class[present].mean(),
+            "mean_average_precision": torch.stack(precisions or [torch.tensor(torch.nan)]).mean(),
             "micro_f1": f1_score(
                 predicted.sigmoid(), wanted, "multilabel", num_labels=num, average="micro"
             ),

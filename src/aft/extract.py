@@ -281,6 +281,9 @@ def extract_teachers(
     found = []
     for text in config.teachers:
         teacher, inputs = open_teacher(text, samples, config.trust_remote_code)
+        if not inputs.present.any():
+            names = ", ".join(column.name for column in inputs.columns)
+            raise DataError(f"no training row has {names}, which {text} takes; leave it out")
         store = extract_features(
             teacher,
             inputs,

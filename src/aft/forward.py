@@ -30,6 +30,7 @@ _FEW = 512  # samples that are done before reading processes would have started
 _TABLE_ROWS = 4096
 _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 2**24
+_FEWEST_TOKENS = 16  # products of smaller matrices are rounded in other ways
 _EXACT_LENGTH = 32  # shorter texts are never filled up
 
 
@@ -93,7 +94,8 @@ def _run_over_texts(
 ) -> Iterator[tuple[Positions, Tensor]]:
     """Texts of about one length go together, so that next to nothing is spent on padding.
 
-    How many they are does not matter to a row, as it does in convolutions; its length does.
+    How many they are does not matter to a row, as it does in convolutions, unless they are very
+    few; its length does.
     """
     module = teacher.module.eval().to(how.device)
     waiting: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = defaultdict(list)
@@ -101,10 +103,13 @@ def _run_over_texts(
     def run(shape: tuple[int, ...]) -> tuple[Positions, Tensor]:
         batch = waiting.pop(shape)
         positions = np.asarray([position for position, _ in batch], dtype=np.int64)
-        tokens = np.full((len(batch), *shape), PADDING, dtype=np.int64)
-        for row, (_, one) in zip(tokens, batch, strict=True):
+        fewest = -(-_FEWEST_TOKENS // max(1, shape[-1]))
+        tokens = np.full((max(len(batch), fewest), *shape), PADDING, dtype=np.int64)
+        for row, (_, one) in zip(tokens, batch, strict=False):
             row[..., : one.shape[-1]] = one
-        return positions, _forward(teacher, module, torch.from_numpy(tokens), how)
+        tokens[len(batch) :] = tokens[len(batch) - 1]
+        features = _forward(teacher, module, torch.from_numpy(tokens), how)
+        return positions, features[: len(batch)]
 
     for window in _windows(samples, rows):
         encoded = tokenization.encode_batch([text for _, text in window])

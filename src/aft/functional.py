@@ -14,6 +14,7 @@ from torch import Tensor
 
 ROW_EPS = 1e-8
 DISTANCE_EPS = 1e-8
+PAIR_EPS = 1e-12
 
 
 def full_precision(tensor: Tensor) -> Tensor:
@@ -132,6 +133,56 @@ def kernel_distance(kernel_a: Tensor, kernel_b: Tensor, eps: float = DISTANCE_EP
     difference = full_precision(kernel_a) - full_precision(kernel_b)
     distance: Tensor = (difference.square().mean() + eps).sqrt()
     return distance
+
+
+def squared_distances(gram_matrix: Tensor) -> Tensor:
+    """The squares ``||a_i - a_j||²`` of all rows' distances from their inner products ``(B, B)``.
+
+    What is no larger than the rounding error of the inner products is exactly 0, without a
+    gradient: the square root of such noise would have a gradient of any size. Centre the features
+    first, since the error grows with their lengths and distances do not.
+    """
+    gram_matrix = full_precision(gram_matrix)
+    squared = gram_matrix.diagonal()
+    lengths = squared[:, None] + squared
+    distances = lengths - 2 * gram_matrix
+    # Written so that NaN, which is never smaller or equal, stays NaN.
+    return distances.masked_fill(distances <= 8 * torch.finfo(lengths.dtype).eps * lengths, 0.0)
+
+
+def relative_distances(squared: Tensor, eps: float = PAIR_EPS) -> Tensor:
+    """All pairs' distances divided by the mean over pairs, ``(B, B)``; 0 on the diagonal.
+
+    Args:
+        squared: ``(B, B)`` squared distances.
+        eps: the least squared distance of two different rows. Equal rows have a distance of
+            ``sqrt(eps)``, 1e-6, and no gradient, for that of the square root at 0 is infinite.
+    """
+    same = torch.eye(len(squared), dtype=torch.bool, device=squared.device)
+    distances = full_precision(squared).clamp_min(eps).sqrt().masked_fill(same, 0.0)
+    return distances / (distances.sum() / (len(squared) * (len(squared) - 1)))
+
+
+def angle_cosines(gram_matrix: Tensor, squared: Tensor, corners: slice) -> Tensor:
+    """Cosines of the angles that any two rows make at a third, the corner: ``(corners, B, B)``.
+
+    Entry ``(i, j, k)`` is the cosine between ``a_j - a_i`` and ``a_k - a_i``, and 0 where one of
+    these is 0. It is made of inner products alone, so the differences of all pairs of rows, a
+    ``(B, B, D)`` tensor, are never built.
+
+    Args:
+        gram_matrix: ``(B, B)`` inner products of the rows, best of centred ones.
+        squared: ``(B, B)``, their :func:`squared_distances`.
+        corners: the rows to take as corners.
+    """
+    gram_matrix = full_precision(gram_matrix)
+    at = gram_matrix[corners]
+    length = gram_matrix.diagonal()[corners, None, None]
+    products = gram_matrix - at[:, :, None] - at[:, None] + length
+    apart = squared[corners] > 0
+    inverse = apart / torch.where(apart, squared[corners], 1.0).sqrt()
+    # Rounding may leave the cosine of nearly equal rows outside of its range.
+    return (products * inverse[:, :, None] * inverse[:, None]).clamp(-1.0, 1.0)
 
 
 def cka(features_a: Tensor, features_b: Tensor) -> Tensor:

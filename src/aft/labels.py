@@ -95,11 +95,20 @@ def infer_task(
         )
     values = next(iter(labels.values()))
     found = {part for v in values for part in _parts(v)} if kind == "multilabel" else set(values)
-    return Task(kind, tuple(str(value) for value in sorted(found, key=_order)))  # type: ignore[arg-type]
+    names = dict.fromkeys(_name(value, None) for value in sorted(found, key=_order))
+    return Task(kind, tuple(names))  # type: ignore[arg-type]
 
 
-def encode_labels(labels: Mapping[str, Sequence[Any]], task: Task) -> NDArray[Any]:
+def encode_labels(
+    labels: Mapping[str, Sequence[Any]], task: Task, class_names: tuple[str, ...] | None = None
+) -> NDArray[Any]:
     """The labels as numbers: see :class:`aft.data.Samples` for the shapes.
+
+    Args:
+        labels: The values of each label column.
+        task: The task, whose classes the labels must be among.
+        class_names: The classes in their given order, where the source knows one and its labels
+            are positions in it.
 
     Raises:
         DataError: If labels are none of the task's classes, or not numbers for regression.
@@ -115,9 +124,10 @@ def encode_labels(labels: Mapping[str, Sequence[Any]], task: Task) -> NDArray[An
         encoded = encoded.astype(np.int64)
     for row, value in enumerate(values):
         for part in _parts(value) if several else [value]:
-            place = _class_of(part, index)
+            name = _name(part, class_names)
+            place = index.get(name)
             if place is None:
-                unknown[str(part)] = unknown.get(str(part), 0) + 1
+                unknown[name] = unknown.get(name, 0) + 1
             elif several:
                 encoded[row, place] = 1.0
             else:
@@ -127,11 +137,13 @@ def encode_labels(labels: Mapping[str, Sequence[Any]], task: Task) -> NDArray[An
     return encoded
 
 
-def _class_of(value: Any, index: Mapping[str, int]) -> int | None:
-    found = index.get(str(value))
-    if found is None and isinstance(value, int) and 0 <= value < len(index):
-        return value  # a class index beside a list of names
-    return found
+def _name(value: Any, class_names: tuple[str, ...] | None) -> str:
+    """The name of a class: one file may hold 1, another 1.0 or the word "1"."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if class_names is not None and type(value) is int and 0 <= value < len(class_names):
+        return class_names[value]
+    return str(value)
 
 
 def _explain_unknown(unknown: dict[str, int], task: Task) -> str:

@@ -23,12 +23,9 @@ def read_text(content: bytes) -> str:
 
 def is_empty(content: bytes) -> bool:
     """Whether a text has no characters, or white space only."""
-    if not content or content.isspace():
-        return True
-    if content[0] < 0x80 and not content[:1].isspace():
+    if content and 0x20 < content[0] < 0x80:
         return False
-    text = content.decode("utf-8", "replace")
-    return text.isspace()
+    return not content or content.decode("utf-8", "replace").isspace()
 
 
 def find_fault(content: bytes) -> str | None:

@@ -277,11 +277,11 @@ class Tokenization:
     def _looks_ahead(self) -> bool:
         """Whether words may depend on all that follows up to the next whitespace.
 
-        A regular expression may group digits from the right, for example.
+        A regular expression that looks ahead may group digits from the right, for example.
         """
         described = json.loads(self.tokenizer_json)
-        steps = [described.get("normalizer"), described.get("pre_tokenizer")]
-        return '"Regex"' in json.dumps(steps)
+        steps = json.dumps([described.get("normalizer"), described.get("pre_tokenizer")])
+        return '"Regex"' in steps and "(?" in steps
 
     @cached_property
     def _single(self) -> _Frame:

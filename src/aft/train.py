@@ -79,6 +79,11 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     with accelerator.main_process_first():
         data = load_training_data(config)
     samples = data.splits["train"]
+    if min(config.batch_size, len(samples)) < accelerator.num_processes:
+        raise ConfigError(
+            f"{accelerator.num_processes} processes share batches of {config.batch_size} out of "
+            f"{len(samples)} training rows: expected at least one row for each"
+        )
     if main:
         write_inputs(out, config.model_copy(update={"out": out}), data)
     say("\n".join([_describe(data), *data.report.lines()]))

@@ -123,7 +123,7 @@ def load_data(
     kept, samples = check_inputs(rows, ~empty, report, on_bad_input, cache_dir, progress)
     labels = {name: [values[i] for i in kept] for name, values in rows.labels.items()}
     found = known_task or infer_task(labels, rows.class_names, task)
-    samples.labels = encode_labels(labels, found)
+    samples.labels = encode_labels(labels, found, rows.class_names)
     splits = by_split(samples, rows, source, for_training)
     if not for_training:
         return DataSet(source, found, splits, report)

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from aft import functional as AF
-from aft.distributed import gather_rows
-from aft.errors import InputError
 from aft.losses.inputs import (
     check_batch,
-    check_student_features,
+    check_choice,
     check_teacher_dims,
-    describe,
     explain_non_finite,
+    gather_batch,
     join_teachers,
 )
+from aft.losses.standardize import Normalize, join_statistics
 
 Kernel = Literal["linear", "rbf"]
 Weights = Literal["diagonal", "dense", "fixed"]
 Combine = Literal["concat", "product"]
-Normalize = Literal["standardize", "none"]
 
 
 class AFTLoss(nn.Module):
@@ -103,10 +101,10 @@ class AFTLoss(nn.Module):
         statistics: Sequence[tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         super().__init__()
-        _check_choice("kernel", kernel, Kernel)
-        _check_choice("weights", weights, Weights)
-        _check_choice("combine", combine, Combine)
-        _check_choice("normalize", normalize, Normalize)
+        check_choice("kernel", kernel, Kernel)
+        check_choice("weights", weights, Weights)
+        check_choice("combine", combine, Combine)
+        check_choice("normalize", normalize, Normalize)
         self.teacher_dims = check_teacher_dims(teacher_dims)
         self.kernel = kernel
         self.weights = weights
@@ -135,40 +133,15 @@ class AFTLoss(nn.Module):
         Raises:
             InputError: If numbers or shapes do not fit the teachers, or values are not finite.
         """
-        if self.normalize != "standardize":
-            raise InputError(
-                "Expected no `statistics` with normalize='none', which leaves features as they "
-                "are. Use normalize='standardize' or give none."
-            )
-        if len(statistics) != len(self.teacher_dims):
-            raise InputError(
-                f"Expected `statistics` to hold {len(self.teacher_dims)} pairs (mean, std), one "
-                f"per teacher, but got {len(statistics)}."
-            )
-        for t, (dim, pair) in enumerate(zip(self.teacher_dims, statistics, strict=True)):
-            for name, values in zip(("mean", "std"), pair, strict=True):
-                if values.shape != (dim,):
-                    raise InputError(
-                        f"Expected the {name} in `statistics[{t}]` to have shape ({dim},), but got "
-                        f"{describe(values)}."
-                    )
-                if not values.isfinite().all() or (name == "std" and (values < 0).any()):
-                    raise InputError(
-                        f"Expected the {name} in `statistics[{t}]` to be finite and no std to be "
-                        "negative. Look for NaN or infinity in that teacher's features."
-                    )
-        means, stds = zip(*statistics, strict=True)
-        like = self.feature_weights
-        self.feature_mean = torch.cat(means).detach().to(like)
-        self.feature_std = torch.cat(stds).detach().to(like)
+        mean, std = join_statistics(statistics, self.teacher_dims, self.normalize)
+        self.feature_mean = mean.to(self.feature_weights)
+        self.feature_std = std.to(self.feature_weights)
 
     def forward(
         self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
         """The loss of one batch, a scalar; see the class for shapes and errors."""
-        student = AF.full_precision(check_student_features(student_features))
-        teacher = join_teachers(teacher_features, self.teacher_dims, len(student))
-        student, teacher = gather_rows(student, teacher.to(student.dtype))
+        student, teacher = gather_batch(student_features, teacher_features, self.teacher_dims)
         check_batch(len(student))
         student_gram = AF.gram(AF.normalize_rows(AF.centre(student)))
         teacher_gram = self._teacher_gram(self._standardized(teacher))
@@ -178,7 +151,7 @@ class AFTLoss(nn.Module):
         loss = AF.kernel_distance(student_gram, teacher_gram)
         # Any NaN or infinity in an input makes the loss NaN, so one scalar tells.
         if not loss.isfinite():
-            raise explain_non_finite(student, teacher, self.teacher_dims, self.feature_weights)
+            raise explain_non_finite(student, teacher, self.teacher_dims, self)
         return loss
 
     def gates(self) -> list[Tensor]:
@@ -218,7 +191,7 @@ class AFTLoss(nn.Module):
         energy = torch.stack(squares)
         total = energy.sum(dim=0)
         if not total.isfinite().all():
-            raise explain_non_finite(teacher, teacher, self.teacher_dims, self.feature_weights)
+            raise explain_non_finite(teacher, teacher, self.teacher_dims, self)
         shares = energy / total.clamp_min(torch.finfo(total.dtype).tiny)
         return [float(share) for share in shares.mean(dim=1)]
 
@@ -244,9 +217,3 @@ class AFTLoss(nn.Module):
         if self.combine == "product":
             return AF.normalize_gram(AF.product_gram(gated.split(self.teacher_dims, dim=1)))
         return AF.gram(AF.normalize_rows(AF.centre(gated)))
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    if value not in get_args(choices):
-        allowed = ", ".join(map(repr, get_args(choices)))
-        raise InputError(f"Expected `{name}` to be one of {allowed}, but got {value!r}.")

@@ -4,11 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
+from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from aft import functional as AF
+from aft.distributed import gather_rows
 from aft.errors import InputError
+
+
+def check_choice(name: str, value: str, choices: object) -> None:
+    """Raises InputError unless ``value`` is one of the strings of ``choices``, a ``Literal``."""
+    if value not in get_args(choices):
+        allowed = ", ".join(map(repr, get_args(choices)))
+        raise InputError(f"Expected `{name}` to be one of {allowed}, but got {value!r}.")
+
+
+def check_count(name: str, value: int) -> int:
+    """The argument ``name`` as an ``int``.
+
+    Raises:
+        InputError: unless it is a positive integer.
+    """
+    try:
+        count = index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise InputError(f"Expected `{name}` to be a positive integer, but got {value!r}.")
+    return count
 
 
 def check_teacher_dims(teacher_dims: Sequence[int]) -> tuple[int, ...]:
@@ -29,18 +54,61 @@ def check_teacher_dims(teacher_dims: Sequence[int]) -> tuple[int, ...]:
     return dims
 
 
-def check_student_features(features: Tensor) -> Tensor:
+def gather_batch(
+    student_features: Tensor,
+    teacher_features: Tensor | Sequence[Tensor],
+    teacher_dims: Sequence[int],
+    student_dim: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The batch of all processes, checked: ``(B, S)`` and ``(B, sum of teacher_dims)``.
+
+    Both are in float32, or in float64 where ``student_features`` are.
+
+    Raises:
+        InputError: if types or shapes do not fit ``teacher_dims`` and ``student_dim``.
+    """
+    student = AF.full_precision(check_student_features(student_features, student_dim))
+    teacher = join_teachers(teacher_features, teacher_dims, len(student))
+    student, teacher = gather_rows(student, teacher.to(student.dtype))
+    return student, teacher
+
+
+def check_student_features(features: Tensor, student_dim: int | None = None) -> Tensor:
     """The student's features themselves.
 
     Raises:
-        InputError: unless they are floating point of shape ``(B, S)``.
+        InputError: unless they are floating point of shape ``(B, S)``, S being ``student_dim``
+            where that is given.
     """
     if not isinstance(features, Tensor) or features.ndim != 2 or not features.is_floating_point():
         raise InputError(
             "Expected `student_features` to be a floating-point tensor of shape (batch, dim), what "
             f"enters the student's last linear layer after pooling, but got {describe(features)}."
         )
+    if student_dim is not None and features.shape[1] != student_dim:
+        raise InputError(
+            f"Expected `student_features` to have shape (batch, {student_dim}), `student_dim` "
+            f"being {student_dim}, but got {describe(features)}."
+        )
     return features
+
+
+def infer_teacher_dims(features: Tensor | Sequence[Tensor]) -> tuple[int, ...]:
+    """The widths of the teachers' features, for losses that take any; one for a single tensor.
+
+    Raises:
+        InputError: unless they are one or more tensors of shape ``(B, D_t)``, with columns.
+    """
+    parts = [features] if isinstance(features, Tensor) else list(features)
+    for part in parts:
+        if not isinstance(part, Tensor) or part.ndim != 2 or not part.shape[1]:
+            raise InputError(
+                "Expected `teacher_features` to be one tensor of shape (batch, dim), or one per "
+                f"teacher, but got {describe(part)}."
+            )
+    if not parts:
+        raise InputError("Expected the features of at least one teacher, but got none.")
+    return tuple(part.shape[1] for part in parts)
 
 
 def join_teachers(
@@ -85,9 +153,11 @@ def join_teachers(
     return joined[0] if len(joined) == 1 else torch.cat(joined, dim=1)
 
 
-def check_batch(rows: int) -> None:
-    """Raises InputError if a batch is too small to compare samples in."""
-    if rows < 2:
+def check_batch(rows: int, compares: bool = True) -> None:
+    """Raises InputError if a batch is empty, or too small to compare samples in."""
+    if not compares and rows < 1:
+        raise InputError("Expected at least 1 row in a batch, but got 0.")
+    if compares and rows < 2:
         raise InputError(
             f"Expected at least 2 rows in a batch, but got {rows}: the loss compares samples with "
             "each other. Use a larger batch, or DataLoader(..., drop_last=True) if it is the last."
@@ -98,7 +168,7 @@ def explain_non_finite(
     student_features: Tensor,
     teacher_features: Tensor,
     teacher_dims: Sequence[int],
-    feature_weights: Tensor,
+    loss_fn: nn.Module,
 ) -> InputError:
     """The error to raise when the loss is NaN or infinite: which argument is at fault and why.
 
@@ -117,11 +187,12 @@ def explain_non_finite(
             "NaN or infinity: training has diverged. Lower the student's learning rate, clip its "
             "gradients, or check its inputs."
         )
-    if not feature_weights.isfinite().all():
-        return InputError(
-            "Expected finite gates, but `feature_weights` holds NaN or infinity: training has "
-            "diverged. Lower the learning rate of the loss's parameters."
-        )
+    for name, values in loss_fn.state_dict().items():
+        if not values.isfinite().all():
+            return InputError(
+                f"Expected the loss's `{name}` to be finite, but it holds NaN or infinity: "
+                "training has diverged. Lower the learning rate of the loss's parameters."
+            )
     largest = {
         "student_features": float(student_features.abs().max()),
         "teacher_features": float(teacher_features.abs().max()),

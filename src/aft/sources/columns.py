@@ -59,7 +59,7 @@ LABEL_NAMES = (
     "stars",
     "answer",
 )
-STRINGS = ("string", "large_string")
+STRINGS = ("string", "large_string", "string_view")
 BYTES = ("binary", "large_binary")
 _MOST_TEXTS = 2
 _LOOKED_AT = 100

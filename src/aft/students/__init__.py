@@ -211,10 +211,13 @@ def rebuild_backbone(
             f"the student in {folder} is built by {spec}; read that file, then pass "
             "--trust-remote-code to run it"
         )
-    options = {key: value.replace(_FOLDER, str(folder)) for key, value in spec.options.items()}
+
+    def placed(text: str) -> str:
+        return str(folder) + text.removeprefix(_FOLDER) if text.startswith(_FOLDER) else text
+
+    options = {key: placed(value) for key, value in spec.options.items()}
     backbone = load_backbone(
-        Spec(spec.source, spec.name.replace(_FOLDER, str(folder)), options),
-        trust_remote_code=trust_remote_code,
+        Spec(spec.source, placed(spec.name), options), trust_remote_code=trust_remote_code
     )
     if isinstance(backbone.preprocessing, Preprocessing):  # some weights have their own
         backbone.preprocessing = Preprocessing.from_description(preprocessing)

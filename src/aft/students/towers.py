@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from aft.errors import StudentError
 from aft.preprocessing import Augmentation, Preprocessing
+from aft.specs import Spec
 from aft.students import Backbone
 from aft.teachers.network import seeded
 from aft.tokenization import Tokenization
@@ -255,9 +256,14 @@ def _narrow(width: int) -> nn.Module:
 
 def _moved(info: Mapping[str, Any], column: str) -> dict[str, Any]:
     """What is known of a tower, its architecture's files in the column's folder."""
-    architecture = str(info["architecture_spec"])
-    folder = f"{{folder}}/{column_folder(column)}"
-    return {**info, "architecture_spec": architecture.replace("{folder}", folder)}
+    spec, here = Spec.parse(str(info["architecture_spec"])), "{folder}"
+
+    def moved(text: str) -> str:
+        inside = f"{here}/{column_folder(column)}"
+        return inside + text.removeprefix(here) if text.startswith(here) else text
+
+    options = {key: moved(value) for key, value in spec.options.items()}
+    return {**info, "architecture_spec": str(Spec(spec.source, moved(spec.name), options))}
 
 
 def _weights(weights: Mapping[str, str]) -> str:

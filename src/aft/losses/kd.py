@@ -1,0 +1,100 @@
+"""Feature distillation: regress the teachers' features on the student's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aft.losses.inputs import (
+    check_batch,
+    check_count,
+    check_teacher_dims,
+    explain_non_finite,
+    gather_batch,
+)
+from aft.losses.linear import Linear
+from aft.losses.standardize import Normalize, Standardize
+
+
+class KDLoss(nn.Module):
+    """How badly a linear map of the student's features predicts the teachers' features.
+
+    One learned linear layer maps the student's features to the width of all teachers' features
+    side by side; the loss is the mean squared error over samples and dimensions.
+
+    References:
+        Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550.
+
+    Inputs:
+        ==================  ==================================================================
+        student_features    ``(B, student_dim)``: what enters the student's last linear layer
+        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor a teacher
+        ==================  ==================================================================
+
+        ``B`` is at least 1, or 2 where each batch is standardized by its own statistics.
+        Any floating-point type; all is computed in float32 (float64 where ``student_features``
+        are), under autocast too. Returns a scalar; with ``normalize="standardize"`` a map that
+        predicts nothing but the mean has about 1.
+
+        Within a ``torch.distributed`` process group the batch is that of all ranks together. So
+        every rank has to call the loss equally often, and value and gradients (after
+        DistributedDataParallel) are those of a single process with the whole batch.
+
+    Relations:
+        Every dimension of every teacher counts alike, useful for the task or not. ``AFTLoss``
+        learns which do, and ``RKDLoss`` compares samples instead and has nothing to learn.
+
+    Args:
+        student_dim: Width of the student's features.
+        teacher_dims: Feature width of each teacher.
+        normalize: ``standardize`` brings every teacher dimension to mean 0 and deviation 1, so
+            that no teacher rules by the size of its numbers; ``none`` is the published loss.
+        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set, for
+            ``normalize="standardize"``. Without them each batch is standardized by its own.
+
+    Attributes:
+        projection: The linear layer. Train it with the student.
+
+    Raises:
+        InputError: If an argument is none of these, or shapes do not fit the dimensions, or the
+            batch has too few rows, or features are NaN or infinite.
+
+    Example::
+
+        loss_fn = KDLoss(student_dim=384, teacher_dims=[1280, 1408])
+        optimizer = torch.optim.AdamW([*student.parameters(), *loss_fn.parameters()], lr=1e-4)
+        loss = F.cross_entropy(logits, labels) + beta * loss_fn(student_features, teacher_features)
+    """
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dims: Sequence[int],
+        *,
+        normalize: Normalize = "standardize",
+        statistics: Sequence[tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.student_dim = check_count("student_dim", student_dim)
+        self.teacher_dims = check_teacher_dims(teacher_dims)
+        self.standardize = Standardize(self.teacher_dims, normalize, statistics)
+        self.projection = Linear(self.student_dim, sum(self.teacher_dims))
+
+    def forward(
+        self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
+    ) -> Tensor:
+        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        student, teacher = gather_batch(
+            student_features, teacher_features, self.teacher_dims, self.student_dim
+        )
+        check_batch(len(student), compares=self.standardize.uses_batch)
+        loss = F.mse_loss(self.projection(student), self.standardize(teacher))
+        if not loss.isfinite():
+            raise explain_non_finite(student, teacher, self.teacher_dims, self)
+        return loss
+
+    def extra_repr(self) -> str:
+        """The widths, for ``print(loss_fn)``."""
+        return f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}"
