@@ -216,7 +216,7 @@ def test_bad_images_are_listed_in_the_run(
 ) -> None:
     (Path(str(tiny[1])) / "train" / "circle" / "broken.png").write_bytes(b"\x89PNG broken")
     assert run("train", *tiny) == 0
-    assert "1 unreadable inputs skipped" in capsys.readouterr().err
+    assert "1 unreadable or empty inputs skipped" in capsys.readouterr().err
     assert "train/circle/broken.png" in (tmp_path / "run" / "bad_inputs.csv").read_text()
     assert run("train", *tiny, "--overwrite", "--on-bad-input", "fail") == 1
     assert "broken.png" in capsys.readouterr().err

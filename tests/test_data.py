@@ -125,7 +125,7 @@ class TestTrouble:
             "train/circle/000.png",
             "train/circle/001.png",
         ]
-        assert "3 unreadable inputs skipped" in report.lines()[0]
+        assert "3 unreadable or empty inputs skipped" in report.lines()[0]
         with pytest.raises(DataError, match="cannot read .*000.png.*--on-bad-input skip"):
             read(root, on_bad_input="fail")
 
@@ -359,3 +359,22 @@ class TestImages:
         exif[0x0112] = 6
         Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
         assert open_image(tmp_path / "a.jpg").size == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        (["true", "false"], ("false", "true")),
+        (["01", "02"], ("01", "02")),
+        (["1", "2"], ("1", "2")),
+        (["1.0", "2.0"], ("1", "2")),
+        (["10", "9"], ("9", "10")),
+        (["1", "x"], ("1", "x")),
+    ],
+)
+def test_labels_of_a_csv_stay_as_written(
+    written: list[str], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    rows = "".join(f"text number {i},{written[i % 2]}\n" for i in range(8))
+    (tmp_path / "t.csv").write_text("text,label\n" + rows)
+    assert load_data(str(tmp_path / "t.csv"), progress=False).task.names == names

@@ -105,7 +105,7 @@ class TestTextPairs:
         assert train.ids[0].tobytes() == content_id(bytes(16) + content_id(b"second 0"))
         assert report.missing == {"premise": 1, "hypothesis": 2}
         assert report.lines() == [
-            "1 unreadable inputs skipped: t.jsonl[3] (it has neither premise nor hypothesis)",
+            "1 unreadable or empty inputs skipped: t.jsonl[3] (it has neither premise nor hypothesis)",
             "1 rows have no premise, 2 have no hypothesis",
         ]
         assert data.describe()["missing"] == {"premise": 1, "hypothesis": 2}
@@ -266,10 +266,23 @@ class TestColumnsOfAStudent:
             match="has text 'a' and text 'b': any of 'a', 'b' could be 'text'. .*--text-column",
         ):
             match_names([a, b], [self.text])
-        with pytest.raises(DataError, match="there is nothing for 'image'. .* --image-column"):
-            match_names([a], [a, self.image])
-        with pytest.raises(DataError, match="there is nothing for 'b'"):
+        with pytest.raises(DataError, match="any of 'text' could be 'a', 'b'"):
             match_names([self.text], [a, b])
+        with pytest.raises(DataError, match="the data has text 'a': nothing fits"):
+            match_names([a], [self.image])
+
+    def test_what_the_data_lacks_is_missing(self, captions: Rows, tmp_path: Path) -> None:
+        a, b = (InputColumn(name, "text") for name in "ab")
+        assert match_names([a], [a, self.image]) == [0, None]
+        assert match_names([b], [a, b]) == [None, 0]
+        rows = [{"caption": row["caption"], "label": row["label"]} for row in captions]
+        wanted = (InputColumn("image", "image"), InputColumn("caption", "text"))
+        file = str(table(tmp_path / "t.jsonl", rows))
+        inputs, _ = load_inputs(file, Columns(usual=wanted), progress=False)
+        assert inputs.input(0) == {"image": None, "caption": captions[0]["caption"]}
+        plain, _ = load_inputs(file, progress=False)
+        matched = match_columns(plain, wanted)
+        assert matched.input(0) == inputs.input(0) and (matched.ids == inputs.ids).all()
 
     def test_samples_are_renamed(self, captions: Rows, tmp_path: Path) -> None:
         inputs, _ = load_inputs(str(table(tmp_path / "t.jsonl", captions)), progress=False)

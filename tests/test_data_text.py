@@ -261,7 +261,7 @@ class TestEncodings:
         file.write_bytes(b"\xef\xbb\xbftext,label\n" + good + b"it was a caf\xe9 there,a\n")
         data = load(file)
         assert data.report.lines() == [
-            "1 unreadable inputs skipped: t.csv[20] (not UTF-8: byte 0xe9 at 12)"
+            "1 unreadable or empty inputs skipped: t.csv[20] (not UTF-8: byte 0xe9 at 12)"
         ]
         assert data.splits["train"].input(0) in ("café 0", "café 1")
         with pytest.raises(DataError, match=r"t.csv\[20\]: not UTF-8: byte 0xe9 at 12. Mend"):

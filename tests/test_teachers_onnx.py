@@ -224,7 +224,7 @@ def test_default_output_and_output_by_name(tmp_path: Path) -> None:
     assert build(path, "?output=hidden").layer == "output hidden"
     with pytest.raises(ModelError, match="no float output 'hiden'; did you mean hidden"):
         build(path, "?output=hiden")
-    with pytest.raises(ModelError, match="pooled is pooled already"):
+    with pytest.raises(ModelError, match="output .pooled. is pooled already"):
         build(path, "?pooling=mean")
 
 

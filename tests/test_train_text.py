@@ -211,7 +211,14 @@ def test_pictures_with_texts(
     found = aft.predict(
         run=options["out"], data=options["data"], out=tmp_path / "l.csv", progress=False
     )
-    assert found["rows"] == 72
+    assert found["rows"] == 72 and found["missing"] == {"image": 3, "text": 3}
+    lines = tmp_path / "lines.txt"
+    lines.write_text("moon rocket\n")
+    found = aft.predict(run=options["out"], data=str(lines), out=tmp_path / "m.csv", progress=False)
+    assert found["rows"] == 1 and found["missing"] == {"image": 1}
+    student = result.student()
+    logits = student.logits([{"text": "moon rocket"}, {"text": None, "image": None}])
+    assert logits.shape == (2, 4) and torch.isfinite(logits).all()
     assert "data:image/" in (options["out"] / "report.html").read_text()
 
 
@@ -238,8 +245,12 @@ def test_what_does_not_fit_is_said(pictures_with_texts: dict[str, Any], teachers
         return str(caught.value)
 
     assert "--student image=… text=…" in complaint(student="small:cnn-tiny")
-    assert "no column 'title'" in complaint(student=("image=small:cnn-tiny", "title=small:static"))
+    assert "no input column 'title'" in complaint(student=("image=small:cnn-tiny", "title=small:static"))
     assert "takes images" in complaint(teachers=f"text={teachers['colours']}")
+    assert "joins the models of two columns" in complaint(
+        student="image=small:cnn", fusion="product"
+    )
+    assert "is for hf: students" in complaint(student="image=small:cnn", student_layers=1)
     assert "one model a column" in complaint(student=("image=small:cnn", "image=small:cnn-tiny"))
     assert "no column 'headline'" in complaint(text_column="headline")
 

@@ -46,6 +46,7 @@ def _show_pairs(result: dict[str, Any]) -> str:
 def _show_predictions(result: dict[str, Any]) -> str:
     lines = [f"{result['rows']} rows  ->  {result['out']}"]
     lines += [f"skipped {file}: {fault}" for file, fault in result["skipped"]]
+    lines += [f"no {name} in {count} of them" for name, count in result["missing"].items()]
     return "\n".join(lines)
 
 

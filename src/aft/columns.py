@@ -43,7 +43,10 @@ def columns_for(
     named = [c for c in columns if c.name == asked] or [c for c in columns if c.modality == asked]
     there = ", ".join(f"{c.name} ({c.modality})" for c in columns)
     if asked is not None and not named:
-        raise ConfigError(f"{asked}={model}: the data has no column {asked!r}; it has {there}")
+        raise ConfigError(
+            f"{asked}={model}: the data has no input column {asked!r}; it has {there}. "
+            "Other columns of a table are named with --image-column and --text-column"
+        )
     candidates = named if asked is not None else list(columns)
     fitting = [c for c in candidates if modality in (None, c.modality)]
     if asked is not None and len(fitting) < len(named):

@@ -266,6 +266,7 @@ def open_teacher(
     """
     column, spec = split_column(text)
     teacher = load_teacher(spec, trust_remote_code=trust_remote_code)
+    teacher.spec = text
     modality = None if isinstance(teacher, FeatureTable) else teacher.modality
     return teacher, samples.only(*columns_for(spec, column, modality, samples.columns))
 

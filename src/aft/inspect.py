@@ -75,14 +75,22 @@ def _load(config: InspectConfig) -> DataSet:
     )
 
 
+def _outputs(data: DataSet) -> str:
+    what = {"classification": "classes", "multilabel": "labels", "regression": "targets"}
+    return f"{data.task.num_outputs} {what[data.task.kind]}"
+
+
 def _data_lines(data: DataSet) -> list[str]:
     inputs = ", ".join(f"{c.name} ({c.modality})" for c in data.splits["train"].columns)
-    lines = [f"{data.source}: {inputs}; {data.task.kind}, {data.task.num_outputs} outputs"]
+    lines = [f"{data.source}: {inputs}; {data.task.kind}, {_outputs(data)}"]
     for name, split in data.splits.items():
         lines.append(f"  {name}: {len(split)} rows")
     counts = data.task.counts(data.splits["train"].labels)
     width = max((len(name) for name in counts), default=0)
     lines += [f"    {name:<{width}}  {count}" for name, count in counts.items()]
+    if data.report.unused:
+        names = ", ".join(data.report.unused)
+        lines.append(f"  columns not used: {names} (--image-column, --text-column name others)")
     return lines + [f"  {line}" for line in data.report.lines()]
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from aft.batches import Inputs
+from aft.batches import Inputs, collate, to_device
 from aft.data import InputColumn
 from aft.errors import StudentError
 from aft.labels import Task
@@ -175,11 +175,34 @@ class SavedStudent:
         """From a sample's input to the network's."""
         return self.backbone.preprocessing.evaluate()
 
+    def logits(self, inputs: Sequence[Any], batch_size: int = 64) -> Tensor:
+        """The outputs for inputs in memory, on the device where the network is.
+
+        Args:
+            inputs: PIL images or texts; for several columns dictionaries by column, in which what
+                is missing may be None or left out.
+            batch_size: Inputs at once.
+
+        Returns:
+            ``(n, num_outputs)`` on the CPU; for regression the predicted values.
+        """
+        prepare = self.transform
+        names = [column.name for column in self.columns]
+        if len(names) > 1:
+            inputs = [{name: one.get(name) for name in names} for one in inputs]
+        device = next(self.module.parameters()).device
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(inputs), batch_size):
+                batch = collate([prepare(one) for one in inputs[start : start + batch_size]])
+                found.append(self.module(to_device(batch, device)).logits.float().cpu())
+        return torch.cat(found)
+
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors``, ``student.json`` and what the networks need beside them."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        (folder / "model.safetensors").write_bytes(save(state))
         description = {
             "task": self.task.describe(),
             "columns": [asdict(column) for column in self.columns],

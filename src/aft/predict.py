@@ -22,7 +22,8 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
     """Write labels and probabilities; options are those of :class:`aft.config.PredictConfig`.
 
     Returns:
-        ``out``, ``rows`` and ``skipped`` (file and fault of each unreadable input).
+        ``out``, ``rows``, ``skipped`` (file and fault of each unreadable input) and ``missing``
+        (for each of several columns the rows that lack it).
 
     Raises:
         AftError: If the run, the data or the output path do not fit.
@@ -36,11 +37,12 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
         on_bad_input=config.on_bad_input,
         progress=config.progress,
     )
+    samples = match_columns(samples, student.columns)
     device = choose_device(config.device)
     logits = compute_logits(
         student.module.to(device),
         student.transform,
-        match_columns(samples, student.columns),
+        samples,
         batch_size=config.batch_size,
         num_workers=choose_num_workers(config.num_workers, device),
         device=device,
@@ -49,7 +51,13 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
     table = {"file": list(samples.files)}
     table |= prediction_columns(logits, student.task, config.all_probabilities)
     _write(config.out, table)
-    return {"out": str(config.out), "rows": len(samples), "skipped": report.bad_inputs}
+    missing = zip(samples.columns, (~samples.present).sum(0), strict=True)
+    return {
+        "out": str(config.out),
+        "rows": len(samples),
+        "skipped": report.bad_inputs,
+        "missing": {column.name: int(count) for column, count in missing if count},
+    }
 
 
 def prediction_columns(

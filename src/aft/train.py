@@ -93,6 +93,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     accelerator.wait_for_everyone()
     for features in teachers:
         features.store.refresh()
+        say(f"teacher {features.spec}: {features.dim} features of {features.present.sum()} rows")
 
     torch.manual_seed(config.seed)
     backbone, columns = build_student(

@@ -14,7 +14,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aft.errors import InputError
-from aft.losses import Autoencoder, FTLoss, KDLoss, KernelKDLoss, NoKernelAFTLoss, RKDLoss
+from aft.losses import (
+    Autoencoder,
+    BTuningLoss,
+    CKALoss,
+    FTLoss,
+    KDEPLoss,
+    KDLoss,
+    KernelKDLoss,
+    LogitKDLoss,
+    NoKernelAFTLoss,
+    RKDLoss,
+)
+from aft.losses.logit_kd import LinearHead
 
 STATISTICS = [(torch.arange(4.0), torch.ones(4)), (torch.zeros(3), torch.full((3,), 2.0))]
 # Each for a student of width 5 and teachers of widths 4 and 3. A new loss gets a line here.
@@ -28,7 +40,14 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
     "rkd": RKDLoss,
     "rkd_statistics": lambda: RKDLoss(statistics=STATISTICS),
     "factor": lambda: FTLoss(5, 7),
-    "factor_encoder": lambda: FTLoss(5, 2, encoder=Autoencoder(7, 2, statistics=STATISTICS)),
+    "factor_encoder": lambda: FTLoss(5, 6, encoder=Autoencoder(7, 6, statistics=STATISTICS)),
+    "btuning": lambda: BTuningLoss(
+        torch.randn(3, 5), [torch.randn(3, 4), torch.randn(3, 3)], [0.3, 0.4]
+    ),
+    "logit_kd": lambda: LogitKDLoss([4, 3], LinearHead(torch.randn(5, 7), torch.randn(5), 1.0)),
+    "kdep": lambda: KDEPLoss(5, [4, 3], mean=torch.randn(7), components=torch.randn(7, 5)),
+    "cka": CKALoss,
+    "cka_statistics": lambda: CKALoss(statistics=STATISTICS),
 }
 SIZES = ((4, 4), (5, 3), (1, 7))  # rows of each process
 

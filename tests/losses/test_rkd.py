@@ -111,20 +111,22 @@ def test_symmetric_and_zero_for_the_same_figure(rows: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_identical_rows_have_finite_gradients(offset: float) -> None:
-    rows = torch.randn(6, 64) + offset
-    for student in (rows[[0, 0, 1, 2, 2, 2, 3]], rows[:1].expand(7, -1)):
-        student = student.clone().requires_grad_()
-        teacher = torch.randn(7, 5)
-        inputs = student.detach().double().requires_grad_()
-        expected = naive_loss(inputs, teacher.double())
-        loss = RKDLoss(normalize="none")(student, teacher)
-        loss.backward()
-        expected.backward()
-        torch.testing.assert_close(loss.double(), expected, rtol=2e-5, atol=0)
-        assert student.grad is not None and student.grad.isfinite().all()
-        assert inputs.grad is not None
-        assert float((student.grad - inputs.grad).norm()) < 1e-3 * float(inputs.grad.norm()) + 1e-6
+@pytest.mark.parametrize("places", [[0, 0, 1, 2, 2, 2, 3], [0] * 7], ids=["some", "all"])
+def test_identical_rows_have_finite_gradients(offset: float, places: list[int]) -> None:
+    student = (torch.randn(4, 64) + offset)[places].requires_grad_()
+    inputs = student.detach().double().requires_grad_()
+    teacher = torch.randn(7, 5)
+    loss = RKDLoss(normalize="none")(student, teacher)
+    expected = naive_loss(inputs, teacher.double())
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=0)
+    assert student.grad is not None and inputs.grad is not None
+    assert student.grad.isfinite().all()
+    assert float(student.grad.norm()) < 1
+    # The naive formula's own gradients are astronomic at rows that coincide, so not compared.
+    alone = [i for i, place in enumerate(places) if places.count(place) == 1]
+    assert float((student.grad - inputs.grad)[alone].norm()) < 1e-5
 
 
 def test_nearly_identical_rows_have_gradients_of_ordinary_size() -> None:

@@ -73,6 +73,7 @@ class DataSet:
             "unlabelled": self.report.unlabelled,
             "unlabelled_splits": list(self.report.unlabelled_splits),
             "missing": dict(self.report.missing),
+            "unused_columns": list(self.report.unused),
             "duplicates_in_train": self.report.duplicates,
             "same_content_in_train_and_held_out": [list(pair) for pair in self.report.leaks],
             "same_content_different_labels": [list(files) for files in self.report.conflicts],
@@ -119,6 +120,7 @@ def load_data(
     report = DataReport()
     empty = missing_labels(rows.labels, len(rows))
     report.unlabelled = int(empty.sum())
+    report.unused = rows.unused
     report.unlabelled_splits = drop_unlabelled_splits(rows, empty)
     kept, samples = check_inputs(rows, ~empty, report, on_bad_input, cache_dir, progress)
     labels = {name: [values[i] for i in kept] for name, values in rows.labels.items()}

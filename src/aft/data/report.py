@@ -18,6 +18,7 @@ class DataReport:
         bad_inputs: File and fault of inputs that cannot be read and were left out.
         unlabelled: Number of rows left out because they have no label.
         unlabelled_splits: Held-out splits that are not used because no row has a label.
+        unused: Columns of the source that are neither input nor label nor split.
         missing: For each column of several the number of rows in which it is missing.
         leaks: Pairs of files with the same content in train and in a held-out split.
         conflicts: Files with the same content in train but different labels.
@@ -27,6 +28,7 @@ class DataReport:
     bad_inputs: list[tuple[str, str]] = field(default_factory=list)
     unlabelled: int = 0
     unlabelled_splits: list[str] = field(default_factory=list)
+    unused: tuple[str, ...] = ()
     missing: dict[str, int] = field(default_factory=dict)
     leaks: list[tuple[str, str]] = field(default_factory=list)
     conflicts: list[tuple[str, ...]] = field(default_factory=list)
@@ -42,7 +44,7 @@ class DataReport:
         found = []
         if self.bad_inputs:
             names = some([f"{file} ({fault})" for file, fault in self.bad_inputs])
-            found.append(f"{len(self.bad_inputs)} unreadable inputs skipped: {names}")
+            found.append(f"{len(self.bad_inputs)} unreadable or empty inputs skipped: {names}")
         if self.unlabelled:
             found.append(f"{self.unlabelled} rows without a label left out")
         for split in self.unlabelled_splits:

@@ -117,12 +117,17 @@ class Samples:
             [places[name] for name in names], [self.columns[places[n]] for n in names]
         )
 
-    def _choose(self, places: Sequence[int], columns: Sequence[InputColumn]) -> Samples:
+    def _choose(self, places: Sequence[int | None], columns: Sequence[InputColumn]) -> Samples:
+        """The rows with the columns at these places; None is a column of nothing."""
+        lacking = [place is None for place in places]
+        some = [place or 0 for place in places]
+        parts, present = self.parts[:, some], self.present[:, some]
+        parts[:, lacking], present[:, lacking] = 0, False
         return Samples(
             columns,
-            [self.values[place] for place in places],
-            self.parts[:, list(places)],
-            self.present[:, list(places)],
+            [self.values[place] for place in some],
+            parts,
+            present,
             self._files,
             self.splits,
             self.labels,
@@ -133,10 +138,10 @@ def match_columns(samples: Samples, wanted: Sequence[InputColumn]) -> Samples:
     """The samples with the columns that a trained student takes, in its order and by its names.
 
     Columns of the same name and modality belong together; the others by modality in their order.
-    What the student does not take is left out.
+    What the student does not take is left out; what the data lacks is missing in every row.
 
     Raises:
-        DataError: If a modality is lacking, or several columns could be meant.
+        DataError: If the student takes none of the columns, or several could be meant.
     """
     if samples.columns == tuple(wanted):
         return samples

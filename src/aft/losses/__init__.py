@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_no_kernel import NoKernelAFTLoss
+from aft.losses.btuning import BTuningLoss
+from aft.losses.cka import CKALoss
 from aft.losses.factor import Autoencoder, FTLoss, fit_autoencoder
 from aft.losses.kd import KDLoss
+from aft.losses.kdep import KDEPLoss
 from aft.losses.kernel_kd import KernelKDLoss
+from aft.losses.logit_kd import LogitKDLoss
 from aft.losses.rkd import RKDLoss
 
 __all__ = [
     "AFTLoss",
     "Autoencoder",
+    "BTuningLoss",
+    "CKALoss",
     "FTLoss",
+    "KDEPLoss",
     "KDLoss",
     "KernelKDLoss",
+    "LogitKDLoss",
     "NoKernelAFTLoss",
     "RKDLoss",
     "fit_autoencoder",

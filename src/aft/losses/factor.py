@@ -54,8 +54,10 @@ class Autoencoder(nn.Module):
                 f"Expected `statistics` to be {self.teacher_dim} wide in all, as `teacher_dim` "
                 f"says, but got widths {list(self.standardize.teacher_dims or ())}."
             )
-        self.encoder = _two_layers(self.teacher_dim, self.factor_dim, self.factor_dim)
-        self.decoder = _two_layers(self.factor_dim, self.factor_dim, self.teacher_dim)
+        # A hidden layer no wider than the code tends to get stuck at a poor one.
+        hidden = 2 * self.factor_dim
+        self.encoder = _two_layers(self.teacher_dim, hidden, self.factor_dim)
+        self.decoder = _two_layers(self.factor_dim, hidden, self.teacher_dim)
 
     def forward(self, teacher_features: Tensor) -> Tensor:
         """The code of ``(B, teacher_dim)`` features, ``(B, factor_dim)``."""

@@ -45,6 +45,9 @@ class RKDLoss(nn.Module):
         There are ``B³`` angles. They are made from inner products, a few samples' at a time and
         once more for the gradient, so memory does not grow with ``B³``, but time does.
 
+        Two rows that coincide, up to rounding, have a distance of 1e-6 and angles of cosine 0, as
+        in the authors' code, but no gradient: there it is of the order of 1e10.
+
         Within a ``torch.distributed`` process group the samples of all ranks are compared with
         each other. So every rank has to call the loss equally often, and value and gradients
         (after DistributedDataParallel) are those of a single process with the whole batch.

@@ -143,8 +143,8 @@ def choose_inputs(
         if name is not None and name not in names:
             raise DataError(no_column(what, name, names, where))
     if image is None and not texts:
-        if columns.usual and all(column.name in names for column in columns.usual):
-            return columns.usual
+        if present := tuple(column for column in columns.usual if column.name in names):
+            return present
         image, texts = _usual_inputs(table, columns, where, names)
     given = [name for name in (image, *texts) if name is not None]
     twice = [name for name in dict.fromkeys(given) if given.count(name) > 1]
@@ -274,35 +274,35 @@ def no_column(what: str, given: str | None, names: Sequence[str], where: str) ->
     return f"{wanted} in {where}; its columns are {', '.join(names)}. Name it with --{what}-column"
 
 
-def match_names(given: Sequence[InputColumn], wanted: Sequence[InputColumn]) -> list[int]:
-    """For each wanted column the position of the given one that takes its place.
+def match_names(given: Sequence[InputColumn], wanted: Sequence[InputColumn]) -> list[int | None]:
+    """For each wanted column the position of the given one that takes its place, None for none.
 
     Columns of the same name and modality belong together; the rest by modality in their order.
 
     Raises:
-        DataError: If a modality is lacking, or several columns could be meant.
+        DataError: If no column is wanted, or several could be meant.
     """
     places = {column: i for i, column in enumerate(given)}
     found = {column: places[column] for column in wanted if column in places}
     for modality in dict.fromkeys(column.modality for column in wanted):
         rest = [c for c in wanted if c.modality == modality and c not in found]
         free = [i for i, c in enumerate(given) if c.modality == modality and c not in found]
-        if not rest:
+        if not rest or not free:
             continue
         if len(free) != len(rest):
             names = [column.name for column in given]
             raise DataError(
                 f"the student takes {_listed(wanted)}, the data has {_listed(given)}: "
-                + (
-                    f"there is nothing for {', '.join(repr(c.name) for c in rest[len(free) :])}"
-                    if len(free) < len(rest)
-                    else f"any of {', '.join(repr(names[i]) for i in free)} could be "
-                    f"{', '.join(repr(c.name) for c in rest)}"
-                )
-                + f". Name the columns with --{modality}-column"
+                f"any of {', '.join(repr(names[i]) for i in free)} could be "
+                f"{', '.join(repr(c.name) for c in rest)}. Name the columns as the student does, "
+                f"or name those to take with --{modality}-column"
             )
         found |= dict(zip(rest, free, strict=True))
-    return [found[column] for column in wanted]
+    if not found:
+        raise DataError(
+            f"the student takes {_listed(wanted)}, the data has {_listed(given)}: nothing fits"
+        )
+    return [found.get(column) for column in wanted]
 
 
 def _listed(columns: Sequence[InputColumn]) -> str:

@@ -70,6 +70,7 @@ class Rows:
         class_names: The classes in their given order, where the source knows one.
         split_names: The splits the source names, also those without rows.
         faults: What is wrong with rows that could not even be read, by position.
+        unused: Columns that are neither input nor label nor split.
     """
 
     columns: tuple[InputColumn, ...]
@@ -80,6 +81,7 @@ class Rows:
     class_names: tuple[str, ...] | None = None
     split_names: tuple[str, ...] = ()
     faults: dict[int, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -115,8 +117,10 @@ def rows_of_table(
     inputs = choose_inputs(table, names, request.columns, where)
     labels = choose_labels(names, inputs, request.columns, request.labelled, where)
     usual = request.columns.usual
+    taken: list[InputColumn | None] = list(inputs)
     if usual:
-        inputs = tuple(inputs[i] for i in match_names(inputs, usual))
+        taken = [None if i is None else inputs[i] for i in match_names(inputs, usual)]
+        inputs = tuple(column for column in taken if column is not None)
     split_column = request.columns.split
     if split_column is None and not split and "split" in names:
         split_column = "split"
@@ -132,12 +136,22 @@ def rows_of_table(
         values[labels[0]] = [None if v is not None and v < 0 else v for v in values[labels[0]]]
     return Rows(
         usual or inputs,
-        tuple(_input_values(table, column, root, where) for column in inputs),
+        tuple(
+            column_of([None] * len(table))
+            if column is None
+            else _input_values(table, column, root, where)
+            for column in taken
+        ),
         _file_names(table, inputs, row_name),
         splits,
         values,
         class_names,
         tuple(dict.fromkeys(str(name) for name in splits if name)) or ((split,) if split else ()),
+        unused=tuple(
+            name
+            for name in names
+            if name not in {split_column, *labels, *(column.name for column in inputs)}
+        ),
     )
 
 
@@ -171,6 +185,7 @@ def join_rows(parts: Sequence[Rows], where: str) -> Rows:
         {name: [v for part in parts for v in part.labels[name]] for name in first.labels},
         first.class_names,
         tuple(dict.fromkeys(name for part in parts for name in part.split_names)),
+        unused=first.unused,
     )
 
 

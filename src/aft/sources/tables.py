@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _CHUNK_LINES = 10_000
 _LARGEST_BLOCK = 2**31 - 1
+_NOTHING = {"", "NA", "N/A", "NaN", "nan", "null", "NULL"}
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+_NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
 
 class _Table(NamedTuple):
@@ -112,7 +116,7 @@ def _read_parquet(path: Path, request: Request) -> _Table:
 
 
 def _read_csv(path: Path, request: Request, delimiter: str) -> _Table:
-    """Input columns as they are written, the others as the numbers or words they look like."""
+    """Every column as it is written, but labels as numbers where all of them look like numbers."""
     import pyarrow
     import pyarrow.csv
     from datasets import Dataset
@@ -123,10 +127,9 @@ def _read_csv(path: Path, request: Request, delimiter: str) -> _Table:
         reading = pyarrow.csv.ReadOptions(block_size=block_size)
         with pyarrow.csv.open_csv(path, reading, parse) as reader:
             names = tuple(reader.schema.names)
-        inputs = [name for name in names if request.columns.may_be_input(name)]
+        needed = _needed(names, request)
         convert = pyarrow.csv.ConvertOptions(
-            include_columns=_needed(names, request),
-            column_types={name: pyarrow.binary() for name in inputs},
+            include_columns=needed, column_types={name: pyarrow.binary() for name in needed}
         )
         return pyarrow.csv.read_csv(path, reading, parse, convert), names
 
@@ -139,10 +142,25 @@ def _read_csv(path: Path, request: Request, delimiter: str) -> _Table:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"cannot read the table {path}: it has two columns called {twice!r}")
-    for i, kind in enumerate(table.schema.types):
-        if kind == pyarrow.binary():
-            table = table.set_column(i, table.schema.names[i], _as_text(table.column(i)))
+    for i, name in enumerate(table.schema.names):
+        column = _as_text(table.column(i))
+        if column.type == pyarrow.large_string() and not request.columns.may_be_input(name):
+            column = pyarrow.array(_typed(column.to_pylist()))
+        table = table.set_column(i, name, column)
     return _Table(Dataset(table), names)
+
+
+def _typed(values: Sequence[str]) -> Sequence[Any]:
+    """Whole numbers or numbers if all values are written as such; else the words as they are.
+
+    What a person would not write for a number is none: ``007`` and ``true`` are names.
+    """
+    words = [value.strip() for value in values]
+    there = {word for word in words if word not in _NOTHING}
+    kind: Any = int if all(map(_WHOLE.fullmatch, there)) else float
+    if not there or not all(map(_NUMBER.fullmatch, there)):
+        return values
+    return [None if word in _NOTHING else kind(word) for word in words]
 
 
 def _as_text(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:

@@ -149,11 +149,17 @@ def build_student(
         StudentError: If a model cannot be built.
         ConfigError: If the models do not fit the columns.
     """
+    if layers is not None and not any(split_column(text)[1].startswith("hf:") for text in specs):
+        raise ConfigError(f"--student-layers is for hf: students, got {' '.join(specs)}")
+    if fusion == "product" and len(specs) == 1:
+        raise ConfigError(f"--fusion product joins the models of two columns, got only {specs[0]}")
     towers: dict[str, Backbone] = {}
     takes: dict[str, tuple[str, ...]] = {}
     for text in specs:
         asked, rest = split_column(text)
-        spec = _with_layers(Spec.parse(rest), layers)
+        spec = Spec.parse(rest)
+        if layers is not None and spec.source == "hf":
+            spec = Spec(spec.source, spec.name, {**spec.options, "layers": str(layers)})
 
         def texts(asked: str | None = asked, model: str = rest) -> Iterable[str]:
             return _texts(samples.only(*columns_for(model, asked, "text", samples.columns)))
@@ -222,14 +228,6 @@ def rebuild_backbone(
     if isinstance(backbone.preprocessing, Preprocessing):  # some weights have their own
         backbone.preprocessing = Preprocessing.from_description(preprocessing)
     return backbone
-
-
-def _with_layers(spec: Spec, layers: int | None) -> Spec:
-    if layers is None:
-        return spec
-    if spec.source != "hf":
-        raise ConfigError(f"--student-layers is for hf: students, got {spec}")
-    return Spec(spec.source, spec.name, {**spec.options, "layers": str(layers)})
 
 
 def _texts(samples: Samples) -> Iterable[str]:

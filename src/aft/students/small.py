@@ -66,7 +66,8 @@ def build(
     if spec.name not in _WIDTHS:
         names = [*_WIDTHS, "static"]
         raise ModelError(
-            f"expected small:{' or small:'.join(names)}, got {spec}{did_you_mean(spec.name, names)}"
+            f"expected {', '.join(f'small:{name}' for name in names)}, got {spec}"
+            f"{did_you_mean(spec.name, names)}"
         )
     check_options(spec, ("weights", "size", "seed"))
     source = spec.options.get("weights", "random")
