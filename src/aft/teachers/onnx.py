@@ -87,8 +87,8 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
     pooled = any(slot.name == output and len(slot.shape) in (2, 4) for slot in session.outputs)
     if pooled and "pooling" in spec.options:
         raise ModelError(
-            f"{spec}: pooling is for outputs with one row a token or place, and output {output!r} is pooled "
-            "already; leave it out, or name another output with output=NAME"
+            f"{spec}: pooling is for outputs with one row a token or place, and output "
+            f"{output!r} is pooled already; leave it out, or name another output with output=NAME"
         )
     return Network(
         spec=spec,
