@@ -105,7 +105,8 @@ class TestTextPairs:
         assert train.ids[0].tobytes() == content_id(bytes(16) + content_id(b"second 0"))
         assert report.missing == {"premise": 1, "hypothesis": 2}
         assert report.lines() == [
-            "1 unreadable or empty inputs skipped: t.jsonl[3] (it has neither premise nor hypothesis)",
+            "1 unreadable or empty inputs skipped: "
+            "t.jsonl[3] (it has neither premise nor hypothesis)",
             "1 rows have no premise, 2 have no hypothesis",
         ]
         assert data.describe()["missing"] == {"premise": 1, "hypothesis": 2}

@@ -245,7 +245,8 @@ def test_what_does_not_fit_is_said(pictures_with_texts: dict[str, Any], teachers
         return str(caught.value)
 
     assert "--student image=… text=…" in complaint(student="small:cnn-tiny")
-    assert "no input column 'title'" in complaint(student=("image=small:cnn-tiny", "title=small:static"))
+    other = ("image=small:cnn-tiny", "title=small:static")
+    assert "no input column 'title'" in complaint(student=other)
     assert "takes images" in complaint(teachers=f"text={teachers['colours']}")
     assert "joins the models of two columns" in complaint(
         student="image=small:cnn", fusion="product"
