@@ -46,6 +46,7 @@ ORDER = [
     "evaluate",
     "logs",
     "sampling",
+    "transfer",
     "trainer",
     "runs",
     "scores",

@@ -144,17 +144,23 @@ class ExtractConfig(ReadOptions, FeatureOptions, TeacherOptions, DataOptions):
     """Which splits; training needs train alone."""
 
 
-class TrainConfig(
-    ReadOptions, FeatureOptions, TaskOptions, RunOptions, TeacherOptions, DataOptions
-):
-    """Train a small student on labels and on what teachers know about the data.
+class LossOptions(Options):
+    """Which transfer loss."""
 
-    Teacher features are computed first where the store lacks them. Without --teachers the student
-    learns from the labels alone: the baseline to compare with.
-    """
-
-    loss: Literal["aft"] = "aft"
-    """The transfer loss."""
+    loss: Literal[
+        "aft",
+        "aft-no-kernel",
+        "kd",
+        "kernel-kd",
+        "rkd",
+        "ft",
+        "b-tuning",
+        "logit-kd",
+        "kdep",
+        "cka",
+    ] = "aft"
+    """The transfer loss: AFT, or one of those it is compared with. Each wants a --beta of its
+    own."""
     beta: float = Field(3.0, ge=0)
     """Weight of the transfer loss."""
     kernel: Literal["linear", "rbf"] = "linear"
@@ -165,8 +171,19 @@ class TrainConfig(
     combine: Literal["concat", "product"] = "concat"
     """AFT: several teachers side by side, or multiplied (for teachers of different columns)."""
     normalize: Literal["standardize", "none"] = "standardize"
-    """AFT: bring every teacher dimension to mean 0 and deviation 1, or leave the features raw (the
-    paper)."""
+    """Bring every teacher dimension to mean 0 and deviation 1, or leave the features raw (the
+    papers)."""
+
+
+class TrainConfig(
+    ReadOptions, FeatureOptions, TaskOptions, LossOptions, RunOptions, TeacherOptions, DataOptions
+):
+    """Train a small student on labels and on what teachers know about the data.
+
+    Teacher features are computed first where the store lacks them. Without --teachers the student
+    learns from the labels alone: the baseline to compare with.
+    """
+
     epochs: float | None = Field(None, gt=0)
     """Passes over train. Default: 30, but at least 300 and at most 10,000 steps."""
     steps: int | None = Field(None, ge=1)

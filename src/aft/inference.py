@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -33,7 +33,6 @@ class Prepared(Dataset[Inputs]):
         return self.transform(self.samples.input(index))
 
 
-@torch.inference_mode()
 def compute_logits(
     student: Student | nn.Module,
     transform: Callable[[Any], Inputs],
@@ -45,16 +44,38 @@ def compute_logits(
     progress: bool = False,
 ) -> NDArray[np.float32]:
     """The student's outputs, shape ``(n, num_outputs)``, in the order of the samples."""
+    batches = run_student(
+        student,
+        transform,
+        samples,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=device,
+        progress=progress,
+    )
+    return np.concatenate([logits.float().cpu().numpy() for logits, _ in batches])
+
+
+@torch.inference_mode()
+def run_student(
+    student: Student | nn.Module,
+    transform: Callable[[Any], Inputs],
+    samples: Samples,
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: torch.device | None = None,
+    progress: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and features of the samples, batch by batch, in their order."""
     device = device or torch.device("cpu")
     was_training = student.training
     student.eval()
     loader = DataLoader(
         Prepared(samples, transform), batch_size, num_workers=num_workers, collate_fn=collate
     )
-    logits = []
     try:
         for inputs in tqdm(loader, "student", leave=False, delay=1, disable=not progress):
-            logits.append(student(to_device(inputs, device)).logits.float().cpu().numpy())
+            yield student(to_device(inputs, device))
     finally:
         student.train(was_training)
-    return np.concatenate(logits)

@@ -94,8 +94,8 @@ class TransferModel(nn.Module):
 
     Args:
         student: Returns ``(logits, features)``.
-        transfer_loss: Called with student features and teacher features; None trains on the
-            labels alone.
+        transfer_loss: Called with student features (or logits, if its attribute ``needs`` says
+            so) and teacher features; None trains on the labels alone.
         beta: Weight of the transfer loss.
         task: ``classification``, ``multilabel`` or ``regression``; picks the task loss.
         label_smoothing: For classification, see :func:`torch.nn.functional.cross_entropy`.
@@ -139,7 +139,8 @@ class TransferModel(nn.Module):
         if labels is not None:
             out["task_loss"] = out["loss"] = self._task_loss(logits.float(), labels)
         if teacher_features is not None and self.transfer_loss is not None:
-            out["transfer_loss"] = self.transfer_loss(features, teacher_features)
+            student_side = out[getattr(self.transfer_loss, "needs", "features")]
+            out["transfer_loss"] = self.transfer_loss(student_side, teacher_features)
             weighted = self.beta * out["transfer_loss"]
             out["loss"] = out["loss"] + weighted if "loss" in out else weighted
         return out

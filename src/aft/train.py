@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aft import __version__
-from aft.config import TrainConfig, resolve
+from aft.config import LossOptions, TrainConfig, resolve
 from aft.data import DataSet, Samples
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import AftError, ConfigError
@@ -43,6 +43,7 @@ from aft.runs import (
 from aft.students import Backbone, build_student
 from aft.tokenization import Tokenization
 from aft.trainer import Schedule, Trainer, make_accelerator
+from aft.transfer import make_loss
 
 __all__ = ["TrainResult", "train"]
 
@@ -126,7 +127,16 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         )
     if notes:
         say("\n".join(notes))
-    loss = _make_loss(config, teachers)
+    loss = make_loss(
+        config,
+        teachers,
+        student,
+        inputs["train"],
+        backbone.preprocessing.evaluate(),
+        data.task,
+        seed=config.seed,
+        device=device,
+    )
     model = TransferModel(student, loss, config.beta, data.task.kind, config.label_smoothing)
     schedule = _make_schedule(config, len(samples), backbone)
     trainer = Trainer(
@@ -178,7 +188,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
             "rows": {name: len(split) for name, split in data.splits.items()},
             "notes": [*data.report.lines(), *notes],
         }
-        if loss is not None:
+        if isinstance(loss, AFTLoss):
             _save_gates(out, loss, teachers, summary)
         _finish(out, config, data, saved, summary, device)
     accelerator.wait_for_everyone()
@@ -198,6 +208,15 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("--resume and --overwrite exclude each other")
     if config.resume and config.out is None:
         raise ConfigError("--resume needs --out, the folder of the run to go on with")
+    if config.loss != "aft":
+        plain = {name: field.default for name, field in LossOptions.model_fields.items()}
+        others = [
+            name
+            for name in ("kernel", "weights", "combine")
+            if getattr(config, name) != plain[name]
+        ]
+        if others:
+            raise ConfigError(f"--{others[0]} is an option of --loss aft, got --loss {config.loss}")
     if config.combine == "product" and len(config.teachers) < 2:
         raise ConfigError(
             "--combine product multiplies teachers: expected at least 2, "
@@ -220,20 +239,6 @@ def _target_statistics(samples: Samples, task: Task) -> tuple[Tensor | None, Ten
     targets = torch.from_numpy(np.asarray(samples.labels))
     std = targets.std(0, correction=0)
     return targets.mean(0), torch.where(std > 0, std, torch.ones_like(std))
-
-
-def _make_loss(config: TrainConfig, teachers: list[StoredFeatures]) -> AFTLoss | None:
-    if not teachers:
-        return None
-    standardize = config.normalize == "standardize"
-    return AFTLoss(
-        [features.dim for features in teachers],
-        kernel=config.kernel,
-        weights=config.weights,
-        combine=config.combine,
-        normalize=config.normalize,
-        statistics=[features.statistics() for features in teachers] if standardize else None,
-    )
 
 
 def _make_schedule(config: TrainConfig, num_samples: int, backbone: Backbone) -> Schedule:
