@@ -114,7 +114,9 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     data = _load(config, student)
     name: str = config.split or next(s for s in ORDER if s in data.splits)
     if name not in data.splits:
-        raise ConfigError(f"{data.source} has no {name} split; it has {', '.join(data.splits)}")
+        there = ", ".join(data.splits)
+        hint = "its rows are in none; leave --split out" if there == "all" else f"it has {there}"
+        raise ConfigError(f"{data.source} has no {name} split; {hint}")
     samples = data.splits[name]
     device = choose_device(config.device)
     metrics = evaluate_samples(
@@ -144,6 +146,8 @@ def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
             known_task=student.task,
             for_training=False,
         )
+    if not (config.run / "config.yaml").exists():
+        raise ConfigError(f"{config.run} is a student without its run: name labelled --data")
     trained = resolve(TrainConfig, None, read_config_file(config.run / "config.yaml", TrainConfig))
     return load_training_data(trained, student.task)
 
