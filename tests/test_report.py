@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from aft.compare import compare_paired
 from aft.errors import AftError, DataError, InputError
 from aft.report import write_comparison_report, write_run_report
 from aft.report.folder import read_run
@@ -27,6 +26,7 @@ from aft.report.tables import (
     most_confused,
     wilson_interval,
 )
+from aft.statistics import compare_paired
 from report_pages import Page, check_self_contained, picture
 from run_folders import make_run
 

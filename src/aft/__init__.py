@@ -1,8 +1,8 @@
 """Adaptive feature transfer: the knowledge of large frozen models in small ones.
 
 The verbs of the command line are functions here: :func:`extract`, :func:`train`,
-:func:`evaluate`, :func:`predict`, :func:`inspect`, :func:`demo`. Everything is imported when it is
-first used, so ``import aft`` costs nothing.
+:func:`compare`, :func:`evaluate`, :func:`predict`, :func:`inspect`, :func:`demo`. Everything is
+imported when it is first used, so ``import aft`` costs nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aft import losses as losses
+    from aft.compare import compare as compare
     from aft.data import load_data as load_data
     from aft.demo import demo as demo
     from aft.errors import AftError as AftError
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_VERBS = ("extract", "train", "evaluate", "predict", "inspect", "demo")
+_VERBS = ("extract", "train", "compare", "evaluate", "predict", "inspect", "demo")
 _HOMES = {
     **{verb: f"aft.{verb}" for verb in _VERBS},
     "AftError": "aft.errors",

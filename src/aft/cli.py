@@ -57,6 +57,9 @@ VERBS = {
         lambda result: _show_pairs({"split": result.split, **result.metrics, "run": result.out}),
         lambda result: {"out": str(result.out), **result.summary},
     ),
+    "compare": Verb(
+        configs.CompareConfig, lambda found: Path(found["markdown"]).read_text("utf-8")
+    ),
     "evaluate": Verb(configs.EvaluateConfig, _show_pairs),
     "predict": Verb(configs.PredictConfig, _show_predictions),
     "inspect": Verb(configs.InspectConfig, lambda found: "\n".join(found["lines"])),

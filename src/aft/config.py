@@ -16,6 +16,11 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Texts = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 ]
+# Transfer losses, and methods: these and the labels alone.
+Loss = Literal[
+    "aft", "aft-no-kernel", "kd", "kernel-kd", "rkd", "ft", "b-tuning", "logit-kd", "kdep", "cka"
+]
+Method = Literal["alone", Loss]
 
 
 class Options(BaseModel):
@@ -110,8 +115,8 @@ class FeatureOptions(ComputeOptions, StoreOptions, TeacherOptions):
     """Teachers, their store, and where to compute."""
 
 
-class RunOptions(Options):
-    """What is trained, and where the run is kept."""
+class StudentOptions(Options):
+    """What is trained."""
 
     student: Texts = Field(min_length=1)
     """The small model, written source:name, e.g. timm:mobilenetv4_conv_small.e2400_r224_in1k,
@@ -123,6 +128,11 @@ class RunOptions(Options):
     fusion: Literal["concat", "product"] = "concat"
     """How a student with several models joins their features: side by side, or multiplied, so
     that what counts may be a combination of both."""
+
+
+class RunOptions(StudentOptions):
+    """What is trained, and where the run is kept."""
+
     out: Path | None = None
     """Folder of the run: configuration, metrics, checkpoints, the student, the report. Default: a
     new one, runs/DATA-1 and so on."""
@@ -144,25 +154,19 @@ class ExtractConfig(ReadOptions, FeatureOptions, TeacherOptions, DataOptions):
     """Which splits; training needs train alone."""
 
 
-class LossOptions(Options):
+class LossChoice(Options):
     """Which transfer loss."""
 
-    loss: Literal[
-        "aft",
-        "aft-no-kernel",
-        "kd",
-        "kernel-kd",
-        "rkd",
-        "ft",
-        "b-tuning",
-        "logit-kd",
-        "kdep",
-        "cka",
-    ] = "aft"
+    loss: Loss = "aft"
     """The transfer loss: AFT, or one of those it is compared with. Each wants a --beta of its
     own."""
     beta: float = Field(3.0, ge=0)
     """Weight of the transfer loss."""
+
+
+class LossDetails(Options):
+    """How a transfer loss is made."""
+
     kernel: Literal["linear", "rbf"] = "linear"
     """AFT: how two samples are compared."""
     weights: Literal["diagonal", "dense", "fixed"] = "diagonal"
@@ -175,14 +179,12 @@ class LossOptions(Options):
     papers)."""
 
 
-class TrainConfig(
-    ReadOptions, FeatureOptions, TaskOptions, LossOptions, RunOptions, TeacherOptions, DataOptions
-):
-    """Train a small student on labels and on what teachers know about the data.
+class LossOptions(LossDetails, LossChoice):
+    """Which transfer loss, and how it is made."""
 
-    Teacher features are computed first where the store lacks them. Without --teachers the student
-    learns from the labels alone: the baseline to compare with.
-    """
+
+class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
+    """How a student is trained."""
 
     epochs: float | None = Field(None, gt=0)
     """Passes over train. Default: 30, but at least 300 and at most 10,000 steps."""
@@ -219,6 +221,39 @@ class TrainConfig(
     """Steps between looks at the validation split. Default: 20 times a run."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many looks without a better score. Default: never."""
+
+
+class TrainConfig(TrainingOptions, LossOptions, RunOptions, TeacherOptions, DataOptions):
+    """Train a small student on labels and on what teachers know about the data.
+
+    Teacher features are computed first where the store lacks them. Without --teachers the student
+    learns from the labels alone: the baseline to compare with.
+    """
+
+
+class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions, DataOptions):
+    """Train the same student by several methods over several seeds, and say which is better.
+
+    The weight of each method is chosen on the validation split, never on the test split. A
+    comparison that was stopped goes on when the command is repeated.
+    """
+
+    methods: tuple[Method, ...] = ("alone", "kd", "rkd", "ft", "b-tuning", "aft")
+    """alone: the labels only, what all others are compared with, so always part of it. The others
+    are the transfer losses of aft train --loss."""
+    seeds: int = Field(5, ge=2)
+    """Runs of each method, with the seeds 0, 1 and so on."""
+    betas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (0.1, 0.3, 1.0, 3.0, 10.0), min_length=1
+    )
+    """Weights of the transfer loss that are tried with seed 0 for each method; the one with the
+    best validation score is used for all seeds. A single one is used as it is."""
+    probes: bool = True
+    """Classification: score linear heads on the teachers' features too, as a ceiling."""
+    out: Path | None = None
+    """Folder of all runs and the report. Default: runs/compare-DATA."""
+    overwrite: bool = False
+    """Start again instead of going on with the comparison in --out."""
 
 
 class EvaluateConfig(ComputeOptions, ReadOptions):

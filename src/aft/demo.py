@@ -11,7 +11,6 @@ from typing import Any
 
 from pyarrow.parquet import read_table
 
-from aft.compare import PairedComparison, compare_paired
 from aft.config import DemoConfig, resolve
 from aft.data import Samples, default_cache_dir, load_inputs
 from aft.demo_data import (
@@ -27,6 +26,7 @@ from aft.demo_data import (
 from aft.errors import DataError
 from aft.report import write_comparison_report
 from aft.runs import TrainResult
+from aft.statistics import PairedComparison, compare_paired
 from aft.train import train
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aft.errors import AftError, InputError
+from aft.report.methods_text import methods_as_markdown
 
 if TYPE_CHECKING:
-    from aft.compare import PairedComparison
     from aft.report.inputs import OpenInput
+    from aft.statistics import PairedComparison
 
-__all__ = ["write_comparison_report", "write_run_report"]
+__all__ = ["write_comparison_report", "write_methods_report", "write_run_report"]
 
 
 def write_run_report(folder: Path, open_input: OpenInput | None = None) -> Path:
@@ -91,6 +92,27 @@ def write_comparison_report(
     )
     folder.mkdir(parents=True, exist_ok=True)
     return _write(folder, page)
+
+
+def write_methods_report(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Write ``report.md`` and ``report.html`` of a comparison of several methods.
+
+    Args:
+        folder: The folder of the comparison, with its runs.
+        document: What :func:`aft.compare.compare` returns.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        AftError: If matplotlib or jinja2 are not installed; ``report.md`` is written all the same.
+    """
+    text = methods_as_markdown(document)
+    (folder / "report.md").write_text(text, encoding="utf-8", errors="replace")
+    _require_extra()
+    from aft.report.methods_page import render_methods
+
+    return _write(folder, render_methods(folder, document))
 
 
 def _require_extra() -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aft.compare import PairedComparison
 from aft.report import plots
 from aft.report.folder import Run
 from aft.report.inputs import show_input
@@ -19,6 +18,7 @@ from aft.report.rendering import (
 )
 from aft.report.run_page import gate_charts
 from aft.report.tables import Changes, confusion, difference_rows, find_changes
+from aft.statistics import PairedComparison
 
 if TYPE_CHECKING:
     from aft.report.inputs import OpenInput

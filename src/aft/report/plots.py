@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from aft.compare import PairedComparison
+from aft.statistics import PairedComparison
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -84,7 +84,7 @@ def draw_losses(curve: Curve, name: str) -> Markup:
     smooth = _running_mean(values, width)
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, name)
+        axes = new_axes(figure, name)
         if width > 1:
             axes.plot(steps, values, color=GREY, linewidth=0.9, alpha=0.6)
         axes.plot(steps, smooth, color=BLUE, marker="o" if len(steps) < 3 else "")
@@ -93,7 +93,7 @@ def draw_losses(curve: Curve, name: str) -> Markup:
             axes.set_ylim(low - 0.05 * (high - low), max(high, float(smooth.max())) * 1.05)
         _step_axis(axes, steps)
 
-    return _draw(paint, f"{name} against training step; it ends at {smooth[-1]:.3g}")
+    return draw_figure(paint, f"{name} against training step; it ends at {smooth[-1]:.3g}")
 
 
 def draw_validation(curve: Curve, name: str, best_step: int) -> Markup:
@@ -103,7 +103,7 @@ def draw_validation(curve: Curve, name: str, best_step: int) -> Markup:
     text = f"{values[best]:.3f} at step {best_step}"
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, f"{name}, validation")
+        axes = new_axes(figure, f"{name}, validation")
         axes.plot(steps, values, color=BLUE, marker="o", markersize=3)
         axes.plot(
             steps[best : best + 1],
@@ -127,7 +127,7 @@ def draw_validation(curve: Curve, name: str, best_step: int) -> Markup:
         )
         _step_axis(axes, steps)
 
-    return _draw(paint, f"{name} on the validation split against training step; best {text}")
+    return draw_figure(paint, f"{name} on the validation split against training step; best {text}")
 
 
 def draw_gates(gates: NDArray[np.float32]) -> Markup:
@@ -137,7 +137,7 @@ def draw_gates(gates: NDArray[np.float32]) -> Markup:
     shares = 100 * counts / len(gates)
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, "% of the teacher's features")
+        axes = new_axes(figure, "% of the teacher's features")
         axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=BLUE, linewidth=0)
         axes.axvline(0.5, color=ORANGE, linewidth=1.5, linestyle=(0, (4, 3)))
         axes.set_ylim(0, max(1.0, float(shares.max())) * 1.2)
@@ -152,7 +152,7 @@ def draw_gates(gates: NDArray[np.float32]) -> Markup:
         axes.set_xlim(low, high)
         axes.set_xlabel("gate: 0 shut, 1 open")
 
-    return _draw(
+    return draw_figure(
         paint,
         f"Histogram of {len(gates)} learned gates, all started at 0.5: mean {gates.mean():.2f}, "
         f"from {gates.min():.2f} to {gates.max():.2f}",
@@ -169,7 +169,7 @@ def draw_scatter(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> M
     reach = max(high - low, 1e-9) * 0.05
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, "predicted")
+        axes = new_axes(figure, "predicted")
         axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         axes.scatter(true[chosen], predicted[chosen], s=14, color=BLUE, alpha=0.55, linewidth=0)
         axes.set_xlim(low - reach, high + reach)
@@ -180,7 +180,9 @@ def draw_scatter(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> M
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5))
 
-    return _draw(paint, f"Predicted against true values of {len(chosen)} samples", HEIGHT * 1.35)
+    return draw_figure(
+        paint, f"Predicted against true values of {len(chosen)} samples", HEIGHT * 1.35
+    )
 
 
 def draw_pairs(comparison: PairedComparison, name: str) -> Markup:
@@ -234,7 +236,7 @@ def draw_pairs(comparison: PairedComparison, name: str) -> Markup:
             axes.spines["bottom"].set_visible(False)
             axes.yaxis.set_major_locator(MaxNLocator(6))
 
-    return _draw(
+    return draw_figure(
         paint,
         f"{name} of each seed: mean {before.mean():.3f} from labels alone, {after.mean():.3f} with "
         f"transfer; difference {comparison.difference:+.3f}, {comparison.confidence:.0%} interval "
@@ -243,12 +245,14 @@ def draw_pairs(comparison: PairedComparison, name: str) -> Markup:
     )
 
 
-def draw_mean_curves(baseline: Sequence[Curve], transfer: Sequence[Curve], name: str) -> Markup:
+def draw_mean_curves(
+    baseline: Sequence[Curve], transfer: Sequence[Curve], name: str, method: str = "transfer"
+) -> Markup:
     """The mean validation curve of each method over its seeds, in a band from lowest to highest."""
     bands = [_band(curves) for curves in (baseline, transfer)]
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, f"{name}, validation")
+        axes = new_axes(figure, f"{name}, validation")
         styles = ((GREY, (0, (4, 2)), "s"), (BLUE, "-", "o"))
         for (steps, low, mean, high), (colour, dashes, marker) in zip(bands, styles, strict=True):
             axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -257,10 +261,10 @@ def draw_mean_curves(baseline: Sequence[Curve], transfer: Sequence[Curve], name:
         _step_axis(axes, np.concatenate([band[0] for band in bands]))
 
     alone, helped = (float(band[2][-1]) for band in bands)
-    return _draw(
+    return draw_figure(
         paint,
         f"Mean {name} on the validation split against training step; at the end {alone:.3f} from "
-        f"labels alone and {helped:.3f} with transfer",
+        f"labels alone and {helped:.3f} with {method}",
         HEIGHT * 1.25,
     )
 
@@ -272,7 +276,8 @@ def _band(curves: Sequence[Curve]) -> tuple[NDArray[np.float64], ...]:
     return steps, table.min(axis=0), table.mean(axis=0), table.max(axis=0)
 
 
-def _axes(figure: Figure, title: str) -> Axes:
+def new_axes(figure: Figure, title: str) -> Axes:
+    """The axes of a figure that has but one, under a title."""
     axes = figure.subplots()
     axes.set_title(title)
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -306,7 +311,9 @@ def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64
     return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
 
 
-def _draw(paint: Callable[[Figure], None], description: str, height: float = HEIGHT) -> Markup:
+def draw_figure(
+    paint: Callable[[Figure], None], description: str, height: float = HEIGHT
+) -> Markup:
     """The figure as one ``<svg>`` element without outer references."""
     out = StringIO()
     with rc_context(STYLE), warnings.catch_warnings():
