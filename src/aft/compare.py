@@ -282,8 +282,8 @@ def _cautions(
     notes = []
     if len(found) > 2:
         notes.append(
-            f"The best of {len(found) - 1} methods is named after the fact, which flatters it: "
-            "part of its lead is luck, and of many intervals one may exclude zero by chance. New "
+            f"To pick one of {len(found) - 1} methods after the scores are known flatters it: part "
+            "of a lead is luck, and of many intervals one may exclude zero by chance. New "
             "seeds or new data, with this method alone, say what it is worth."
         )
     if split != "test":
