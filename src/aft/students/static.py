@@ -1,4 +1,4 @@
-"""`small:static`: averaged token embeddings, a student for tens of thousands of short texts a second."""
+"""`small:static`: averaged token embeddings; tens of thousands of short texts a second."""
 
 from __future__ import annotations
 
