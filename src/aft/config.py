@@ -20,7 +20,7 @@ Texts = Annotated[
 Loss = Literal[
     "aft", "aft-no-kernel", "kd", "kernel-kd", "rkd", "ft", "b-tuning", "logit-kd", "kdep", "cka"
 ]
-Method = Literal["alone", Loss]
+Method = Literal["alone", "refine", Loss]
 
 
 class Options(BaseModel):
@@ -137,7 +137,13 @@ class RunOptions(StudentOptions):
     """Folder of the run: configuration, metrics, checkpoints, the student, the report. Default: a
     new one, runs/DATA-1 and so on."""
     seed: int = Field(0, ge=0)
-    """Draws the head, the held-out part, the batches and the augmentation."""
+    """Draws the head, the held-out part, the rows of --train-fraction, the batches and the
+    augmentation."""
+    train_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the labelled training rows that are used, drawn by the seed, class by class."""
+    keep_teachers: bool = False
+    """Give the head the teachers' features beside the student's, with no transfer loss. Such a
+    student needs its teachers at every prediction: a row to compare with, not one to deploy."""
     resume: bool = False
     """Go on with an unfinished run in --out; the result is the same as without the break."""
     overwrite: bool = False
@@ -238,9 +244,11 @@ class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions
     comparison that was stopped goes on when the command is repeated.
     """
 
-    methods: tuple[Method, ...] = ("alone", "kd", "rkd", "ft", "b-tuning", "aft")
+    methods: tuple[Method, ...] = ("alone", "kd", "rkd", "ft", "b-tuning", "aft", "refine")
     """alone: the labels only, what all others are compared with, so always part of it. The others
-    are the transfer losses of aft train --loss."""
+    are the transfer losses of aft train --loss. refine is no rival but a ceiling: the student with
+    the teachers' features beside its own (aft train --keep-teachers), which needs the teachers for
+    every prediction."""
     seeds: int = Field(5, ge=2)
     """Runs of each method, with the seeds 0, 1 and so on."""
     betas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
@@ -248,8 +256,13 @@ class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions
     )
     """Weights of the transfer loss that are tried with seed 0 for each method; the one with the
     best validation score is used for all seeds. A single one is used as it is."""
+    train_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
+    """Shares of the labelled training rows: everything is compared with each, to see what more
+    labels would bring."""
+    each_teacher: bool = False
+    """Compare with each teacher on its own too, to see what each contributes."""
     probes: bool = True
-    """Classification: score linear heads on the teachers' features too, as a ceiling."""
+    """Score linear heads on the teachers' features too, as a ceiling."""
     out: Path | None = None
     """Folder of all runs and the report. Default: runs/compare-DATA."""
     overwrite: bool = False

@@ -160,6 +160,7 @@ def load_training_data(config: TrainConfig, task: Task | None = None) -> DataSet
         task=config.task,
         validation_fraction=config.validation_fraction,
         test_fraction=config.test_fraction,
+        train_fraction=config.train_fraction,
         seed=config.seed,
         on_bad_input=config.on_bad_input,
         progress=config.progress,

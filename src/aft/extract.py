@@ -49,16 +49,18 @@ class StoredFeatures:
         store: Its store.
         samples: The samples, with the columns that the teacher takes.
         notes: What people should know of these features.
+        missing: What stands for the features of a missing input, ``(dim,)``; the mean over the
+            samples if None.
     """
 
     spec: str
     store: FeatureStore
     samples: Samples
     notes: list[str]
+    missing: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.present: NDArray[np.bool_] = np.asarray(self.samples.present.any(axis=1))
-        self._mean: Tensor | None = None
 
     @property
     def dim(self) -> int:
@@ -68,14 +70,15 @@ class StoredFeatures:
     def gather(self, rows: Positions) -> Tensor:
         """Features of the samples at ``rows``, float32 ``(B, dim)``.
 
-        Where the teacher's input is missing these are its mean features: nothing is known.
+        Where the teacher's input is missing these are its mean features: nothing is known. Held-out
+        samples may be given those of the training samples in :attr:`missing`.
         """
         present = self.present[rows]
         if present.all():
             return self.store.gather(self.samples.ids[rows])
-        if self._mean is None:
-            self._mean = self.statistics().mean
-        features = self._mean.repeat(len(rows), 1)
+        if self.missing is None:
+            self.missing = self.statistics().mean
+        features = self.missing.repeat(len(rows), 1)
         features[torch.from_numpy(present)] = self.store.gather(self.samples.ids[rows[present]])
         return features
 
@@ -284,7 +287,9 @@ def extract_teachers(
         teacher, inputs = open_teacher(text, samples, config.trust_remote_code)
         if not inputs.present.any():
             names = ", ".join(column.name for column in inputs.columns)
-            raise DataError(f"no training row has {names}, which {text} takes; leave it out")
+            raise DataError(
+                f"none of {len(samples)} rows has {names}, which {text} takes; leave it out"
+            )
         store = extract_features(
             teacher,
             inputs,

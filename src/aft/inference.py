@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from aft.batches import Inputs, collate, to_device
 from aft.data import Samples
 
 if TYPE_CHECKING:
-    from aft.model import Student
+    from aft.extract import StoredFeatures
+    from aft.model import Student, TransferModel
 
 
 class Prepared(Dataset[Inputs]):
@@ -38,16 +39,21 @@ def compute_logits(
     transform: Callable[[Any], Inputs],
     samples: Samples,
     *,
+    teachers: Sequence[StoredFeatures] = (),
     batch_size: int = 64,
     num_workers: int = 0,
     device: torch.device | None = None,
     progress: bool = False,
 ) -> NDArray[np.float32]:
-    """The student's outputs, shape ``(n, num_outputs)``, in the order of the samples."""
+    """The student's outputs, shape ``(n, num_outputs)``, in the order of the samples.
+
+    Arguments are those of :func:`run_student`.
+    """
     batches = run_student(
         student,
         transform,
         samples,
+        teachers=teachers,
         batch_size=batch_size,
         num_workers=num_workers,
         device=device,
@@ -62,20 +68,38 @@ def run_student(
     transform: Callable[[Any], Inputs],
     samples: Samples,
     *,
+    teachers: Sequence[StoredFeatures] = (),
     batch_size: int = 64,
     num_workers: int = 0,
     device: torch.device | None = None,
     progress: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and features of the samples, batch by batch, in their order."""
+    """Logits and features of the samples, batch by batch, in their order.
+
+    Args:
+        student: The network; with `teachers` an :class:`aft.model.TransferModel`.
+        transform: From a sample's input to the network's.
+        samples: What to run it over.
+        teachers: Stored features of the same samples, for a model that kept its teachers.
+        batch_size: Inputs at once.
+        num_workers: Processes that read inputs.
+        device: Where the network is.
+        progress: Whether to show a progress bar.
+    """
     device = device or torch.device("cpu")
     was_training = student.training
     student.eval()
     loader = DataLoader(
         Prepared(samples, transform), batch_size, num_workers=num_workers, collate_fn=collate
     )
+    rows = torch.arange(len(samples)).split(batch_size)
+    bar = tqdm(loader, "student", leave=False, delay=1, disable=not progress)
     try:
-        for inputs in tqdm(loader, "student", leave=False, delay=1, disable=not progress):
-            yield student(to_device(inputs, device))
+        for inputs, some in zip(bar, rows, strict=True):
+            if not teachers:
+                yield student(to_device(inputs, device))
+                continue
+            features = [one.gather(some.numpy()).to(device) for one in teachers]
+            yield cast("TransferModel", student).predict(to_device(inputs, device), features)
     finally:
         student.train(was_training)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from aft.batches import Inputs, collate, to_device
 from aft.data import InputColumn
-from aft.errors import StudentError
+from aft.errors import InputError, StudentError
 from aft.labels import Task
+from aft.losses.inputs import join_teachers
+from aft.losses.standardize import Normalize, Standardize
 from aft.students import Backbone, rebuild_backbone
 
 
@@ -86,6 +88,53 @@ class Student(nn.Module):
         return StudentOutput(self.rescale(self.head(features)), features)
 
 
+class TeacherHead(nn.Module):
+    """A linear layer on the frozen teachers' features, beside a student's head.
+
+    The outputs of both are added, which is one linear layer on the student's and the teachers'
+    features side by side: Residual Feature Integration (ReFine),
+    https://arxiv.org/abs/2505.11771. It needs the teachers at every prediction. The bias is that
+    of the student's head.
+
+    Args:
+        teacher_dims: Feature width of each teacher.
+        num_outputs: Number of classes or regression targets.
+        normalize: ``standardize`` brings every teacher dimension to mean 0 and deviation 1;
+            ``none`` leaves the features as they are.
+        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set;
+            ``standardize`` needs them.
+
+    Raises:
+        InputError: If the statistics do not fit or are missing.
+    """
+
+    def __init__(
+        self,
+        teacher_dims: Sequence[int],
+        num_outputs: int,
+        normalize: Normalize = "standardize",
+        statistics: Sequence[tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.standardize = Standardize(teacher_dims, normalize, statistics)
+        if self.standardize.uses_batch:
+            raise InputError("Expected `statistics` with normalize='standardize', but got none.")
+        self.teacher_dims = tuple(teacher_dims)
+        self.linear = nn.Linear(sum(teacher_dims), num_outputs, bias=False)
+
+    def forward(self, teacher_features: Tensor | Sequence[Tensor]) -> Tensor:
+        """What is added to the student's outputs, ``(B, num_outputs)``.
+
+        For regression in units of the targets' deviations.
+
+        Args:
+            teacher_features: ``(B, sum of dims)``, or one ``(B, dim)`` a teacher.
+        """
+        joined = join_teachers(teacher_features, self.teacher_dims)
+        out: Tensor = self.linear(self.standardize(joined))
+        return out
+
+
 class TransferModel(nn.Module):
     """A student and its transfer loss in one module, for any training loop.
 
@@ -99,6 +148,8 @@ class TransferModel(nn.Module):
         beta: Weight of the transfer loss.
         task: ``classification``, ``multilabel`` or ``regression``; picks the task loss.
         label_smoothing: For classification, see :func:`torch.nn.functional.cross_entropy`.
+        teacher_head: Adds what the teachers' features say to the student's outputs; then every
+            batch needs them.
     """
 
     def __init__(
@@ -108,10 +159,12 @@ class TransferModel(nn.Module):
         beta: float = 1.0,
         task: str = "classification",
         label_smoothing: float = 0.0,
+        teacher_head: TeacherHead | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.transfer_loss = transfer_loss
+        self.teacher_head = teacher_head
         self.beta = beta
         self.task = task
         self.label_smoothing = label_smoothing
@@ -127,14 +180,17 @@ class TransferModel(nn.Module):
         Args:
             inputs: The student's inputs, see :func:`aft.batches.collate`.
             teacher_features: ``(B, sum of dims)``, or one ``(B, dim)`` a teacher; without them
-                there is no transfer loss.
+                there is no transfer loss. A model with a teacher head needs them.
             labels: As in :class:`aft.data.Samples`; without them there is no task loss.
 
         Returns:
             ``logits``, ``features`` and, as far as they are known, ``task_loss``,
             ``transfer_loss`` and ``loss`` (task loss + beta * transfer loss).
+
+        Raises:
+            InputError: If a model with a teacher head gets no teacher features.
         """
-        logits, features = self.student(inputs)
+        logits, features = self.predict(inputs, teacher_features)
         out = {"logits": logits, "features": features}
         if labels is not None:
             out["task_loss"] = out["loss"] = self._task_loss(logits.float(), labels)
@@ -145,12 +201,34 @@ class TransferModel(nn.Module):
             out["loss"] = out["loss"] + weighted if "loss" in out else weighted
         return out
 
+    def predict(
+        self, inputs: Inputs, teacher_features: Tensor | Sequence[Tensor] | None = None
+    ) -> StudentOutput:
+        """The student's outputs, with those of the teacher head where there is one.
+
+        Raises:
+            InputError: If there is one and it gets no teacher features.
+        """
+        logits, features = self.student(inputs)
+        if self.teacher_head is not None:
+            if teacher_features is None:
+                raise InputError(
+                    "Expected `teacher_features`: this model has a teacher head, which needs them "
+                    "at every prediction."
+                )
+            logits = logits + self.teacher_head(teacher_features) * self._scale()
+        return StudentOutput(logits, features)
+
+    def _scale(self) -> Tensor | float:
+        """The size of a standardized output, in the units of the student's."""
+        rescale = getattr(self.student, "rescale", None)
+        return rescale.scale if isinstance(rescale, Rescale) else 1.0
+
     def _task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.task == "multilabel":
             return F.binary_cross_entropy_with_logits(logits, labels)
         if self.task == "regression":
-            rescale = getattr(self.student, "rescale", None)
-            scale = rescale.scale if isinstance(rescale, Rescale) else 1.0
+            scale = self._scale()
             return F.mse_loss(logits / scale, labels / scale)
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
@@ -226,7 +304,8 @@ class SavedStudent:
                 function's file.
 
         Raises:
-            StudentError: If there is no student in `folder`, or it needs code that is not trusted.
+            StudentError: If there is no student in `folder`, it needs code that is not trusted, or
+                the run kept its teachers.
         """
         folder = Path(folder)
         if (folder / "student" / "student.json").exists():
@@ -235,6 +314,12 @@ class SavedStudent:
             description = json.loads((folder / "student.json").read_text())
             state = load_file(folder / "model.safetensors")
         except FileNotFoundError as error:
+            if _keeps_teachers(folder):
+                raise StudentError(
+                    f"this run kept its teachers (--keep-teachers): the student in {folder} cannot "
+                    "predict without them; train with a transfer loss for a student that stands "
+                    "alone"
+                ) from None
             raise StudentError(
                 f"expected a finished run or student folder, but {error.filename or folder} "
                 "is missing"
@@ -248,6 +333,13 @@ class SavedStudent:
         module.load_state_dict(state)
         columns = tuple(InputColumn(**column) for column in description["columns"])
         return cls(module.eval(), task, columns, backbone)
+
+
+def _keeps_teachers(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "result.json").read_text()).get("keeps_teachers"))
+    except OSError:
+        return False
 
 
 def new_student(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aft.config import TrainConfig, read_config_file, write_config_file
+from aft.config import TrainConfig, read_config_file, resolve, write_config_file
 from aft.data import DataSet
 from aft.errors import ConfigError
 from aft.model import SavedStudent
@@ -53,8 +53,12 @@ class TrainResult:
         return cls(out, summary["metrics"], summary["split"], summary)
 
     def student(self) -> SavedStudent:
-        """The trained student."""
-        return SavedStudent.load(self.out / "student", trust_remote_code=True)
+        """The trained student.
+
+        Raises:
+            StudentError: If the run kept its teachers, so that its student cannot stand alone.
+        """
+        return SavedStudent.load(self.out, trust_remote_code=True)
 
 
 def is_finished(out: Path) -> bool:
@@ -113,12 +117,13 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _check_same(out: Path, config: TrainConfig) -> None:
-    before = read_config_file(out / "config.yaml", TrainConfig)
+    saved = resolve(TrainConfig, None, read_config_file(out / "config.yaml", TrainConfig))
+    before = saved.model_dump(mode="json")  # options that it does not name had their defaults
     now = config.model_dump(mode="json")
     changed = [
-        f"{name} {before.get(name)!r} -> {now[name]!r}"
+        f"{name} {before[name]!r} -> {now[name]!r}"
         for name in now
-        if name not in FREE_TO_CHANGE and before.get(name) != now[name]
+        if name not in FREE_TO_CHANGE and before[name] != now[name]
     ]
     if changed:
         raise ConfigError(

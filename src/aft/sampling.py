@@ -26,6 +26,18 @@ def stream(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
+def seed_everything(seed: int, device: str = "cpu") -> None:
+    """Seed torch's default generators; for the CPU alone where no other device computes.
+
+    Where CUDA was never used, `torch.manual_seed` notes every call, with the stack it came from,
+    for the day that it will be: slow for each sample, and kept for ever.
+    """
+    if device == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 class Views(Dataset[tuple[Inputs, int]]):
     """Random views of samples; the view depends on seed, epoch and position alone."""
 
@@ -41,7 +53,7 @@ class Views(Dataset[tuple[Inputs, int]]):
         epoch, index = key
         value = self.samples.input(index)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream(self.seed, VIEW, epoch, index))
+            seed_everything(stream(self.seed, VIEW, epoch, index))
             return self.augment(value), index
 
 

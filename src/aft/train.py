@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,7 +31,7 @@ from aft.inference import compute_logits
 from aft.labels import Task
 from aft.logs import RunLog
 from aft.losses import AFTLoss
-from aft.model import SavedStudent, TransferModel, new_student
+from aft.model import SavedStudent, TeacherHead, TransferModel, new_student
 from aft.predict import prediction_columns
 from aft.report import write_run_report
 from aft.runs import (
@@ -87,14 +89,15 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         )
     if main:
         write_inputs(out, config.model_copy(update={"out": out}), data)
-    say("\n".join([_describe(data), *data.report.lines()]))
-    teachers = extract_teachers(
-        config, samples, device, accelerator.process_index, accelerator.num_processes
-    )
-    accelerator.wait_for_everyone()
+    say("\n".join([_describe(data), *data.lines()]))
+    teachers = _extract(config, samples, accelerator)
     for features in teachers:
-        features.store.refresh()
         say(f"teacher {features.spec}: {features.dim} features of {features.present.sum()} rows")
+    kept = {
+        name: _extract(config, split, accelerator, teachers)
+        for name, split in data.splits.items()
+        if name != "train" and config.keep_teachers
+    }
 
     torch.manual_seed(config.seed)
     backbone, columns = build_student(
@@ -108,11 +111,13 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     inputs = {name: split.only(*(c.name for c in columns)) for name, split in data.splits.items()}
     student = new_student(backbone, data.task, *_target_statistics(samples, data.task))
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teacher_head = _make_teacher_head(config, teachers, data.task)
     if backbone.info["weights"] != "random":
         # Features of any size give even first guesses, and no gradient of a random head harms
         # the pre-trained weights (as in Kolesnikov et al., Big Transfer, 2020).
-        torch.nn.init.zeros_(student.head.weight)
-        torch.nn.init.zeros_(student.head.bias)
+        for head in (student.head, teacher_head):
+            for parameter in () if head is None else head.parameters():
+                torch.nn.init.zeros_(parameter)
     size = sum(p.numel() for p in student.parameters())
     name = " + ".join(config.student)
     say(f"student {name}: {size:,} parameters, weights: {backbone.info['weights']}")
@@ -120,16 +125,22 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     if isinstance(backbone.preprocessing, Tokenization):
         notes += note_truncation("the student", backbone.preprocessing, inputs["train"])
     lacking = ~np.all([features.present for features in teachers], axis=0)
-    if config.combine == "product" and lacking.any():
+    if config.combine == "product" and not config.keep_teachers and lacking.any():
         notes.append(
             f"{lacking.sum()} training rows lack an input of a teacher; a product of teachers says "
             "nothing of them, --combine concat does"
         )
     if notes:
         say("\n".join(notes))
+    if config.keep_teachers:
+        notes.append(
+            "this student keeps its teachers: their features stand beside its own in the head, "
+            "and every prediction needs them"
+        )
+        say(notes[-1])
     loss = make_loss(
         config,
-        teachers,
+        () if config.keep_teachers else teachers,
         student,
         inputs["train"],
         backbone.preprocessing.evaluate(),
@@ -137,7 +148,8 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         seed=config.seed,
         device=device,
     )
-    model = TransferModel(student, loss, config.beta, data.task.kind, config.label_smoothing)
+    beta = 0.0 if loss is None else config.beta
+    model = TransferModel(student, loss, beta, data.task.kind, config.label_smoothing, teacher_head)
     schedule = _make_schedule(config, len(samples), backbone)
     trainer = Trainer(
         model,
@@ -145,6 +157,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         inputs["validation"],
         data.task,
         teachers=teachers,
+        validation_teachers=kept.get("validation", ()),
         augment=backbone.preprocessing.augment(config.augment),
         transform=backbone.preprocessing.evaluate(),
         schedule=schedule,
@@ -164,7 +177,8 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
 
     if main:
         saved = SavedStudent(student, data.task, columns, backbone)
-        saved.save(out / "student")
+        if teacher_head is None:
+            saved.save(out / "student")
         summary: dict[str, Any] = {
             "version": __version__,
             "student": name,
@@ -177,20 +191,22 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
                 {"spec": one.spec, "dim": one.dim, "folder": one.store.path.name}
                 for one in teachers
             ],
-            "loss": config.loss if teachers else None,
-            "beta": config.beta if teachers else 0.0,
+            "keeps_teachers": config.keep_teachers,
+            "loss": None if loss is None else config.loss,
+            "beta": beta,
             "seed": config.seed,
             "steps": progress.step,
             "best_step": progress.best_step,
             "lr": schedule.lr,
             "head_lr": schedule.head_lr,
             "seconds": round(time.perf_counter() - started, 1),
+            "training_seconds": round(progress.seconds, 3),
             "rows": {name: len(split) for name, split in data.splits.items()},
-            "notes": [*data.report.lines(), *notes],
+            "notes": [*data.lines(), *notes],
         }
         if isinstance(loss, AFTLoss):
             _save_gates(out, loss, teachers, summary)
-        _finish(out, config, data, saved, summary, device)
+        _finish(out, config, data, saved, summary, device, model, kept)
     accelerator.wait_for_everyone()
     result = TrainResult.load(out)
     say(f"report: {out / 'report.html'}")
@@ -217,11 +233,52 @@ def _check(config: TrainConfig) -> None:
         ]
         if others:
             raise ConfigError(f"--{others[0]} is an option of --loss aft, got --loss {config.loss}")
+    if config.keep_teachers and not config.teachers:
+        raise ConfigError("--keep-teachers needs --teachers, those whose features to keep")
     if config.combine == "product" and len(config.teachers) < 2:
         raise ConfigError(
             "--combine product multiplies teachers: expected at least 2, "
             f"got {len(config.teachers)}"
         )
+
+
+def _extract(
+    config: TrainConfig,
+    samples: Samples,
+    accelerator: Accelerator,
+    trained: Sequence[StoredFeatures] = (),
+) -> list[StoredFeatures]:
+    """The stored features of each teacher for these samples, computed where the store lacks them.
+
+    Where a teacher's input is missing in held-out samples, its features are the mean over the
+    training samples, of which `trained` are the features.
+    """
+    found = extract_teachers(
+        config,
+        samples,
+        accelerator.device,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    accelerator.wait_for_everyone()
+    for features in found:
+        features.store.refresh()
+    for features, before in zip(found, trained, strict=False):
+        if not features.present.all():
+            features.missing = before.statistics().mean
+    return found
+
+
+def _make_teacher_head(
+    config: TrainConfig, teachers: Sequence[StoredFeatures], task: Task
+) -> TeacherHead | None:
+    if not config.keep_teachers:
+        return None
+    standardize = config.normalize == "standardize"
+    statistics = [one.statistics() for one in teachers] if standardize else None
+    return TeacherHead(
+        [one.dim for one in teachers], task.num_outputs, config.normalize, statistics
+    )
 
 
 def _describe(data: DataSet) -> str:
@@ -293,15 +350,18 @@ def _finish(
     saved: SavedStudent,
     summary: dict[str, Any],
     device: torch.device,
+    model: TransferModel,
+    kept: Mapping[str, Sequence[StoredFeatures]],
 ) -> None:
     """Score the best checkpoint, then write ``result.json``, which makes the run finished."""
     split = "test" if "test" in data.splits else "validation"
     for name in dict.fromkeys((split, "validation")):
         samples = data.splits[name]
         logits = compute_logits(
-            saved.module,
+            model if kept else saved.module,
             saved.transform,
             samples.only(*(column.name for column in saved.columns)),
+            teachers=kept.get(name, ()),
             batch_size=config.batch_size,
             num_workers=choose_num_workers(config.num_workers, device),
             device=device,

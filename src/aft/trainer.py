@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,15 @@ from aft.inference import compute_logits
 from aft.labels import Task
 from aft.logs import RunLog
 from aft.model import Student, TransferModel
-from aft.sampling import STEP, Batches, Transform, Views, collate_views, stream
+from aft.sampling import (
+    STEP,
+    Batches,
+    Transform,
+    Views,
+    collate_views,
+    seed_everything,
+    stream,
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Schedule:
         loss_lr: Highest learning rate of the transfer loss's own parameters.
         weight_decay: Of matrices and kernels; biases and norms have none.
         warmup: Share of the steps with a rising rate.
-        clip_norm: Largest norm of the student's gradient; 0 does not clip.
+        clip_norm: Largest norm of the gradient of student and teacher head; 0 does not clip.
         eval_every: Steps between looks at the validation split.
         patience: Looks without a better score before stopping; None never stops early.
         seed: Of everything random.
@@ -77,13 +86,17 @@ class Schedule:
 
 @dataclass
 class Progress:
-    """Where a run is; goes into the checkpoint."""
+    """Where a run is; goes into the checkpoint.
+
+    ``seconds`` were spent in :meth:`Trainer.fit`, looks at validation among them.
+    """
 
     step: int = 0
     best_step: int = -1
     best_score: float = -math.inf
     stale: int = 0
     finished: bool = False
+    seconds: float = 0.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -110,6 +123,8 @@ class Trainer:
         validation: Held-out samples that choose the checkpoint.
         task: What the student's outputs mean.
         teachers: The stored features of each teacher for the training samples.
+        validation_teachers: The same for the held-out samples; for a model with a teacher head,
+            which needs them.
         augment: Random view of a training input.
         transform: Fixed view for validation.
         schedule: How to train.
@@ -127,6 +142,7 @@ class Trainer:
         task: Task,
         *,
         teachers: Sequence[StoredFeatures],
+        validation_teachers: Sequence[StoredFeatures] = (),
         augment: Transform,
         transform: Transform,
         schedule: Schedule,
@@ -139,6 +155,7 @@ class Trainer:
         self.validation = validation
         self.task = task
         self.teachers = teachers
+        self.validation_teachers = validation_teachers
         self.augment = augment
         self.transform = transform
         self.schedule = schedule
@@ -173,6 +190,7 @@ class Trainer:
             StudentError: If the loss is no longer a number.
         """
         schedule, state = self.schedule, self.progress
+        started = time.perf_counter() - state.seconds
         bar = tqdm(
             total=schedule.steps,
             initial=state.step,
@@ -195,10 +213,12 @@ class Trainer:
                     bar.set_postfix(validation=f"{score:.3f}", refresh=False)
                     patient = schedule.patience is None or state.stale < schedule.patience
                     state.finished = state.step == schedule.steps or not patient
+                    state.seconds = time.perf_counter() - started
                     self.save()
                 if state.finished:
                     break
                 if stopped.is_set():
+                    state.seconds = time.perf_counter() - started
                     self.save()
                     raise Interrupted(state.step)
         if self.best.exists():
@@ -208,8 +228,10 @@ class Trainer:
     def _step(self, inputs: Inputs, rows: NDArray[np.int64]) -> dict[str, float]:
         """One optimizer step on the samples at `rows`."""
         accelerator, step = self.accelerator, self.progress.step
-        torch.manual_seed(stream(self.schedule.seed, STEP, step, accelerator.process_index))
         device = accelerator.device
+        seed_everything(
+            stream(self.schedule.seed, STEP, step, accelerator.process_index), device.type
+        )
         labels = torch.from_numpy(_labels(self.train_samples)[rows]).to(device)
         features = [teacher.gather(rows).to(device) for teacher in self.teachers]
         self.model.train()
@@ -222,7 +244,9 @@ class Trainer:
         self.optimizer.zero_grad()
         accelerator.backward(out["loss"])
         if self.schedule.clip_norm > 0:
-            accelerator.clip_grad_norm_(self.module.student.parameters(), self.schedule.clip_norm)
+            parts = (self.module.student, self.module.teacher_head)
+            trained = [p for part in parts if part is not None for p in part.parameters()]
+            accelerator.clip_grad_norm_(trained, self.schedule.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
         return {name: out[name].item() for name in out if name.endswith("loss")}
@@ -252,9 +276,10 @@ class Trainer:
         """Score the validation split; keep the weights if they are the best so far."""
         state = self.progress
         logits = compute_logits(
-            self.module.student,
+            self.module if self.module.teacher_head is not None else self.module.student,
             self.transform,
             self.validation,
+            teachers=self.validation_teachers,
             batch_size=self.schedule.batch_size,
             num_workers=self.num_workers,
             device=self.accelerator.device,
@@ -313,10 +338,12 @@ def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Opti
     """Groups: matrices, and biases and norms, of body and untrained parts; the loss's own."""
     student = model.student
     untrained = student.untrained if isinstance(student, Student) else frozenset()
-    named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
+    named = [(name in untrained, p) for name, p in student.named_parameters() if p.requires_grad]
+    if model.teacher_head is not None:
+        named += [(True, p) for p in model.teacher_head.parameters()]
     groups: list[dict[str, Any]] = []
     for lr, is_new in ((schedule.lr, False), (schedule.head_lr, True)):
-        part = [p for name, p in named if (name in untrained) == is_new]
+        part = [p for new, p in named if new == is_new]
         for decay, is_matrix in ((schedule.weight_decay, True), (0.0, False)):
             chosen = [p for p in part if (p.ndim > 1) == is_matrix]
             if chosen:

@@ -17,6 +17,7 @@ from aft.data.splits import (
     drop_unlabelled_splits,
     find_copies,
     hold_out,
+    thin_out,
 )
 from aft.errors import DataError
 from aft.identity import content_id, default_cache_dir
@@ -50,6 +51,9 @@ class DataSet:
         splits: ``train``, ``validation`` and perhaps ``test``.
         report: What was noticed while reading.
         held_out: Splits that were cut from train because the source has none of that name.
+        train_fraction: The share of the training rows that was asked for.
+        train_rows: How many of how many training rows are used, before validation is held out of
+            them; None if all are.
     """
 
     source: str
@@ -57,6 +61,17 @@ class DataSet:
     splits: dict[str, Samples]
     report: DataReport
     held_out: tuple[str, ...] = ()
+    train_fraction: float = 1.0
+    train_rows: tuple[int, int] | None = None
+
+    def lines(self) -> list[str]:
+        """What people should know of the rows, in sentences."""
+        found = self.report.lines()
+        if self.train_rows is not None:
+            used, whole = self.train_rows
+            share = f"--train-fraction {self.train_fraction:g}"
+            found.insert(0, f"{used:,} of {whole:,} training rows are used ({share})")
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Counts and findings as plain JSON values."""
@@ -66,6 +81,10 @@ class DataSet:
             "task": self.task.describe(),
             "rows": {name: len(split) for name, split in self.splits.items()},
             "held_out_of_train": list(self.held_out),
+            "train_fraction": self.train_fraction,
+            "train_rows_not_used": self.train_rows[1] - self.train_rows[0]
+            if self.train_rows
+            else 0,
             "rows_per_class": {
                 name: self.task.counts(split.labels) for name, split in self.splits.items()
             },
@@ -87,6 +106,7 @@ def load_data(
     task: str = "auto",
     validation_fraction: float = 0.1,
     test_fraction: float = 0.0,
+    train_fraction: float = 1.0,
     seed: int = 0,
     on_bad_input: OnBadInput = "skip",
     cache_dir: Path | None = None,
@@ -103,7 +123,10 @@ def load_data(
         task: ``classification``, ``multilabel``, ``regression`` or ``auto``.
         validation_fraction: Share of train held out where there is no validation split.
         test_fraction: Share of train held out where there is no test split.
-        seed: Draws what is held out; stratified by class, copies of a content stay together.
+        train_fraction: Share of the training rows that are used, of what holding out a test split
+            leaves; validation is held out of them. Every class keeps a row at least.
+        seed: Draws what is held out and what is used; stratified by class, copies of a content
+            stay together.
         on_bad_input: Leave out inputs that cannot be read, or stop.
         cache_dir: Where ids of unchanged files are remembered.
         progress: Whether to show a progress bar.
@@ -132,8 +155,15 @@ def load_data(
     check_classes(splits, found)
     find_copies(splits, report)
     held_out = []
+    train_rows = None
     rng = np.random.default_rng(seed)
     for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+        if name == "validation" and train_fraction < 1:
+            # A generator of its own: what is held out of all rows does not depend on the share.
+            whole, own = splits["train"], np.random.default_rng([seed, 1])
+            splits["train"] = whole.subset(thin_out(whole, found, train_fraction, own))
+            check_classes(splits, found)
+            train_rows = (len(splits["train"]), len(whole))
         if name not in splits and fraction > 0:
             keep, out = hold_out(splits["train"], found, fraction, rng)
             splits["train"], splits[name] = (
@@ -141,7 +171,7 @@ def load_data(
                 splits["train"].subset(out),
             )
             held_out.append(name)
-    return DataSet(source, found, splits, report, tuple(held_out))
+    return DataSet(source, found, splits, report, tuple(held_out), train_fraction, train_rows)
 
 
 def load_inputs(

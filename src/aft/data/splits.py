@@ -79,25 +79,33 @@ def check_classes(splits: dict[str, Samples], task: Task) -> None:
 def hold_out(
     train: Samples, task: Task, fraction: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions to keep and to hold out: by class, and all copies of a content together."""
-    keys, group = np.unique(train.keys, return_inverse=True)
-    first = np.full(len(keys), len(train))
-    np.minimum.at(first, group, np.arange(len(train)))
-    strata = _labels(train)[first] if task.kind == "classification" else np.zeros(len(keys), int)
-    out = np.zeros(len(keys), dtype=bool)
-    for stratum in np.unique(strata):
-        members = rng.permutation(np.flatnonzero(strata == stratum))
-        count = int(np.floor(fraction * len(members) + rng.random()))
-        out[members[: min(count, len(members) - 1)]] = True
+    """Positions to keep and to hold out: by class, and all copies of a content together.
+
+    Raises:
+        DataError: If there is none to hold out.
+    """
+    group, strata = _group(train, task)
+    out = _draw(strata, fraction, rng)
     if not out.any():
-        if len(keys) < 2 * max(1, len(np.unique(strata))):
+        if len(strata) < 2 * max(1, len(np.unique(strata))):
             raise DataError(
-                f"train has only {len(keys)} different inputs: too few to hold out any. Add rows "
+                f"train has only {len(strata)} different inputs: too few to hold out any. Add rows "
                 "or give a validation split"
             )
         crowded = np.bincount(np.unique(strata, return_inverse=True)[1]).argmax()
         out[rng.choice(np.flatnonzero(strata == np.unique(strata)[crowded]))] = True
     return np.flatnonzero(~out[group]), np.flatnonzero(out[group])
+
+
+def thin_out(
+    train: Samples, task: Task, fraction: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Positions of a share of the rows, drawn as :func:`hold_out` does; perhaps all of them.
+
+    With the same generator a smaller share is a part of a larger one.
+    """
+    group, strata = _group(train, task)
+    return np.flatnonzero(~_draw(strata, 1 - fraction, rng)[group])
 
 
 def find_copies(splits: dict[str, Samples], report: DataReport) -> None:
@@ -120,6 +128,28 @@ def find_copies(splits: dict[str, Samples], report: DataReport) -> None:
         members = order[start : start + count]
         if (labels[members] != labels[members[0]]).any():
             report.conflicts.append(tuple(train.files[int(i)] for i in members))
+
+
+def _group(train: Samples, task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The content of each row by number, and the class of each content (0 without classes)."""
+    keys, group = np.unique(train.keys, return_inverse=True)
+    first = np.full(len(keys), len(train))
+    np.minimum.at(first, group, np.arange(len(train)))
+    if task.kind == "classification":
+        return group, _labels(train)[first]
+    return group, np.zeros(len(keys), np.int64)
+
+
+def _draw(
+    strata: NDArray[np.int64], fraction: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Draw a share of each stratum, but never the whole of it."""
+    out = np.zeros(len(strata), dtype=bool)
+    for stratum in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
+        count = int(np.floor(fraction * len(members) + rng.random()))
+        out[members[: min(count, len(members) - 1)]] = True
+    return out
 
 
 def _labels(samples: Samples) -> NDArray[Any]:
