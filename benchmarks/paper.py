@@ -1,0 +1,119 @@
+"""The experiments of the AFT paper: every student of a recipe in paper/, with `aft compare`.
+
+Needs a model hub and a GPU; what was stopped goes on when the command is repeated. See
+docs/paper.md.
+
+    python benchmarks/paper.py --list
+    python benchmarks/paper.py cifar100 --students 1 --steps 500
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import aft
+from aft.config import CompareConfig, resolve
+from aft.errors import AftError, ConfigError, DataError
+from aft.hub import why_unreachable
+from aft.specs import short_name, split_column
+
+FOLDER = Path(__file__).parent / "paper"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A file in paper/.
+
+    Attributes:
+        students: The model of each student, or its models, one a column.
+        compare: Options of `aft compare`, but for student and out.
+        splits: Which split of the data set on the hub is train and which test; empty: as they are.
+        template: What texts are put into for every hf: model, see docs/models.md.
+    """
+
+    students: list[str | list[str]]
+    compare: dict[str, Any]
+    splits: dict[str, str]
+    template: str | None
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a file; ConfigError if `aft compare` does not take what is in it."""
+        values = {"splits": {}, "template": None, **yaml.safe_load(path.read_text("utf-8"))}
+        if unknown := values.keys() - cls.__dataclass_fields__.keys():
+            raise ConfigError(f"{path} has unknown keys: {', '.join(sorted(unknown))}")
+        recipe = cls(**values)
+        for student in recipe.students:
+            recipe.config(student)
+        return recipe
+
+    def config(self, student: str | list[str], **options: Any) -> CompareConfig:
+        """The options of the comparison with one student."""
+        config = resolve(CompareConfig, None, {**self.compare, "student": student, **options})
+        models = {
+            name: tuple(self._with_template(model) for model in getattr(config, name))
+            for name in ("student", "teachers")
+        }
+        return config.model_copy(update=models)
+
+    def _with_template(self, model: str) -> str:
+        if self.template is None or not split_column(model)[1].startswith("hf:"):
+            return model
+        return f"{model}{'&' if '?' in model else '?'}template={self.template}"
+
+
+def fetch_splits(data: str, splits: dict[str, str], folder: Path) -> Path:
+    """Save splits of a data set on the hub under the names that `aft` reads them by."""
+    if not folder.exists():
+        import datasets
+
+        if reason := why_unreachable():
+            raise DataError(f"cannot get {data}: the hub cannot be reached ({reason})")
+        repository, _, configuration = data.partition(":")
+        loaded = datasets.load_dataset(repository, configuration or None)
+        parts = datasets.DatasetDict({name: loaded[there] for name, there in splits.items()})
+        unfinished = folder.with_name(folder.name + ".part")
+        parts.save_to_disk(unfinished)
+        unfinished.rename(folder)
+    return folder
+
+
+def run(recipe: Recipe, out: Path, students: int | None = None, **options: Any) -> None:
+    """Compare with each student, and print each result in a sentence."""
+    if recipe.splits:
+        options["data"] = str(fetch_splits(recipe.compare["data"], recipe.splits, out / "data"))
+    for student in recipe.students[:students]:
+        models = [student] if isinstance(student, str) else student
+        name = "+".join(short_name(model) for model in models)
+        found = aft.compare(recipe.config(student, out=out / name, **options))
+        print(f"{name}: {found['sentence']}", flush=True)
+
+
+def main() -> None:
+    known = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", nargs="?", choices=known, metavar="RECIPE")
+    parser.add_argument("--list", action="store_true", help="name the recipes")
+    parser.add_argument("--students", type=int, help="only the first so many")
+    parser.add_argument("--steps", type=int, help="other steps than the recipe's")
+    parser.add_argument("--out", type=Path, help="default: runs/paper/RECIPE")
+    asked = parser.parse_args()
+    if asked.list or asked.recipe is None:
+        for name, path in known.items():
+            print(f"{name:18} {path.read_text('utf-8').splitlines()[0].lstrip('# ')}")
+        return
+    steps = {} if asked.steps is None else {"steps": asked.steps}
+    out = asked.out or Path("runs/paper", asked.recipe)
+    try:
+        run(Recipe.read(known[asked.recipe]), out, asked.students, **steps)
+    except AftError as error:
+        raise SystemExit(f"{asked.recipe}: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
