@@ -31,8 +31,11 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
+# The suite comes last: it takes longest, and goes on where it was stopped.
+BENCHMARKS := overhead product_memory text_extraction static_student survey probes demo_result noise suite
 bench: $(VENV)/.dev ## Run the benchmarks; results go to benchmarks/results
-	@set -e; for script in benchmarks/*.py; do echo "[bench] $$script"; $(BIN)/python $$script; done
+	@set -e; for name in $(BENCHMARKS); do \
+		echo "[bench] $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 docs: $(VENV)/.docs ## Build the documentation into docs/_build
 	@$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build

@@ -20,7 +20,7 @@ from aft.statistics import name_best, summarize_method
 from aft.trainer import Trainer
 from report_pages import Page, check_self_contained
 from test_train_text import TEACHERS
-from text_data import make_text_table
+from text_data import FILLERS, make_text_table
 
 Capture = pytest.CaptureFixture[str]
 
@@ -58,20 +58,22 @@ def cells(out: Path) -> dict[str, int]:
     """When each run was finished."""
     return {
         str(path.parent.relative_to(out)): path.stat().st_mtime_ns
-        for path in sorted(out.glob("*/*/result.json"))
+        for path in sorted(out.rglob("result.json"))
     }
 
 
 def test_end_to_end(found: dict[str, Any], options: dict[str, Any]) -> None:
     out = options["out"]
-    assert list(cells(out)) == [
-        *(f"runs/{method}-{seed}" for method in ("aft", "alone", "kd") for seed in (0, 1)),
-        *(f"search/{method}-{beta}" for method in ("aft", "kd") for beta in ("0.1", "1")),
-    ]
+    (setting,) = found["settings"]
+    trained = {f"runs/alone-seed{seed}" for seed in (0, 1)}
+    for method in ("aft", "kd"):
+        trained |= {f"runs/{method}-beta{beta}-seed0" for beta in ("0.1", "1")}
+        trained.add(f"runs/{method}-beta{setting['methods'][method]['beta']:g}-seed1")
+    assert set(cells(out)) == trained
     assert json.loads((out / "compare.json").read_text()) == json.loads(json.dumps(found))
     assert found["split"] == "test" and found["metric"] == "accuracy"
-    assert list(found["methods"]) == ["alone", "aft", "kd"] and not found["errors"]
-    for method, values in found["methods"].items():
+    assert list(setting["methods"]) == ["alone", "aft", "kd"] and not found["errors"]
+    for method, values in setting["methods"].items():
         scores = []
         for seed, run in enumerate(values["runs"]):
             result = aft.TrainResult.load(out / run["folder"])
@@ -80,25 +82,36 @@ def test_end_to_end(found: dict[str, Any], options: dict[str, Any]) -> None:
             assert result.summary["beta"] == (values["beta"] or 0.0)
             scores.append(run["score"])
         assert values["mean"] == pytest.approx(sum(scores) / 2)
+        assert values["seconds"] > 0 and not values["keeps_teachers"]
     page = Page(out / "report.html")
     check_self_contained(page)
-    assert page.tags.count("svg") == 4  # errors, points, a curve for each loss
     text = (out / "report.md").read_text()
-    for sentence in (found["best"]["sentence"], *found["cautions"]):
+    for sentence in (found["sentence"], *found["cautions"]):
         assert sentence in text and sentence in page.text
     assert any("flatters" in note for note in found["cautions"])
 
 
 def test_ceilings(found: dict[str, Any], options: dict[str, Any]) -> None:
-    probes = found["probes"]
+    probes = found["settings"][0]["probes"]
     first, second = options["teachers"]
     assert [probe["teachers"] for probe in probes] == [[first], [second], [first, second]]
-    assert all(probe["accuracy"] > 0.6 for probe in probes)
+    assert all(probe["score"] > 0.6 for probe in probes)
+
+
+def test_costs(found: dict[str, Any], options: dict[str, Any]) -> None:
+    """At least those of the head: a multiplication and an addition of each weight."""
+    student, teachers = found["costs"]["student"], found["costs"]["teachers"]
+    assert student["flops"] >= 2 * 16 * 3
+    assert student["training_flops"] == 3 * student["flops"] * found["steps"] * 16
+    assert [teacher["spec"] for teacher in teachers] == list(options["teachers"])
+    for teacher in teachers:
+        assert teacher["rows"] == found["settings"][0]["rows"]["train"]
+        assert teacher["flops"] is None or teacher["total_flops"] > teacher["flops"]
 
 
 def test_the_weight_is_chosen_on_validation(found: dict[str, Any], options: dict[str, Any]) -> None:
     assert found["betas"] == [0.1, 1.0]
-    for values in found["methods"].values():
+    for values in found["settings"][0]["methods"].values():
         for look in values["search"]:
             summary = aft.TrainResult.load(options["out"] / look["folder"]).summary
             assert summary["split"] == "test"
@@ -118,14 +131,12 @@ def test_the_final_split_has_no_part_in_the_choice(
     out = tmp_path / "out"
     shutil.copytree(options["out"], out)
     for method in ("aft", "kd"):
-        shutil.rmtree(out / f"runs/{method}-0")
-        shutil.rmtree(out / f"runs/{method}-1")
         for beta, validation, test in (("0.1", 0.2, 0.9), ("1", 0.3, 0.1)):
-            path = out / f"search/{method}-{beta}/result.json"
+            path = out / f"runs/{method}-beta{beta}-seed0/result.json"
             result = json.loads(path.read_text())
             result["validation"]["accuracy"], result["metrics"]["accuracy"] = validation, test
             path.write_text(json.dumps(result))
-    again = aft.compare(**{**options, "out": out, "probes": False})
+    again = aft.compare(**{**options, "out": out, "probes": False})["settings"][0]
     assert [again["methods"][method]["beta"] for method in ("aft", "kd")] == [1.0, 1.0]
     assert again["probes"] == []
 
@@ -136,21 +147,65 @@ def test_a_repeat_trains_nothing_and_a_lost_run_is_made_again(
     before = cells(options["out"])
     again = aft.compare(**options)
     assert cells(options["out"]) == before and again == found
-    shutil.rmtree(options["out"] / "runs/kd-1")
-    again = aft.compare(**options)
+    methods = found["settings"][0]["methods"]
+    lost = methods["kd"]["runs"][1]["folder"]
+    shutil.rmtree(options["out"] / lost)
+    again = aft.compare(**options)["settings"][0]
     after = cells(options["out"])
-    assert {name for name in before if before[name] != after[name]} == {"runs/kd-1"}
+    assert {name for name in before if before[name] != after[name]} == {lost}
     assert [run["score"] for run in again["methods"]["kd"]["runs"]] == [
-        run["score"] for run in found["methods"]["kd"]["runs"]
+        run["score"] for run in methods["kd"]["runs"]
     ]
+
+
+def test_more_may_be_asked_for_later(
+    found: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Weights, single teachers, shares of the rows and the ceiling join what is there."""
+    out = tmp_path / "out"
+    shutil.copytree(options["out"], out)
+    before = cells(out)
+    more = aft.compare(
+        **{
+            **options,
+            "out": out,
+            "methods": ("aft", "refine"),
+            "betas": (1.0, 0.1, 30.0),
+            "train_fractions": (0.5, 1.0),
+            "each_teacher": True,
+        }
+    )
+    after = cells(out)
+    assert all(after[name] == before[name] for name in before)
+    settings = more["settings"]
+    assert [(one["fraction"], len(one["teachers"])) for one in settings] == [
+        *((0.5, 2), (0.5, 1), (0.5, 1)),
+        *((1.0, 2), (1.0, 1), (1.0, 1)),
+    ]
+    assert settings[1]["name"] == "50% of train, words"
+    folders = {
+        (one["fraction"], place, method): values["runs"][1]["folder"].rpartition("/")[0]
+        for place, one in enumerate(settings)
+        for method, values in one["methods"].items()
+    }
+    assert folders[0.5, 1, "alone"] == "train-0.5/runs"
+    assert folders[0.5, 1, "aft"] == "train-0.5/teacher-1/runs"
+    assert folders[0.5, 0, "refine"] == "train-0.5/runs"
+    assert folders[1.0, 5, "aft"] == "teacher-2/runs" and folders[1.0, 3, "aft"] == "runs"
+    rows = [one["rows"]["train"] for one in settings]
+    assert rows[0] == rows[2] < rows[3] == found["settings"][0]["rows"]["train"]
+    assert settings[0]["methods"]["alone"]["runs"] == settings[1]["methods"]["alone"]["runs"]
+    refine = settings[0]["methods"]["refine"]
+    assert refine["keeps_teachers"] and refine["beta"] is None and refine["mean"] is not None
+    assert all(one["best"]["method"] != "refine" for one in settings)
+    assert more["sentence"].startswith("aft, 6 settings: ")
+    check_self_contained(Page(out / "report.html"))
 
 
 def test_other_options_are_refused(found: dict[str, Any], options: dict[str, Any]) -> None:
     before = cells(options["out"])
     with pytest.raises(ConfigError, match="other options: steps 12 -> 13"):
         aft.compare(**{**options, "steps": 13})
-    with pytest.raises(ConfigError, match="other options: beta"):
-        aft.compare(**{**options, "betas": (0.5,)})
     assert cells(options["out"]) == before
 
 
@@ -186,11 +241,13 @@ def test_a_method_that_fails_loses_no_other(
 
     monkeypatch.setattr(train_module, "make_loss", broken)
     found = aft.compare(**{**options, "out": tmp_path / "out", "steps": 4, "eval_every": 2})
-    kd, plain = found["methods"]["kd"], found["methods"]["aft"]
+    methods = found["settings"][0]["methods"]
+    kd, plain = methods["kd"], methods["aft"]
     assert kd["beta"] is None and kd["mean"] is None and "Nothing can be said" in kd["verdict"]
     assert plain["mean"] is not None and plain["outcome"] is None
-    assert [run["score"] is None for run in found["methods"]["alone"]["runs"]] == [False, False]
-    assert set(found["errors"]) == {"search/kd-0.1", "search/kd-1", "runs/aft-1"}
+    assert [run["score"] is None for run in methods["alone"]["runs"]] == [False, False]
+    lost = plain["runs"][1]["folder"]
+    assert set(found["errors"]) == {"runs/kd-beta0.1-seed0", "runs/kd-beta1-seed0", lost}
     page = Page(tmp_path / "out" / "report.html")
     check_self_contained(page)
     assert "no kd <b>today</b>" in page.text
@@ -207,10 +264,10 @@ def test_a_method_that_fails_loses_no_other(
 
 
 def test_labels_that_a_loss_is_not_for(options: dict[str, Any], tmp_path: Path) -> None:
-    rows = [
-        f'{{"text": "text {i}", "label": ["a"{", " + chr(34) + "b" + chr(34) if i % 2 else ""}]}}\n'
-        for i in range(40)
-    ]
+    rows = []
+    for i in range(40):
+        text = f"{FILLERS[i % len(FILLERS)]} {FILLERS[i // 4]} {i}"
+        rows.append(json.dumps({"text": text, "label": ["a", "b"][: 1 + i % 2]}) + "\n")
     (tmp_path / "tags.jsonl").write_text("".join(rows))
     found = aft.compare(
         **{
@@ -222,11 +279,13 @@ def test_labels_that_a_loss_is_not_for(options: dict[str, Any], tmp_path: Path) 
             "steps": 4,
         }
     )
-    assert found["metric"] == "mean_average_precision" and found["probes"] == []
-    assert found["methods"]["rkd"]["mean"] is not None
-    assert "is for classification" in found["errors"]["runs/logit-kd-0"]
+    (setting,) = found["settings"]
+    assert found["metric"] == "mean_average_precision"
+    assert "probes" not in found["errors"], found["errors"]["probes"]
+    assert 0 < setting["probes"][-1]["score"] <= 1
+    assert setting["methods"]["rkd"]["mean"] is not None
+    assert "is for classification" in found["errors"]["runs/logit-kd-beta1-seed0"]
     assert any("no test split" in note for note in found["cautions"])
-    assert not (tmp_path / "out" / "search").exists()
 
 
 def test_a_stopped_comparison_goes_on(
@@ -246,12 +305,13 @@ def test_a_stopped_comparison_goes_on(
             KeyboardInterrupt, match="the same command goes on with what is missing"
         ):
             aft.compare(**few)
-    assert (tmp_path / "out" / "runs" / "alone-0" / "checkpoints" / "last.pt").exists()
+    assert (tmp_path / "out" / "runs" / "alone-seed0" / "checkpoints" / "last.pt").exists()
     again = aft.compare(**few)
-    assert [run["score"] for run in again["methods"]["alone"]["runs"]] == [
-        run["score"] for run in found["methods"]["alone"]["runs"]
+    methods, before = (one["settings"][0]["methods"] for one in (again, found))
+    assert [run["score"] for run in methods["alone"]["runs"]] == [
+        run["score"] for run in before["alone"]["runs"]
     ]
-    assert again["methods"]["kd"]["beta"] == 1.0 and not again["methods"]["kd"]["search"]
+    assert methods["kd"]["beta"] == 1.0 and not methods["kd"]["search"]
 
 
 def test_several_processes_are_refused(
@@ -315,7 +375,9 @@ def test_strange_names_are_escaped(
     shutil.copytree(options["out"] / "runs", tmp_path / "runs")
     name = "python:<script>alert('x')</script>|`*.py"
     changed = {**found, "data": name, "teachers": [name], "student": name, "errors": {"a": name}}
-    changed["probes"] = [{"teachers": [name], "accuracy": 0.5}]
+    (setting,) = found["settings"]
+    probes = [{"teachers": [name], "score": 0.5}]
+    changed["settings"] = [{**setting, "name": name, "teachers": [name], "probes": probes}]
     page = Page(write_methods_report(tmp_path, changed))
     check_self_contained(page)
     assert name in page.text

@@ -54,6 +54,8 @@ ORDER = [
     "statistics",
     "report",
     "train",
+    "costs",
+    "cells",
     "compare",
     "export",
     "inspect",

@@ -20,6 +20,13 @@ def split_column(text: str) -> tuple[str | None, str]:
     return (found[1].strip(), found[2]) if found else (None, text)
 
 
+def short_name(text: str) -> str:
+    """The name of a model for people: ``image=timm:vit_small.in1k?size=96`` is ``vit_small``."""
+    source, _, name = split_column(text)[1].partition("?")[0].partition(":")
+    name = name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    return name.partition(".")[0] if source == "timm" else name
+
+
 @dataclass(frozen=True)
 class Spec:
     """A parsed model specification.

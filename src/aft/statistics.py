@@ -172,6 +172,8 @@ def name_best(found: Mapping[str, Mapping[str, Any]], metric: str, alone: str) -
         alone: Name of the labels alone.
     """
     means = {name: values["mean"] for name, values in found.items() if values["mean"] is not None}
+    if not means:
+        return {"method": None, "outcome": None, "sentence": "No method has a score."}
     best = max(means, key=lambda name: (means[name], name == alone))
     what = metric.replace("_", " ")
     if best == alone:
@@ -190,3 +192,72 @@ def name_best(found: Mapping[str, Mapping[str, Any]], metric: str, alone: str) -
             f"{word} zero."
         )
     return {"method": best, "outcome": values["outcome"], "sentence": sentence}
+
+
+def count_outcomes(settings: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+    """A sentence a method: in how many settings it was better and worse than the labels alone.
+
+    Args:
+        settings: For each setting what :func:`summarize_method` says of each method. Ceilings
+            (``keeps_teachers``) and what has no outcome are left out.
+    """
+    outcomes: dict[str, list[str]] = {}
+    for methods in settings:
+        for name, values in methods.items():
+            if values["outcome"] is not None and not values["keeps_teachers"]:
+                outcomes.setdefault(name, []).append(values["outcome"])
+    sentences = []
+    for name, found in outcomes.items():
+        counts = [
+            f"{word} in {found.count(outcome)}"
+            for outcome, word in (
+                ("better", "better than the labels alone"),
+                ("worse", "worse"),
+                ("no difference shown", "no difference shown"),
+            )
+        ]
+        sentences.append(f"{name}, {len(found)} settings: {', '.join(counts)}.")
+    return " ".join(sentences) or "Nothing can be said: too few seeds have scores."
+
+
+def summarize_tasks(
+    ratios: Sequence[float], others: Sequence[float] | None = None
+) -> dict[str, float | int | None]:
+    """One method over several data sets, against the labels alone or against another method.
+
+    Data sets are what is drawn here, not seeds: each counts once, with the mean over its seeds.
+
+    References:
+        Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 2006: the
+        signed-rank test of Wilcoxon (1945).
+
+    Args:
+        ratios: The method's error on each data set, divided by that of the labels alone.
+        others: The same of the other method, in the same order; without it that of the labels
+            alone, 1.
+
+    Returns:
+        ``tasks``; ``mean`` of the ratios; ``difference``, the mean of ratio - other, with ``low``
+        and ``high``, its 95 % interval (Student's t); ``p_value``, two-sided. What fewer than two
+        data sets cannot tell is None.
+
+    Raises:
+        InputError: If there are no data sets, or the lengths differ.
+    """
+    from scipy import stats
+
+    against = [1.0] * len(ratios) if others is None else list(others)
+    if not ratios or len(against) != len(ratios):
+        raise InputError(f"expected pairs of ratios, got {len(ratios)} and {len(against)}")
+    found: dict[str, float | int | None] = {
+        "tasks": len(ratios),
+        "mean": float(np.mean(ratios)),
+        "difference": float(np.mean(np.subtract(ratios, against))),
+        **dict.fromkeys(("low", "high", "p_value")),
+    }
+    if len(ratios) > 1:
+        paired = compare_paired("error", against, ratios)
+        same = all(a == b for a, b in zip(ratios, against, strict=True))
+        test = 1.0 if same else stats.wilcoxon(ratios, against).pvalue
+        found |= {"low": paired.low, "high": paired.high, "p_value": float(test)}
+    return found

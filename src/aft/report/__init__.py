@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aft.errors import AftError, InputError
-from aft.report.methods_text import methods_as_markdown
+from aft.report.methods_markdown import methods_as_markdown
 
 if TYPE_CHECKING:
     from aft.report.inputs import OpenInput
+    from aft.report.methods_changes import OpenFile
     from aft.statistics import PairedComparison
 
 __all__ = ["write_comparison_report", "write_methods_report", "write_run_report"]
@@ -94,12 +95,17 @@ def write_comparison_report(
     return _write(folder, page)
 
 
-def write_methods_report(folder: Path, document: Mapping[str, Any]) -> Path:
+def write_methods_report(
+    folder: Path, document: Mapping[str, Any], open_file: OpenFile | None = None
+) -> Path:
     """Write ``report.md`` and ``report.html`` of a comparison of several methods.
 
     Args:
         folder: The folder of the comparison, with its runs.
         document: What :func:`aft.compare.compare` returns.
+        open_file: Gives the input of a row of the final split by its name in the column ``file``
+            of ``evaluation.parquet``: a picture, a text, None where it is missing, or a dictionary
+            of these by column. Without it no inputs are shown.
 
     Returns:
         Path of the page.
@@ -107,12 +113,12 @@ def write_methods_report(folder: Path, document: Mapping[str, Any]) -> Path:
     Raises:
         AftError: If matplotlib or jinja2 are not installed; ``report.md`` is written all the same.
     """
-    text = methods_as_markdown(document)
+    text = methods_as_markdown(folder, document)
     (folder / "report.md").write_text(text, encoding="utf-8", errors="replace")
     _require_extra()
     from aft.report.methods_page import render_methods
 
-    return _write(folder, render_methods(folder, document))
+    return _write(folder, render_methods(folder, document, open_file))
 
 
 def _require_extra() -> None:

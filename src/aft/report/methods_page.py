@@ -1,49 +1,126 @@
-"""The page that compares several methods over the same seeds."""
+"""The page that compares several methods over the same seeds, in one setting or in several."""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from aft.errors import DataError
 from aft.report.folder import Run, read_run
-from aft.report.methods_plots import draw_errors, draw_points
-from aft.report.methods_text import HEADINGS, introduction, method_rows, probe_rows
+from aft.report.methods_changes import changes_context
+from aft.report.methods_costs import COST_HEADINGS, cost_rows, cost_sentence
+from aft.report.methods_overview import draw_fractions, draw_probes, effects
+from aft.report.methods_plots import draw_errors, draw_points, draw_times
+from aft.report.methods_text import (
+    ALONE,
+    CEILING_HEADINGS,
+    CEILINGS,
+    HEADINGS,
+    all_methods,
+    ceiling_rows,
+    introduction,
+    kept,
+    method_name,
+    method_rows,
+    overview_rows,
+    read_shares,
+    searched,
+    shares_sentence,
+    students,
+    time,
+)
 from aft.report.plots import draw_mean_curves
 from aft.report.rendering import metric_name, render
+from aft.report.run_page import gate_charts
+
+if TYPE_CHECKING:
+    from aft.report.methods_changes import OpenFile
 
 
-def render_methods(folder: Path, document: Mapping[str, Any]) -> str:
+def render_methods(
+    folder: Path, document: Mapping[str, Any], open_file: OpenFile | None = None
+) -> str:
     """The page as HTML; arguments as in :func:`aft.report.write_methods_report`."""
-    methods = document["methods"]
-    return render(
+    settings, metric = document["settings"], metric_name(document["metric"])
+    names = all_methods(settings)
+    page = render(
         "methods.html.j2",
-        title=f"{len(methods)} methods compared: {Path(document['data']).name}",
+        title=f"{len(names)} methods compared: {Path(document['data']).name or document['data']}",
         document=document,
-        metric=metric_name(document["metric"]),
+        number_of_methods=len(names),
+        metric=metric,
+        tone=_tone(settings),
         introduction=introduction(document),
-        errors=draw_errors(methods),
-        points=draw_points(methods, metric_name(document["metric"])),
-        curves=_curves(folder, methods),
+        settings=[_setting(folder, setting, metric) for setting in settings],
+        overview_headings=[method_name(name) for name in names],
+        overview=overview_rows(document) if len(settings) > 1 else [],
+        fractions=draw_fractions(document, metric),
+        effects=effects(document),
+        probes=draw_probes(document, metric),
+        costs=cost_rows(document),
+        cost_headings=COST_HEADINGS,
+        cost_sentence=cost_sentence(document),
+        changed=changes_context(folder, document, open_file),
         headings=HEADINGS,
-        rows=method_rows(document),
-        probes=probe_rows(document),
-        searched={name: values["search"] for name, values in methods.items() if values["search"]},
+        ceiling_headings=CEILING_HEADINGS,
+        ceilings_note=CEILINGS,
+    )
+    numbers = itertools.count()
+    return re.sub(
+        "<svg .*?</svg>", lambda chart: _own_ids(chart[0], next(numbers)), page, flags=re.DOTALL
     )
 
 
-def _curves(folder: Path, methods: Mapping[str, Any]) -> list[tuple[str, Markup]]:
-    """For each method its mean learning curve beside that of the labels alone."""
+def _own_ids(chart: str, number: int) -> str:
+    """A chart whose ids no other has: two settings may have charts that are all the same."""
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>c{number}-", chart)
+
+
+def _tone(settings: list[Mapping[str, Any]]) -> str:
+    """The colour of the sentence at the top: only what all settings say alike."""
+    outcomes = {setting["best"]["outcome"] for setting in settings}
+    found = outcomes.pop() if len(outcomes) == 1 else None
+    return found if found in ("better", "worse") else "unclear"
+
+
+def _setting(folder: Path, setting: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """What the template says of one setting."""
+    methods = setting["methods"]
     runs = {name: _read(folder, values["runs"]) for name, values in methods.items()}
+    shares = read_shares(folder, setting)
+    return {
+        "setting": setting,
+        "errors": draw_errors(methods),
+        "points": draw_points(methods, metric),
+        "times": draw_times(methods, metric),
+        "curves": _curves(runs),
+        "rows": method_rows(setting),
+        "verdicts": [v["verdict"] for v in students(setting).values() if v["verdict"]],
+        "ceilings": ceiling_rows(setting),
+        "keepers": bool(kept(setting)),
+        "searched": searched(setting),
+        "times_of": {name: time(values["seconds"]) for name, values in methods.items()},
+        "gates": gate_charts(runs["aft"]) if runs.get("aft") else [],
+        "shares": shares,
+        "shares_sentence": shares_sentence(shares) if shares else "",
+    }
+
+
+def _curves(runs: Mapping[str, list[Run]]) -> list[tuple[str, Markup]]:
+    """For each method its mean learning curve beside that of the labels alone."""
     charts = []
     for name, own in runs.items():
-        if name == "alone" or not own or not runs["alone"]:
+        if name == ALONE or not own or not runs[ALONE]:
             continue
         metric = own[0].main_metric
         alone, helped = (
-            [run.curve("validation", metric) for run in those] for those in (runs["alone"], own)
+            [run.curve("validation", metric) for run in those] for those in (runs[ALONE], own)
         )
         if all(len(steps) for steps, _ in (*alone, *helped)):
             charts.append((name, draw_mean_curves(alone, helped, metric_name(metric), name)))
@@ -51,4 +128,11 @@ def _curves(folder: Path, methods: Mapping[str, Any]) -> list[tuple[str, Markup]
 
 
 def _read(folder: Path, runs: list[dict[str, Any]]) -> list[Run]:
-    return [read_run(folder / run["folder"]) for run in runs if "error" not in run]
+    """The finished runs, without their predictions: there may be hundreds of runs."""
+    found = []
+    for run in runs:
+        try:
+            found.append(replace(read_run(folder / run["folder"]), rows={}))
+        except DataError:  # failed, or removed since
+            continue
+    return found

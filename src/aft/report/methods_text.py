@@ -1,10 +1,14 @@
-"""A comparison of several methods as Markdown, and the cells of its table for every form."""
+"""What a comparison of several methods says in words and cells, for every form of the report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+ALONE = "alone"
 HEADINGS = (
     "method",
     "verdict",
@@ -17,122 +21,219 @@ HEADINGS = (
     "error / alone's",
     "95% interval",
 )
-_NONE = "\N{EN DASH}"
+CEILING_HEADINGS = ("ceiling", "seeds", "mean", "deviation", "difference", "95% interval")
+CEILINGS = (
+    "What keeps a teacher has to run it for every prediction. The students above do not, so "
+    "these are no competitors: they say what could be reached."
+)
+SWITCHED_OFF = 0.01  # of the kernel, mean over seeds: a teacher below it counts as switched off
+NONE = "\N{EN DASH}"
 
 
-def method_rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """One row of text a method, under ``HEADINGS``."""
-    rows = []
-    for name, values in document["methods"].items():
-        done = sum(run["score"] is not None for run in values["runs"])
-        rows.append(
-            [
-                method_name(name),
-                values["outcome"] or (_NONE if name == "alone" else "too few seeds"),
-                _text(values["beta"], "{:g}"),
-                str(done),
-                _text(values["mean"]),
-                _text(values["std"]),
-                _text(values["difference"], "{:+.3f}"),
-                _interval(values["low"], values["high"], "{:+.3f}"),
-                _text(values["error_ratio"]),
-                _interval(values["error_ratio_low"], values["error_ratio_high"]),
-            ]
-        )
-    return rows
+def students(setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The methods whose student predicts without its teachers, labels alone first."""
+    return {n: v for n, v in setting["methods"].items() if not v.get("keeps_teachers")}
+
+
+def kept(setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The methods that keep the teachers at prediction: ceilings, no competitors."""
+    return {n: v for n, v in setting["methods"].items() if v.get("keeps_teachers")}
+
+
+def all_methods(settings: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """The name of every method of any setting, and whether it keeps the teachers."""
+    found: dict[str, bool] = {}
+    for setting in settings:
+        for name, values in setting["methods"].items():
+            found.setdefault(name, bool(values.get("keeps_teachers")))
+    return {name: found[name] for name in sorted(found, key=lambda name: found[name])}
+
+
+def leader(setting: Mapping[str, Any]) -> str | None:
+    """The method with the highest mean, labels alone and those that keep teachers left out."""
+    means = {
+        name: values["mean"]
+        for name, values in students(setting).items()
+        if name != ALONE and values["mean"] is not None
+    }
+    return max(means, key=lambda name: means[name], default=None)
+
+
+def scores(values: Mapping[str, Any]) -> list[float]:
+    """The score of every run of a method that has one."""
+    return [run["score"] for run in values["runs"] if run.get("score") is not None]
+
+
+def fraction_name(fraction: float) -> str:
+    """``10% of train``."""
+    return f"{100 * fraction:.4g}% of train"
 
 
 def method_name(name: str) -> str:
     """The name of a method for people."""
-    return "labels alone" if name == "alone" else name
+    return "labels alone" if name == ALONE else name
 
 
-def probe_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Teachers and accuracy of each linear probe."""
+def method_rows(setting: Mapping[str, Any]) -> list[list[str]]:
+    """One row of text a method that keeps no teacher, under ``HEADINGS``."""
     return [
-        (" + ".join(probe["teachers"]), _text(probe["accuracy"])) for probe in document["probes"]
+        [
+            method_name(name),
+            values["outcome"] or (NONE if name == ALONE else "too few seeds"),
+            text(values["beta"], "{:g}"),
+            str(len(scores(values))),
+            text(values["mean"]),
+            text(values["std"]),
+            text(values["difference"], "{:+.3f}"),
+            interval(values["low"], values["high"], "{:+.3f}"),
+            text(values["error_ratio"]),
+            interval(values["error_ratio_low"], values["error_ratio_high"]),
+        ]
+        for name, values in students(setting).items()
     ]
+
+
+def ceiling_rows(setting: Mapping[str, Any]) -> list[list[str]]:
+    """One row of text a linear probe or a method that keeps its teachers."""
+    probes = [
+        [f"linear head on {' + '.join(probe['teachers'])}", NONE, text(probe["score"])]
+        + [NONE] * (len(CEILING_HEADINGS) - 3)
+        for probe in setting["probes"]
+    ]
+    return probes + [
+        [
+            f"{name}: student that keeps the teacher{'' if len(setting['teachers']) == 1 else 's'}",
+            str(len(scores(values))),
+            text(values["mean"]),
+            text(values["std"]),
+            text(values["difference"], "{:+.3f}"),
+            interval(values["low"], values["high"], "{:+.3f}"),
+        ]
+        for name, values in kept(setting).items()
+    ]
+
+
+def overview_rows(document: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """For each setting its name, and mean, verdict and outcome of every method."""
+    names = all_methods(document["settings"])
+    rows = []
+    for setting in document["settings"]:
+        cells = []
+        for name, keeps in names.items():
+            values = setting["methods"].get(name)
+            if values is None or values["mean"] is None:
+                cells.append((NONE, "", ""))
+                continue
+            outcome = values["outcome"] or ""
+            said = {"no difference shown": "no difference", "": "too few seeds"}
+            word = "" if name == ALONE else said.get(outcome, outcome)
+            cells.append((text(values["mean"]), word, "" if keeps else outcome))
+        rows.append((setting["name"], cells))
+    return rows
+
+
+def searched(setting: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The tried weights of each method that has several."""
+    found = {name: list(values["search"] or ()) for name, values in setting["methods"].items()}
+    return {name: looks for name, looks in found.items() if looks}
+
+
+def search_rows(document: Mapping[str, Any], setting: Mapping[str, Any]) -> list[list[str]]:
+    """For each searched method the validation score under each of the document's weights."""
+    rows = []
+    for name, looks in searched(setting).items():
+        found = {look["beta"]: look.get("validation") for look in looks}
+        rows.append([name, *(text(found.get(beta)) for beta in document["betas"])])
+    return rows
+
+
+def read_shares(folder: Path, setting: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The share of each teacher in AFT's kernel over all seeds.
+
+    Args:
+        folder: The comparison's folder.
+        setting: One setting of the document.
+
+    Returns:
+        For each teacher ``spec``, ``mean``, ``low``, ``high`` and ``off`` (a mean below 1 %); empty
+        where there is but one teacher, or no run of AFT that says it.
+    """
+    found = []
+    for run in (setting["methods"].get("aft") or {"runs": ()})["runs"]:
+        try:
+            result = json.loads((folder / run["folder"] / "result.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            continue
+        shares = result.get("teacher_shares") or ()
+        if len(shares) == len(setting["teachers"]) and None not in shares:
+            found.append([float(share) for share in shares])
+    if not found or len(setting["teachers"]) < 2:
+        return []
+    return [
+        {
+            "spec": spec,
+            "mean": fmean(shares),
+            "low": min(shares),
+            "high": max(shares),
+            "off": fmean(shares) < SWITCHED_OFF,
+        }
+        for spec, *shares in zip(setting["teachers"], *found, strict=True)
+    ]
+
+
+def shares_sentence(shares: Sequence[Mapping[str, Any]]) -> str:
+    """Which teachers were switched off, and by which rule."""
+    rule = "that is, has a share below 1% of the kernel, averaged over seeds"
+    off = [share["spec"] for share in shares if share["off"]]
+    if not off:
+        return f"No teacher was switched off, {rule}."
+    return f"Switched off, {rule}: {', '.join(off)}."
 
 
 def introduction(document: Mapping[str, Any]) -> str:
     """What was compared, and how, in a paragraph."""
-    rows, several = document["rows"], len(document["betas"]) > 1
-    split = document["split"]
-    text = (
-        f"{document['student']} ({document['num_parameters']:,} parameters) was trained on "
-        f"{rows['train']:,} rows by each method with {document['seeds']} seeds. Steps, batches and "
-        f"learning rates are the same. The scores are {document['metric'].replace('_', ' ')} on "
-        f"{rows[split]:,} rows of the {split} split; differences are from the labels alone with "
-        "the same seed. "
+    settings, split = document["settings"], document["split"]
+    several = len(settings) > 1
+    start = {"pretrained": "pretrained", "random": "random", "mixed": "partly pretrained"}.get(
+        document["student_weights"], document["student_weights"]
     )
-    if several:
-        tried = ", ".join(f"{beta:g}" for beta in document["betas"])
-        return text + (
-            f"The weight of each method was chosen among {tried}, with seed 0, by the score on the "
-            "validation split, and then used for all seeds."
+    known = {one["rows"]["train"] for one in settings if "train" in one["rows"]}
+    *fewer, most = [f"{rows:,}" for rows in sorted(known)] or ["an unknown number of"]
+    scored = max((one["rows"].get(split, 0) for one in settings), default=0)
+    trained = f"{', '.join(fewer)} or {most}" if fewer else most
+    words = (
+        f"{document['student']} ({document['num_parameters']:,} parameters, {start} weights at the "
+        f"start) was trained on {trained} rows by each method "
+        f"with {document['seeds']} seed{'' if document['seeds'] == 1 else 's'}"
+        f"{f' in {len(settings)} settings' if several else ''}. Steps, batches and learning rates "
+        f"are the same. The scores are {document['metric'].replace('_', ' ')} on "
+        f"{scored:,} rows of the {split} split; differences are from the "
+        "labels alone with the same seed. "
+    )
+    betas = document["betas"]
+    if len(betas) > 1:
+        return words + (
+            f"The weight of each method was chosen among {', '.join(f'{b:g}' for b in betas)} by "
+            f"the score of seed 0 on the validation split{', in each setting' if several else ''}, "
+            "and then used for all seeds."
         )
-    return text + f"Every method has the weight {document['betas'][0]:g}; it was not searched."
+    return words + f"Every method has the weight {betas[0]:g}; it was not searched."
 
 
-def methods_as_markdown(document: Mapping[str, Any]) -> str:
-    """The report as Markdown."""
-    parts = [
-        f"# Methods compared on {_escape(document['data'])}",
-        document["best"]["sentence"],
-        _escape(introduction(document)),
-        _table(HEADINGS, method_rows(document), text_columns=(0, 1)),
-        'The error is 1 less the score; "error / alone\'s" is the mean over seeds of its share of '
-        "the error of the labels alone, so less than 1 is better.",
-        "\n".join(
-            f"- {values['verdict']}" for values in document["methods"].values() if values["verdict"]
-        ),
-    ]
-    if document["probes"]:
-        parts += [
-            "## Ceilings",
-            "Linear heads on the teachers' own features, split as with seed 0. They need the "
-            "teacher for every prediction; the students do not.",
-            _table(("teachers", "accuracy"), probe_rows(document), text_columns=(0,)),
-        ]
-    if document["cautions"]:
-        parts += ["## Be careful", "\n".join(f"- {note}" for note in document["cautions"])]
-    if document["errors"]:
-        failed = [f"- {name}: {_escape(error)}" for name, error in document["errors"].items()]
-        parts += ["## What failed", "\n".join(failed)]
-    return "\n\n".join(parts) + "\n"
+def text(value: float | None, form: str = "{:.3f}") -> str:
+    """A number as text, a dash where there is none."""
+    return NONE if value is None else form.format(value)
 
 
-def _table(
-    headings: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Sequence[int]
-) -> str:
-    cells = [list(headings), *([_escape(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-
-    def line(row: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if i in text_columns else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = "|".join(
-        "-" * (width + 2) if i in text_columns else "-" * (width + 1) + ":"
-        for i, width in enumerate(widths)
-    )
-    return "\n".join([line(cells[0]), f"|{rule}|", *map(line, cells[1:])])
+def time(seconds: float | None) -> str:
+    """``0.16 s``, ``1,200 s``, a dash where it is not known."""
+    if seconds is None:
+        return NONE
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
-def _escape(text: str) -> str:
-    """Text that Markdown takes for text, in one line."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return text.replace("|", "\\|").replace("`", "\\`").replace("*", "\\*").replace("[", "\\[")
-
-
-def _text(value: float | None, form: str = "{:.3f}") -> str:
-    return _NONE if value is None else form.format(value)
-
-
-def _interval(low: float | None, high: float | None, form: str = "{:.3f}") -> str:
+def interval(low: float | None, high: float | None, form: str = "{:.3f}") -> str:
+    """Both ends of an interval as text, a dash where there is none."""
     if low is None or high is None:
-        return _NONE
+        return NONE
     return f"{form.format(low)} to {form.format(high)}"

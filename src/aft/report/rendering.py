@@ -11,7 +11,7 @@ import jinja2
 from aft import __version__
 from aft.report.folder import Run
 from aft.report.tables import confusion, matrix_rows, most_confused
-from aft.specs import split_column
+from aft.specs import short_name, split_column
 
 MOST_MATRIX_CLASSES = 30
 METRICS = {
@@ -55,13 +55,7 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
 def student_name(student: str) -> str:
     """``text=hf:google/bert?layers=2 + image=timm:vit.in1k`` as ``bert + vit``."""
     towers = re.split(r" \+ (?=[^:=?]+=)", student)
-    return " + ".join(_short_name(split_column(tower)[1]) for tower in towers)
-
-
-def _short_name(spec: str) -> str:
-    source, _, name = spec.partition("?")[0].partition(":")
-    name = name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
-    return name.partition(".")[0] if source == "timm" else name
+    return " + ".join(short_name(tower) for tower in towers)
 
 
 def confusion_context(run: Run, counts: Any = None) -> dict[str, Any]:

@@ -1,0 +1,190 @@
+"""The runs of a comparison: which there are, where they lie, and how each is made or read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aft.config import CompareConfig, LossDetails, TrainConfig, resolve
+from aft.errors import AftError
+from aft.runs import TrainResult, is_finished, open_run
+from aft.specs import short_name
+from aft.train import train
+
+ALONE = "alone"
+REFINE = "refine"
+KEEPS_TEACHERS = frozenset({REFINE})
+"""Methods whose model needs the teachers for every prediction: ceilings, not rivals."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One share of the training rows with one choice of teachers.
+
+    Attributes:
+        fraction: Share of the training rows.
+        teachers: The teachers' specifications.
+        number: Place of the teacher among all, where it is on its own; 0 for all together.
+        name: For people; empty where there is no other setting.
+    """
+
+    fraction: float
+    teachers: tuple[str, ...]
+    number: int
+    name: str
+
+    def folder(self, method: str) -> str:
+        """Folder of a method's runs; those of the labels alone serve every choice of teachers."""
+        share = "" if self.fraction == 1 else f"train-{self.fraction:g}/"
+        teacher = f"teacher-{self.number}/" if self.number and method != ALONE else ""
+        return f"{share}{teacher}runs/"
+
+
+def list_settings(config: CompareConfig) -> list[Setting]:
+    """Every share of rows, each with all teachers and, if asked for, with each on its own."""
+    fractions = sorted(set(config.train_fractions))
+    choices = [(0, config.teachers)]
+    if config.each_teacher and len(config.teachers) > 1:
+        choices += [(i, (one,)) for i, one in enumerate(config.teachers, start=1)]
+    settings = []
+    for fraction in fractions:
+        for number, teachers in choices:
+            words = [f"{100 * fraction:g}% of train"] if len(fractions) > 1 else []
+            if len(choices) > 1:
+                words.append(short_name(teachers[0]) if number else "all teachers")
+            settings.append(Setting(fraction, teachers, number, ", ".join(words)))
+    return settings
+
+
+def cell_name(setting: Setting, method: str, seed: int, beta: float | None = None) -> str:
+    """The folder of a run in that of the comparison."""
+    weight = "" if beta is None else f"-beta{beta:g}"
+    return f"{setting.folder(method)}{method}{weight}-seed{seed}"
+
+
+def cell_options(
+    config: CompareConfig, setting: Setting, method: str, seed: int, beta: float | None = None
+) -> TrainConfig:
+    """The options of one run: all that `train` and `compare` share, and the method's own."""
+    values = {
+        name: getattr(config, name)
+        for name in TrainConfig.model_fields
+        if name in CompareConfig.model_fields and name not in ("out", "overwrite")
+    }
+    if method != "aft":  # the form of AFT's kernel means nothing to others
+        plain = LossDetails()
+        values |= {name: getattr(plain, name) for name in ("kernel", "weights", "combine")}
+    elif len(setting.teachers) < 2:  # nothing to multiply
+        values["combine"] = "concat"
+    values["teachers"] = () if method == ALONE else setting.teachers
+    if method in KEEPS_TEACHERS:
+        values["keep_teachers"] = True
+    elif method != ALONE:
+        values |= {"loss": method, "beta": beta}
+    return resolve(TrainConfig, None, {**values, "seed": seed, "train_fraction": setting.fraction})
+
+
+def count_cells(config: CompareConfig, methods: Sequence[str], settings: Sequence[Setting]) -> int:
+    """How many runs a comparison has."""
+    more = len(set(config.betas)) - 1
+    count = len({setting.fraction for setting in settings}) * config.seeds
+    for _ in settings:
+        count += sum(
+            config.seeds + (0 if method in KEEPS_TEACHERS else more)
+            for method in methods
+            if method != ALONE
+        )
+    return count
+
+
+@dataclass
+class Cells:
+    """The runs of a comparison: what was made, and what went wrong.
+
+    Attributes:
+        config: Options of the comparison.
+        out: Its folder.
+        total: How many runs there are to be.
+        results: Finished runs by the name of their folder.
+        errors: What went wrong in the others.
+    """
+
+    config: CompareConfig
+    out: Path
+    total: int
+    results: dict[str, TrainResult] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def make(
+        self, setting: Setting, method: str, seed: int, beta: float | None = None
+    ) -> TrainResult | None:
+        """Read, go on with or train one run; what goes wrong in it is noted, and None returned.
+
+        Raises:
+            ConfigError: If the run that is there had other options.
+        """
+        name = cell_name(setting, method, seed, beta)
+        if name not in self.results and name not in self.errors:
+            options = cell_options(self.config, setting, method, seed, beta)
+            self._make(name, options.model_copy(update={"out": self.out / name, "resume": True}))
+        return self.results.get(name)
+
+    def _make(self, name: str, options: TrainConfig) -> None:
+        number = len(self.results) + len(self.errors) + 1
+        open_run(self.out / name, options)
+        if is_finished(self.out / name):
+            self.results[name] = TrainResult.load(self.out / name)
+            return
+        print(f"\nrun {number} of {self.total}: {name}", file=sys.stderr)
+        try:
+            self.results[name] = train(options)
+        except AftError as error:
+            self.errors[name] = str(error)
+            print(f"{name} failed: {error}", file=sys.stderr)
+
+    def search(
+        self, setting: Setting, method: str, betas: Sequence[float], metric: str
+    ) -> list[dict[str, Any]]:
+        """The validation score of each weight, seed 0; the final split has no part in it."""
+        looks: list[dict[str, Any]] = []
+        for beta in betas:
+            result = self.make(setting, method, 0, beta)
+            name = cell_name(setting, method, 0, beta)
+            score = _finite(result.summary["validation"][metric]) if result else None
+            error = {} if result else {"error": self.errors[name]}
+            looks.append({"beta": beta, "folder": name, "validation": score, **error})
+        return looks
+
+    def runs(
+        self, setting: Setting, method: str, beta: float | None, metric: str
+    ) -> Iterator[dict[str, Any]]:
+        """What is known of the run of each seed."""
+        for seed in range(self.config.seeds):
+            name = cell_name(setting, method, seed, beta)
+            run: dict[str, Any] = {"seed": seed, "folder": name, "score": None}
+            if name in self.results:
+                result = self.results[name]
+                run |= {
+                    "score": _finite(result.metrics[metric]),
+                    "best_step": result.summary["best_step"],
+                    "seconds": result.summary["training_seconds"],
+                }
+            else:
+                run["error"] = self.errors.get(name, "not made: no weight could be chosen")
+            yield run
+
+
+def choose_beta(looks: Sequence[dict[str, Any]]) -> float | None:
+    """The weight with the best validation score, of equal ones the smallest."""
+    scored = [look for look in looks if look["validation"] is not None]
+    best = max(scored, key=lambda look: (look["validation"], -look["beta"]), default=None)
+    return None if best is None else float(best["beta"])
+
+
+def _finite(score: float) -> float | None:
+    return score if np.isfinite(score) else None

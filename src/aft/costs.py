@@ -1,0 +1,83 @@
+"""What a forward pass costs: floating-point operations of the student and of every teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from aft.config import CompareConfig
+from aft.data import Samples, match_columns
+from aft.devices import choose_device
+from aft.extract import open_teacher
+from aft.forward import Compute, compute_features
+from aft.inference import run_student
+from aft.runs import TrainResult
+
+COUNTED_ROWS = 16
+BACKWARD = 2
+"""A backward pass costs about twice the forward pass (as in Kaplan et al. 2020, 2001.08361)."""
+
+
+def measure_costs(config: CompareConfig, samples: Samples, run: TrainResult) -> dict[str, Any]:
+    """Operations of the student's training and of the teachers' one look at the training rows.
+
+    A multiplication with an addition counts as two. A few rows are counted. What
+    torch does not run itself, such as an ONNX teacher, is None; so is a table of features.
+
+    Args:
+        config: Options of the comparison.
+        samples: Training rows.
+        run: A finished run of the student alone.
+
+    Returns:
+        ``student`` with ``flops`` (forward pass of a row) and ``training_flops`` (a whole run);
+        ``teachers``, each with ``spec``, ``flops`` (of a row), ``rows`` and ``total_flops``.
+
+    Raises:
+        AftError: If a model cannot be loaded.
+    """
+    device = choose_device(config.device)
+    student = run.student()
+    some = _some(samples)
+    inputs = match_columns(samples.subset(some), student.columns)
+    one_by_one = run_student(
+        student.module.to(device), student.transform, inputs, batch_size=1, device=device
+    )
+    flops = _count(one_by_one, len(some))
+    seen = config.batch_size * run.summary["steps"]
+    teachers = []
+    for text in config.teachers:
+        teacher, own = open_teacher(text, samples, config.trust_remote_code)
+        rows = np.flatnonzero(own.present.any(axis=1))
+        chosen = rows[_some(rows)]
+        how = Compute(1, config.extract_batch_tokens, 0, device)
+        cost = _count(compute_features(teacher, own, chosen, how), len(chosen))
+        total = None if cost is None else cost * len(rows)
+        teachers.append({"spec": text, "flops": cost, "rows": len(rows), "total_flops": total})
+    training = None if flops is None else (1 + BACKWARD) * flops * seen
+    return {"student": {"flops": flops, "training_flops": training}, "teachers": teachers}
+
+
+def _some(rows: Any) -> Any:
+    return np.sort(np.random.default_rng(0).permutation(len(rows))[:COUNTED_ROWS])
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Operations of attention on a CPU, which torch's own counter leaves out."""
+    return int(sdpa_flop_count(query, key, value))
+
+
+_UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
+def _count(batches: Iterable[Any], rows: int) -> float | None:
+    """Operations a row while the batches are made; None where torch has none."""
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
+        for _ in batches:
+            pass
+    total = counter.get_total_flops()
+    return total / rows if total and rows else None
