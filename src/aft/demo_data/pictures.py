@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from aft.demo_data.prepared import write_jsonl
+
 SIZE = 128
 _NEAR_COPY = 0.95  # correlation of 16 x 16 thumbnails in colour from which pictures stay together
 _PAPER = [0] * 12 + [255] * 244  # darkness up to which a pixel is paper; a table for `point`
@@ -90,6 +92,19 @@ def write(rows: Sequence[Row], in_train: Sequence[bool], folder: Path) -> None:
         file = folder / ("train" if train else "test") / row.label / f"{row.name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         row.picture.save(file)
+
+
+def write_with_texts(
+    rows: Sequence[Row], in_train: Sequence[bool], texts: Sequence[str], folder: Path
+) -> None:
+    """Save every row as :func:`write` does, and `metadata.jsonl` with a text for each."""
+    write(rows, in_train, folder)
+    entries = []
+    for row, train, text in zip(rows, in_train, texts, strict=True):
+        split = "train" if train else "test"
+        image = f"{split}/{row.label}/{row.name}.png"
+        entries.append({"image": image, "text": text, "label": row.label, "split": split})
+    write_jsonl(entries, folder / "metadata.jsonl")
 
 
 def _thumbnail(picture: Image.Image) -> np.ndarray:

