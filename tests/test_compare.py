@@ -169,7 +169,7 @@ def test_more_may_be_asked_for_later(
         **{
             **options,
             "out": out,
-            "methods": ("aft", "refine"),
+            "methods": ("aft", "aft-rbf", "refine"),
             "betas": (1.0, 0.1, 30.0),
             "train_fractions": (0.5, 1.0),
             "each_teacher": True,
@@ -199,6 +199,9 @@ def test_more_may_be_asked_for_later(
     assert refine["keeps_teachers"] and refine["beta"] is None and refine["mean"] is not None
     assert all(one["best"]["method"] != "refine" for one in settings)
     assert more["sentence"].startswith("aft, 6 settings: ")
+    rbf = settings[1]["methods"]["aft-rbf"]["runs"][1]["folder"]
+    options = yaml.safe_load((out / rbf / "config.yaml").read_text())
+    assert (options["loss"], options["kernel"]) == ("aft", "rbf")
     check_self_contained(Page(out / "report.html"))
 
 

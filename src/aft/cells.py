@@ -20,6 +20,12 @@ ALONE = "alone"
 REFINE = "refine"
 KEEPS_TEACHERS = frozenset({REFINE})
 """Methods whose model needs the teachers for every prediction: ceilings, not rivals."""
+VARIANTS = {
+    "aft-rbf": {"kernel": "rbf"},
+    "aft-dense": {"weights": "dense"},
+    "aft-fixed": {"weights": "fixed"},
+}
+"""Methods that are AFT with other options."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,8 @@ def cell_options(
     values["teachers"] = () if method == ALONE else setting.teachers
     if method in KEEPS_TEACHERS:
         values["keep_teachers"] = True
+    elif method in VARIANTS:
+        values |= {"loss": "aft", "beta": beta, **VARIANTS[method]}
     elif method != ALONE:
         values |= {"loss": method, "beta": beta}
     return resolve(TrainConfig, None, {**values, "seed": seed, "train_fraction": setting.fraction})

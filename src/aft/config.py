@@ -20,7 +20,7 @@ Texts = Annotated[
 Loss = Literal[
     "aft", "aft-no-kernel", "kd", "kernel-kd", "rkd", "ft", "b-tuning", "logit-kd", "kdep", "cka"
 ]
-Method = Literal["alone", "refine", Loss]
+Method = Literal["alone", "refine", Loss, "aft-rbf", "aft-dense", "aft-fixed"]
 
 
 class Options(BaseModel):
@@ -246,9 +246,10 @@ class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions
 
     methods: tuple[Method, ...] = ("alone", "kd", "rkd", "ft", "b-tuning", "aft", "refine")
     """alone: the labels only, what all others are compared with, so always part of it. The others
-    are the transfer losses of aft train --loss. refine is no rival but a ceiling: the student with
-    the teachers' features beside its own (aft train --keep-teachers), which needs the teachers for
-    every prediction."""
+    are the transfer losses of aft train --loss; aft-rbf, aft-dense and aft-fixed are AFT with
+    another --kernel or --weights. refine is no rival but a ceiling: the student with the teachers'
+    features beside its own (aft train --keep-teachers), which needs the teachers for every
+    prediction."""
     seeds: int = Field(5, ge=2)
     """Runs of each method, with the seeds 0, 1 and so on."""
     betas: tuple[Annotated[float, Field(gt=0)], ...] = Field(

@@ -1,0 +1,229 @@
+"""Every method on every real data set that has something to win: `aft compare`, task by task.
+
+    python benchmarks/suite.py                  # two tasks at once, one core each; goes on when
+    python benchmarks/suite.py --tasks trec     # repeated
+    python benchmarks/suite.py --full           # more labels, steps and seeds, for larger machines
+    python benchmarks/suite.py --tables         # only the tables, from what is in results
+
+The numbers of each task go to benchmarks/results/suite/TASK.json, the runs and pages to
+runs/suite/TASK. The tables of README and docs/benchmarks.md are made from the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aft
+import suite_tables
+from aft.data import default_cache_dir
+from aft.demo_data import DATA_SETS, fetch_minilm, fetch_squeezenet
+
+RESULTS = Path(__file__).parent / "results"
+METHODS = (
+    *("alone", "kd", "rkd", "ft", "b-tuning", "kernel-kd", "logit-kd", "kdep", "aft-no-kernel"),
+    *("cka", "aft", "refine"),
+)
+COMMON: dict[str, Any] = {"betas": (0.1, 1.0, 10.0), "seeds": 5}
+FULL: dict[str, Any] = {"betas": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), "seeds": 10}
+PICTURES: dict[str, Any] = {"batch_size": 32, "steps": 160, "eval_every": 20}
+PRETRAINED: dict[str, Any] = {**PICTURES, "lr": 3e-4, "head_lr": 3e-3}
+TEXTS: dict[str, Any] = {"batch_size": 64, "steps": 200, "eval_every": 20, "lr": 2e-3}
+FEW: dict[str, Any] = {"validation_fraction": 0.25}  # else too few rows choose the weights
+
+
+def squeezenet(cache: Path) -> str:
+    return f"torchvision:squeezenet1_1?weights={fetch_squeezenet(cache, False)}&size=64"
+
+
+def minilm(cache: Path, tokens: int) -> str:
+    return f"st:{fetch_minilm(cache, False)}?max_tokens={tokens}"
+
+
+LITE0 = "timm:tf_efficientnet_lite0?size=128"
+CNN = "small:cnn?size=32"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, a student and teachers.
+
+    Attributes:
+        data: Name of the data set in :data:`aft.demo_data.DATA_SETS`.
+        student: Specifications of the student, from a cache folder.
+        teachers: Specifications of the teachers, from a cache folder.
+        words: Data, student, start of its weights and teachers, for the tables.
+        options: Of `aft compare`.
+        full: Options that `--full` changes.
+    """
+
+    data: str
+    student: Callable[[Path], tuple[str, ...]]
+    teachers: Callable[[Path], tuple[str, ...]]
+    words: tuple[str, str, str, str]
+    options: dict[str, Any]
+    full: dict[str, Any] = field(default_factory=lambda: {"steps": 5000, "train_fractions": (1.0,)})
+
+
+def pictures(data: str, what: str, *, pretrained: bool = True, **options: Any) -> Task:
+    return Task(
+        data,
+        lambda cache: (squeezenet(cache) if pretrained else CNN,),
+        lambda cache: (LITE0,),
+        (
+            what,
+            "SqueezeNet 1.1" if pretrained else "4-layer CNN",
+            "ImageNet" if pretrained else "random",
+            "EfficientNet-Lite0",
+        ),
+        {**(PRETRAINED if pretrained else {**PICTURES, "lr": 2e-3}), **options},
+    )
+
+
+def texts(data: str, what: str, **options: Any) -> Task:
+    return Task(
+        data,
+        lambda cache: ("small:static",),
+        lambda cache: (minilm(cache, 64),),
+        (what, "word vectors", "random", "all-MiniLM-L6"),
+        {**TEXTS, **options},
+    )
+
+
+def pairs(data: str, what: str) -> Task:
+    return Task(
+        data,
+        lambda cache: (f"image={squeezenet(cache)}", "text=small:static"),
+        lambda cache: (f"image={LITE0}", f"text={minilm(cache, 32)}"),
+        (what, "SqueezeNet 1.1 + word vectors", "ImageNet + random", "both"),
+        {**PRETRAINED, "steps": 120},
+    )
+
+
+TASKS = {
+    "clipart": pictures("clipart", "clip art"),
+    "reuters": texts("reuters", "Reuters R8", train_fractions=(0.06,), **FEW),
+    "emoji-names": pairs("emoji-names", "emoji + names"),
+    "clipart-cnn": pictures("clipart", "clip art", pretrained=False),
+    "snippets": texts(
+        "snippets",
+        "film reviews (R²)",
+        train_fractions=(0.12,),
+        label_column=("score",),
+        leave_out=("logit-kd",),
+    ),
+    "emoji": pictures("emoji", "emoji", steps=120),
+    "stamps": pictures("stamps", "stamps", steps=120, **FEW),
+    "trec-layer": Task(
+        "trec",
+        lambda cache: (f"hf:{fetch_minilm(cache, False)}?max_tokens=32",),
+        lambda cache: (minilm(cache, 64),),
+        ("TREC questions", "1 layer of MiniLM", "all-MiniLM-L6", "all-MiniLM-L6"),
+        {
+            "batch_size": 32,
+            "steps": 80,
+            "eval_every": 40,
+            "student_layers": 1,
+            "train_fractions": (0.12,),
+            **FEW,
+        },
+    ),
+    "clipart-titles": pairs("clipart-titles", "clip art + titles"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--jobs", type=int, default=2, help="tasks at once, one core each")
+    parser.add_argument("--full", action="store_true", help="all labels, more steps, seeds, betas")
+    parser.add_argument("--out", type=Path, help="folder of the runs (runs/suite)")
+    parser.add_argument("--tables", action="store_true", help="write the tables, train nothing")
+    parser.add_argument("--one", choices=TASKS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        run(options.one, options.full, options.out)
+        return
+    if not options.tables:
+        for name in options.tasks:  # downloads are not to be made twice at once
+            TASKS[name].student(_cache()), TASKS[name].teachers(_cache())
+            DATA_SETS[TASKS[name].data](_cache(), False)
+        with ThreadPoolExecutor(options.jobs) as pool:
+            failed = [
+                name for name in pool.map(lambda n: _start(n, options), options.tasks) if name
+            ]
+        if failed:
+            raise SystemExit(f"failed: {', '.join(failed)}; the same command goes on")
+    if not options.full:
+        suite_tables.write({name: task.words for name, task in TASKS.items()})
+
+
+def run(name: str, full: bool, out: Path | None) -> None:
+    """Compare the methods on one task, and keep the numbers."""
+    task, cache = TASKS[name], _cache()
+    choice = {**COMMON, **task.options, **(FULL | task.full if full else {})}
+    kind = "suite-full" if full else "suite"
+    methods = [method for method in METHODS if method not in choice.pop("leave_out", ())]
+    found = aft.compare(
+        data=str(DATA_SETS[task.data](cache, False).folder),
+        student=task.student(cache),
+        teachers=task.teachers(cache),
+        methods=methods,
+        out=(out or Path("runs") / kind) / name,
+        num_workers=0,
+        progress=False,
+        **choice,
+    )
+    command = f"python benchmarks/suite.py --tasks {name}" + (" --full" if full else "")
+    kept = suite_tables.without_folders(found, _folders(cache))
+    result = {"command": command, "machine": suite_tables.machine(), **kept}
+    (RESULTS / kind).mkdir(parents=True, exist_ok=True)
+    (RESULTS / kind / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _start(name: str, options: argparse.Namespace) -> str | None:
+    """Run a task in a process of its own; its name if that went wrong."""
+    command = [sys.executable, __file__, "--one", name, *(["--full"] if options.full else [])]
+    command += ["--out", str(options.out)] if options.out else []
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    print(f"[suite] {name} begins", flush=True)
+    code = subprocess.run(command, env=environment, stderr=_log(name, options)).returncode
+    print(
+        f"[suite] {name} {'is done' if code == 0 else f'failed, see {_log_path(name, options)}'}",
+        flush=True,
+    )
+    return name if code else None
+
+
+def _log_path(name: str, options: argparse.Namespace) -> Path:
+    folder = options.out or Path("runs") / ("suite-full" if options.full else "suite")
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(folder / f"{name}.log")
+
+
+def _log(name: str, options: argparse.Namespace) -> Any:
+    return _log_path(name, options).open("w")
+
+
+def _cache() -> Path:
+    return default_cache_dir() / "demo"
+
+
+def _folders(cache: Path) -> dict[str, str]:
+    """Names for people in place of folders of this machine."""
+    names = {str(fetch_minilm(cache, False)): "all-MiniLM-L6-v2"}
+    names[str(fetch_squeezenet(cache, False))] = "squeezenet1_1.safetensors"
+    return {**names, f"{cache}{os.sep}": ""}
+
+
+if __name__ == "__main__":
+    main()
