@@ -1,4 +1,4 @@
-"""Run the demo and keep its numbers; the tables of README and docs/demo.md are made from them.
+"""Run the demo and keep its numbers; the table of docs/demo.md is made from them.
 
 python benchmarks/demo_result.py --data clipart reuters clipart-titles --seeds 5
 
@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,10 @@ from typing import Any
 import torch
 
 import aft
+import tables
 from aft.demo import DEMONSTRATIONS
 
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "demo.md")
+RESULTS = Path(__file__).parent / "results"
 NAMES = tuple(DEMONSTRATIONS)
 
 
@@ -49,18 +47,10 @@ def main() -> None:
 
 
 def write_tables() -> None:
-    """Put the table between the marks of each page."""
+    """Put the table into its page."""
     files = [RESULTS / f"demo-{name}.json" for name in NAMES]
     rows = [json.loads(file.read_text()) for file in files if file.exists()]
-    for page in PAGES:
-        block = f"<!-- demo results -->\n{table(rows)}<!-- /demo results -->"
-        text = re.sub(
-            r"<!-- demo results -->.*?<!-- /demo results -->",
-            lambda _, block=block: block,
-            page.read_text(),
-            flags=re.DOTALL,
-        )
-        page.write_text(text)
+    tables.put("demo results", table(rows), ["docs/demo.md"])
 
 
 def table(rows: list[dict[str, Any]]) -> str:

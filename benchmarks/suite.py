@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import aft
-import suite_tables
+import tables
 from aft.data import default_cache_dir
 from aft.demo_data import DATA_SETS, fetch_minilm, fetch_squeezenet
 
@@ -163,7 +163,7 @@ def main() -> None:
         if failed:
             raise SystemExit(f"failed: {', '.join(failed)}; the same command goes on")
     if not options.full:
-        suite_tables.write({name: task.words for name, task in TASKS.items()})
+        tables.write_suite({name: task.words for name, task in TASKS.items()})
 
 
 def run(name: str, full: bool, out: Path | None) -> None:
@@ -183,8 +183,8 @@ def run(name: str, full: bool, out: Path | None) -> None:
         **choice,
     )
     command = f"python benchmarks/suite.py --tasks {name}" + (" --full" if full else "")
-    kept = suite_tables.without_folders(found, _folders(cache))
-    result = {"command": command, "machine": suite_tables.machine(), **kept}
+    kept = tables.without_folders(found, _folders(cache))
+    result = {"command": command, "machine": tables.machine(), **kept}
     (RESULTS / kind).mkdir(parents=True, exist_ok=True)
     (RESULTS / kind / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 

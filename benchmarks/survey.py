@@ -31,6 +31,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, r2_score
 
 import aft
+import tables
 from aft.config import ExtractConfig
 from aft.data import Columns, DataSet, Samples, default_cache_dir, load_data
 from aft.demo_data import DATA_SETS, fetch_minilm, fetch_squeezenet
@@ -70,6 +71,7 @@ def main() -> None:
         for row in rows:
             show(row)
         file.write_text(json.dumps(result(before, options), indent=1) + "\n")
+    tables.put("survey", as_markdown(before, options), ["docs/benchmarks.md"])
 
 
 def result(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
@@ -216,10 +218,37 @@ def line(*cells: Any) -> str:
     return f"{data:<16} {labels:>6} {test:>5}  {teachers:>8}  {floor:>6}  {gain:>6}  {each}"
 
 
-def show(row: dict[str, Any]) -> None:
+def best_of(row: dict[str, Any]) -> tuple[str, str, dict[str, float]]:
+    """The best teacher, the best of what needs none, and the mean score of each."""
     means = {name: statistics.mean(values) for name, values in row["scores"].items()}
     floor = max((name for name in means if name in FLOORS), key=means.__getitem__)
     teacher = max((name for name in means if name not in FLOORS), key=means.__getitem__)
+    return teacher, floor, means
+
+
+def as_markdown(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
+    """The best teacher beside the best without one, a row a data set."""
+    cells: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: (list(DATA_SETS).index(row["data"]), row["labels"])):
+        teacher, floor, means = best_of(row)
+        known = f"{row['labels']:,}: {means[teacher]:.3f} / {means[floor]:.3f}"
+        cells.setdefault(row["data"], []).append(known)
+    width = max(map(len, cells.values()))
+    head = ["few labels", "more", "most"][:width]
+    lines = [f"| data | {' | '.join(head)} |", "|---" * (width + 1) + "|"]
+    for name, found in cells.items():
+        padded = [*found[:-1], *[""] * (width - len(found)), found[-1]]
+        lines.append(f"| {name} | {' | '.join(padded)} |")
+    return (
+        "\n".join(lines) + "\n\nNumber of labels: best teacher / best without one. Test accuracy, "
+        f"for `snippets` R², mean over {options.draws} draws of the labels (one where all rows are "
+        "used). Without a teacher: the largest class, TF-IDF, or the features of the small network "
+        "before it is trained.\nMade by `python benchmarks/survey.py`.\n"
+    )
+
+
+def show(row: dict[str, Any]) -> None:
+    teacher, floor, means = best_of(row)
     each = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
     gain = f"{means[teacher] - means[floor]:+.3f}"
     best = f"{means[teacher]:.3f}", f"{means[floor]:.3f}"

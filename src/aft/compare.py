@@ -269,22 +269,21 @@ def _cautions(
 
 def _ends_of_the_range(setting: Mapping[str, Any]) -> list[str]:
     """Which chosen weights are the smallest or largest that were tried."""
-    notes = []
+    ends: dict[str, list[str]] = {"largest": [], "smallest": []}
     for name, values in setting["methods"].items():
         looks = [look for look in values["search"] if look["validation"] is not None]
         scores = [look["validation"] for look in looks]
         if scores.count(max(scores, default=None)) != 1:  # of equal ones the smallest was taken
             continue
-        for beta, what, other in (
-            (looks[-1]["beta"], "largest", "larger"),
-            (looks[0]["beta"], "smallest", "smaller"),
-        ):
-            if values["beta"] == beta:
-                notes.append(
-                    f"{name}: the chosen weight {beta:g} is the {what} that was tried; a {other} "
-                    "one may be better (--betas)."
-                )
-    return notes
+        for end, look in (("largest", looks[-1]), ("smallest", looks[0])):
+            if values["beta"] == look["beta"]:
+                ends[end].append(f"{name} ({look['beta']:g})")
+    return [
+        f"The chosen weight is the {end} that was tried: {', '.join(names)}. A {other} one may be "
+        "better (--betas)."
+        for (end, names), other in zip(ends.items(), ("larger", "smaller"), strict=True)
+        if names
+    ]
 
 
 def _probe(

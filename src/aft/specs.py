@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from aft.errors import ConfigError
 
 _COLUMN = re.compile(r"([^:=?]+)=(.+)", re.DOTALL)
+_LONG_PATH = re.compile(r"(?<![\w./])(?:/[^/\s?&=|;,]+)+((?:/[^/\s?&=|;,]+){2})")
 
 
 def split_column(text: str) -> tuple[str | None, str]:
@@ -25,6 +26,11 @@ def short_name(text: str) -> str:
     source, _, name = split_column(text)[1].partition("?")[0].partition(":")
     name = name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
     return name.partition(".")[0] if source == "timm" else name
+
+
+def shorten_paths(text: str) -> str:
+    """Text in which of every long path only the last two parts are left: ``…/models/bert``."""
+    return _LONG_PATH.sub("\N{HORIZONTAL ELLIPSIS}\\1", text)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from aft.report.methods_text import (
     method_rows,
     overview_rows,
     read_shares,
+    remarkable,
     search_rows,
     shares_sentence,
-    students,
+    shorten,
     text,
     time,
 )
@@ -35,6 +36,7 @@ def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
         folder: The comparison's folder, with its runs.
         document: What :func:`aft.compare.compare` returns.
     """
+    document = shorten(document)
     settings = document["settings"]
     several = len(settings) > 1
     parts = [
@@ -78,7 +80,7 @@ def _setting(
         'The error is 1 less the score; "error / alone\'s" is the mean over seeds of its share of '
         "the error of the labels alone, so less than 1 is better.",
     ]
-    if verdicts := [v["verdict"] for v in students(setting).values() if v["verdict"]]:
+    if verdicts := remarkable(setting):
         parts.append(_bullets(verdicts))
     if rows := ceiling_rows(setting):
         parts += [f"{level} Ceilings", CEILINGS, _table(CEILING_HEADINGS, rows, text_columns=(0,))]

@@ -102,6 +102,12 @@ def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
         return None
     chosen = "aft" if any(name == "aft" for _, name, _ in points) else None
     single = len(document["settings"]) == 1
+    told_of = {
+        chosen,
+        ALONE,
+        *(n for n, v in document["settings"][0]["methods"].items() if v.get("keeps_teachers")),
+        document["settings"][0]["best"]["method"],
+    }
 
     def paint(figure: Figure) -> None:
         axes = new_axes(figure, f"mean {metric} of the student")
@@ -125,7 +131,7 @@ def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
                 markeredgecolor=colour,
                 markerfacecolor="none" if values.get("keeps_teachers") else colour,
             )
-            if single:
+            if single and name in told_of:
                 bar = (min(own), max(own)) if strong else (values["mean"],) * 2
                 labels.append(Labelled(probe, values["mean"], method_name(name), colour, *bar))
         axes.set_xlim(ends)

@@ -30,9 +30,10 @@ from aft.report.methods_text import (
     method_rows,
     overview_rows,
     read_shares,
+    remarkable,
     searched,
     shares_sentence,
-    students,
+    shorten,
     time,
 )
 from aft.report.plots import draw_mean_curves
@@ -47,6 +48,7 @@ def render_methods(
     folder: Path, document: Mapping[str, Any], open_file: OpenFile | None = None
 ) -> str:
     """The page as HTML; arguments as in :func:`aft.report.write_methods_report`."""
+    document = shorten(document)
     settings, metric = document["settings"], metric_name(document["metric"])
     names = all_methods(settings)
     page = render(
@@ -101,7 +103,7 @@ def _setting(folder: Path, setting: Mapping[str, Any], metric: str) -> dict[str,
         "times": draw_times(methods, metric),
         "curves": _curves(runs),
         "rows": method_rows(setting),
-        "verdicts": [v["verdict"] for v in students(setting).values() if v["verdict"]],
+        "verdicts": remarkable(setting),
         "ceilings": ceiling_rows(setting),
         "keepers": bool(kept(setting)),
         "searched": searched(setting),

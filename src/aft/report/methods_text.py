@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from aft.specs import shorten_paths
+
 ALONE = "alone"
 HEADINGS = (
     "method",
@@ -38,6 +40,15 @@ def students(setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def kept(setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The methods that keep the teachers at prediction: ceilings, no competitors."""
     return {n: v for n, v in setting["methods"].items() if v.get("keeps_teachers")}
+
+
+def remarkable(setting: Mapping[str, Any]) -> list[str]:
+    """A sentence for each method that differs from the labels alone, or has too few runs."""
+    return [
+        values["verdict"]
+        for values in students(setting).values()
+        if values["verdict"] and values["outcome"] != "no difference shown"
+    ]
 
 
 def all_methods(settings: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
@@ -237,3 +248,14 @@ def interval(low: float | None, high: float | None, form: str = "{:.3f}") -> str
     if low is None or high is None:
         return NONE
     return f"{form.format(low)} to {form.format(high)}"
+
+
+def shorten(value: Any) -> Any:
+    """The same values with the last parts alone of every long path in their texts."""
+    if isinstance(value, str):
+        return shorten_paths(value)
+    if isinstance(value, Mapping):
+        return {name: shorten(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [shorten(one) for one in value]
+    return value

@@ -11,7 +11,7 @@ import jinja2
 from aft import __version__
 from aft.report.folder import Run
 from aft.report.tables import confusion, matrix_rows, most_confused
-from aft.specs import short_name, split_column
+from aft.specs import short_name, shorten_paths, split_column
 
 MOST_MATRIX_CLASSES = 30
 METRICS = {
@@ -81,6 +81,6 @@ def render(template: str, **context: Any) -> str:
         "metric": metric_name,
         "duration": duration,
         "count": count,
-        "split_column": split_column,
+        "split_column": lambda spec: split_column(shorten_paths(spec)),
     }
     return environment.get_template(template).render(version=__version__, **context)

@@ -1,4 +1,4 @@
-"""The tables and the picture of the suite, made from benchmarks/results/suite/*.json."""
+"""Tables and pictures of README and docs, made from what the benchmarks left in results/."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,8 @@ from matplotlib.figure import Figure
 from aft.statistics import summarize_tasks
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "suite"
-PAGES = {
-    "suite tasks": ("README.md", "docs/benchmarks.md"),
-    "suite methods": ("README.md", "docs/benchmarks.md"),
-    "suite scores": ("docs/benchmarks.md",),
-}
+RESULTS = ROOT / "benchmarks" / "results"
+BOTH = ("README.md", "docs/benchmarks.md")
 PICTURE = ROOT / "docs" / "images" / "suite.png"
 SIGNS = {"better": "**", "worse": "_", "no difference shown": "", None: ""}
 NONE = "\N{EN DASH}"
@@ -43,28 +39,26 @@ def without_folders(document: dict[str, Any], names: Mapping[str, str]) -> dict[
     return dict(json.loads(text))
 
 
-def write(words: Words) -> None:
-    """Put the tables between the marks of each page, and draw the picture."""
+def put(mark: str, text: str, pages: Sequence[str]) -> None:
+    """Write a text between the marks of that name in each page."""
+    block = f"<!-- {mark} -->\n{text}<!-- /{mark} -->"
+    pattern = re.compile(f"<!-- {mark} -->.*?<!-- /{mark} -->", re.DOTALL)
+    for page in (ROOT / page for page in pages):
+        page.write_text(pattern.sub(lambda _: block, page.read_text()))
+
+
+def write_suite(words: Words) -> None:
+    """The tables and the picture of the suite."""
     found = {
-        name: json.loads((RESULTS / f"{name}.json").read_text())
+        name: json.loads((RESULTS / "suite" / f"{name}.json").read_text())
         for name in words
-        if (RESULTS / f"{name}.json").exists()
+        if (RESULTS / "suite" / f"{name}.json").exists()
     }
-    if not found:
-        return
-    made = {
-        "suite tasks": task_table(found, words) + _origin(found),
-        "suite methods": method_table(found),
-        "suite scores": score_table(found),
-    }
-    for mark, pages in PAGES.items():
-        for page in (ROOT / page for page in pages):
-            block = f"<!-- {mark} -->\n{made[mark]}<!-- /{mark} -->"
-            pattern = f"<!-- {mark} -->.*?<!-- /{mark} -->"
-            page.write_text(
-                re.sub(pattern, lambda _, b=block: b, page.read_text(), flags=re.DOTALL)
-            )
-    draw(found, words).savefig(PICTURE, dpi=150)
+    if found:
+        put("suite tasks", task_table(found, words) + _origin(found), BOTH)
+        put("suite methods", method_table(found), BOTH)
+        put("suite scores", score_table(found), BOTH[1:])
+        draw(found, words).savefig(PICTURE, dpi=150)
 
 
 def task_table(found: Mapping[str, Any], words: Words) -> str:

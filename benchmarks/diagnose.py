@@ -1,0 +1,104 @@
+"""How much of what a student takes over holds on rows that it has never seen.
+
+For runs of the suite with seed 0: how alike student and teachers find the training rows, and how
+alike the test rows (CKA of their features, 1 is the same up to rotation and scale). A method that
+raises the first and not the second has the student learn its teachers' view by heart. Needs the
+runs of `python benchmarks/suite.py`; about five minutes on two cores.
+
+    python benchmarks/diagnose.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import aft
+import suite
+import tables
+from aft.config import TrainConfig, read_config_file
+from aft.data import Samples, match_columns
+from aft.evaluate import MAIN_METRIC, compute_metrics, load_training_data
+from aft.extract import extract_teachers
+from aft.functional import cka
+from aft.inference import run_student
+
+MOST_ROWS = 1000
+METHODS = ("alone", "kd", "rkd", "cka", "aft")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", default=list(suite.TASKS), choices=suite.TASKS)
+    parser.add_argument("--runs", type=Path, default=Path("runs/suite"))
+    options = parser.parse_args()
+    rows = [row for task in options.tasks for row in diagnose(options.runs / task, task)]
+    found = {
+        "command": f"python benchmarks/diagnose.py --tasks {' '.join(options.tasks)}",
+        "version": aft.__version__,
+        "machine": tables.machine(),
+        "rows": rows,
+    }
+    (suite.RESULTS / "diagnosis.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def diagnose(folder: Path, task: str) -> list[dict[str, Any]]:
+    """Each of the methods at every weight: what is alike on train and on test, and the scores."""
+    runs = sorted(path.parent for path in folder.rglob("result.json"))
+    seed0 = [run for run in runs if run.name.endswith("-seed0")]
+    rows = []
+    for method in METHODS:
+        for run in seed0:
+            if run.name.removesuffix("-seed0").partition("-beta")[0] == method:
+                row = {"task": task, "method": method, **measure(run, folder)}
+                print(row, flush=True)
+                rows.append(row)
+    return rows
+
+
+def measure(folder: Path, comparison: Path) -> dict[str, Any]:
+    """Of one run."""
+    run = aft.TrainResult.load(folder)
+    config = TrainConfig(**read_config_file(folder / "config.yaml", TrainConfig))
+    teachers = json.loads((comparison / "compare.json").read_text())["teachers"]
+    config = config.model_copy(update={"teachers": tuple(teachers)})
+    data = load_training_data(config)
+    student = run.student()
+    found: dict[str, Any] = {"beta": run.summary["beta"]}
+    for split in ("train", "test"):
+        samples = some(data.splits[split])
+        inputs = match_columns(samples, student.columns)
+        parts = list(run_student(student.module, student.transform, inputs))
+        logits, features = (torch.cat(one).float() for one in zip(*parts, strict=True))
+        known = torch.cat([known_features(one) for one in known_teachers(config, samples)], dim=1)
+        metrics = compute_metrics(logits.numpy(), np.asarray(samples.labels), data.task)
+        found[f"cka_{split}"] = float(cka(features, known))
+        found[f"score_{split}"] = metrics[MAIN_METRIC[data.task.kind]]
+    return found
+
+
+def some(samples: Samples) -> Samples:
+    drawn = np.random.default_rng(0).permutation(len(samples))[:MOST_ROWS]
+    return samples.subset(np.sort(drawn))
+
+
+def known_teachers(config: TrainConfig, samples: Samples) -> Any:
+    return extract_teachers(config, samples, torch.device("cpu"))
+
+
+def known_features(one: Any) -> Tensor:
+    """Standardized, as the losses see them."""
+    features = one.gather(np.arange(len(one.samples)))
+    std = features.std(0)
+    standardized: Tensor = (features - features.mean(0)) / torch.where(std > 1e-6, std, 1.0)
+    return standardized
+
+
+if __name__ == "__main__":
+    main()
