@@ -242,8 +242,8 @@ def as_markdown(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     return (
         "\n".join(lines) + "\n\nNumber of labels: best teacher / best without one. Test accuracy, "
         f"for `snippets` R², mean over {options.draws} draws of the labels (one where all rows are "
-        "used). Without a teacher: the largest class, TF-IDF, or the features of the small network "
-        "before it is trained.\nMade by `python benchmarks/survey.py`.\n"
+        "used). Without a teacher: the largest class, TF-IDF, or the features of the small "
+        "network that the students start from.\nMade by `python benchmarks/survey.py`.\n"
     )
 
 

@@ -76,6 +76,7 @@ def make_comparison(
                     "fraction": fraction,
                     "teachers": group,
                     "rows": {"train": int(1200 * fraction), "validation": 120, "test": 120},
+                    "steps": 1000,
                     "methods": found,
                     "best": name_best(rivals, MAIN_METRIC[kind], "alone"),
                     "probes": [
@@ -106,7 +107,11 @@ def make_comparison(
         "sentence": best[0]["sentence"] if len(best) == 1 else several,
         "settings": settings,
         "costs": {
-            "student": {"flops": forward, "training_flops": 3 * forward * 64 * 1000},
+            "student": {
+                "flops": forward,
+                "training_flops": 3 * forward * 64 * 1000,
+                "rows_seen": 64000,
+            },
             "teachers": [
                 {"spec": spec, "flops": 2.3e10, "total_flops": 2.3e10 * 1200, "rows": 1200}
                 for spec in teachers

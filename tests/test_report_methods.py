@@ -184,7 +184,10 @@ def test_nothing_counted_and_no_ceilings(tmp_path: Path) -> None:
         teachers=TEACHERS[:1],
         probes=False,
     )
-    found["costs"] = {"student": {"flops": None, "training_flops": None}, "teachers": []}
+    found["costs"] = {
+        "student": {"flops": None, "training_flops": None, "rows_seen": 0},
+        "teachers": [],
+    }
     page = Page(write_methods_report(tmp_path, found))
     check_self_contained(page)
     for heading in ("Ceilings", "How the weights were chosen", "Cost of the teachers"):

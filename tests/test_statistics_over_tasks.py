@@ -43,8 +43,11 @@ def test_outcomes_are_counted() -> None:
 
     told = count_outcomes([setting("better", "worse"), setting("no difference shown", "worse")])
     assert told == (
-        "aft, 2 settings: better than the labels alone in 1, worse in 0, no difference shown in 1. "
-        "kd, 2 settings: better than the labels alone in 0, worse in 2, no difference shown in 0."
+        "aft is better than the labels alone in 1 of 2 settings. "
+        "kd is worse than the labels alone in 2 of 2 settings."
     )
-    assert count_outcomes([setting("better", "worse"), setting(None, "worse")]).startswith("aft, 1")
+    assert "in 1 of 1" in count_outcomes([setting("better", "worse"), setting(None, "worse")])
+    assert count_outcomes([setting("no difference shown", "no difference shown")] * 2) == (
+        "No difference from the labels alone is shown of aft, kd."
+    )
     assert "Nothing can be said" in count_outcomes([])

@@ -25,7 +25,7 @@ VARIANTS = {
     "aft-dense": {"weights": "dense"},
     "aft-fixed": {"weights": "fixed"},
 }
-"""Methods that are AFT with other options."""
+"""Methods that are AFT with one option changed."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,15 @@ def list_settings(config: CompareConfig) -> list[Setting]:
     choices = [(0, config.teachers)]
     if config.each_teacher and len(config.teachers) > 1:
         choices += [(i, (one,)) for i, one in enumerate(config.teachers, start=1)]
+    names = [short_name(one) for one in config.teachers]
+    if len(set(names)) < len(names):  # models of one name that differ in version or options
+        names = [f"{name} ({number})" for number, name in enumerate(names, start=1)]
     settings = []
     for fraction in fractions:
         for number, teachers in choices:
             words = [f"{100 * fraction:g}% of train"] if len(fractions) > 1 else []
             if len(choices) > 1:
-                words.append(short_name(teachers[0]) if number else "all teachers")
+                words.append(names[number - 1] if number else "all teachers")
             settings.append(Setting(fraction, teachers, number, ", ".join(words)))
     return settings
 
@@ -82,7 +85,7 @@ def cell_options(
         for name in TrainConfig.model_fields
         if name in CompareConfig.model_fields and name not in ("out", "overwrite")
     }
-    if method != "aft":  # the form of AFT's kernel means nothing to others
+    if method != "aft" and method not in VARIANTS:  # the form of a kernel means nothing to others
         plain = LossDetails()
         values |= {name: getattr(plain, name) for name in ("kernel", "weights", "combine")}
     elif len(setting.teachers) < 2:  # nothing to multiply
@@ -99,7 +102,7 @@ def cell_options(
 
 def count_cells(config: CompareConfig, methods: Sequence[str], settings: Sequence[Setting]) -> int:
     """How many runs a comparison has."""
-    more = len(set(config.betas)) - 1
+    more = len(set(config.betas)) - 1  # the search of a method is with seed 0
     count = len({setting.fraction for setting in settings}) * config.seeds
     for _ in settings:
         count += sum(
@@ -151,7 +154,7 @@ class Cells:
         print(f"\nrun {number} of {self.total}: {name}", file=sys.stderr)
         try:
             self.results[name] = train(options)
-        except AftError as error:
+        except (AftError, RuntimeError) as error:  # such as a GPU's memory that is full
             self.errors[name] = str(error)
             print(f"{name} failed: {error}", file=sys.stderr)
 

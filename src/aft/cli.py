@@ -193,9 +193,11 @@ def _one_line(box: str, kind: type[configs.Options]) -> str:
     if text.startswith("Missing from"):
         flags = [line.split()[0] for line in blocks[0] if line.startswith("--")]
         return f"missing {' and '.join(dict.fromkeys(flags))}"
-    if found := re.search(r"validation errors? for \w+ (\w+) (.*?) \[.*input_value=(.*?),", text):
+    if found := re.search(
+        r"validation errors? for \w+ (\w+)(?:\.\d+)? (.*?) \[.*input_value=(.*?),", text
+    ):
         name, problem, value = found.groups()
-        return f"--{name.replace('_', '-')}: {problem[0].lower()}{problem[1:]}, got {value}"
+        return f"--{name.replace('_', '-')}: {problem[0].lower()}{problem[1:]}, got {value.lstrip('([')}"
     if found := re.search(r"parsing (--\S+): no type matching (\S+) .*? from \[(.*?)\]", text):
         name, expected, value = found.groups()
         return f"{name}: expected {expected.removeprefix('{None}|')}, got {value}"

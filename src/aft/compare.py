@@ -18,6 +18,7 @@ from aft import __version__
 from aft.cells import (
     ALONE,
     KEEPS_TEACHERS,
+    VARIANTS,
     Cells,
     Setting,
     cell_options,
@@ -31,12 +32,12 @@ from aft.data import DataSet, Samples
 from aft.devices import choose_device
 from aft.errors import AftError, ConfigError
 from aft.evaluate import MAIN_METRIC, compute_metrics, load_training_data
-from aft.extract import extract_teachers
+from aft.extract import extract_teachers, open_teacher
 from aft.report import write_methods_report
 from aft.runs import write_json
 from aft.scores import linear_probe
 from aft.statistics import count_outcomes, name_best, summarize_method
-from aft.transfer import MOST_FITTED_ROWS
+from aft.transfer import MOST_FITTED_ROWS, check_loss
 
 OPTIONS_FILE = "compare.yaml"
 
@@ -86,14 +87,19 @@ def _compare(
 ) -> tuple[dict[str, Any], Samples]:
     """The document, and the rows that were scored with seed 0."""
     settings = list_settings(config)
-    cells = Cells(config, out, count_cells(config, methods, settings))
-    first = cells.make(settings[0], ALONE, 0)
-    if first is None:  # data or student are wrong: nothing can be compared
-        raise AftError(next(iter(cells.errors.values())))
-    data = load_training_data(cell_options(config, settings[-1], ALONE, 0))
+    whole = next(one for one in settings if one.fraction == settings[-1].fraction)
+    # What is wrong with data, methods, teachers or student is said before long work begins.
+    data = load_training_data(cell_options(config, whole, ALONE, 0))
     metric = MAIN_METRIC[data.task.kind]
-    # A wrong teacher is said at once.
-    extract_teachers(config, data.splits["train"], choose_device(config.device))
+    for method in methods:
+        check_loss(method, data.task)
+    for text in config.teachers:
+        open_teacher(text, data.splits["train"], config.trust_remote_code)
+    cells = Cells(config, out, count_cells(config, methods, settings))
+    alone = (cells.make(setting, ALONE, 0) for setting in settings)
+    if all(run is None for run in alone):
+        raise AftError(next(iter(cells.errors.values())))
+    first = cells.make(whole, ALONE, 0) or next(iter(cells.results.values()))
     found = [_train_all(config, setting, cells, methods, metric) for setting in settings]
     _check_scores(found, cells, metric)
     errors: dict[str, str] = {}
@@ -102,11 +108,11 @@ def _compare(
         if config.probes:
             try:
                 values["probes"] = _probe(config, setting, first.split, metric)
-            except AftError as error:
-                errors["probes"] = str(error)
+            except (AftError, RuntimeError) as error:
+                errors[f"probes {setting.name}".strip()] = str(error)
     try:
         costs = measure_costs(config, data.splits["train"], first)
-    except AftError as error:
+    except (AftError, RuntimeError) as error:
         costs, errors["costs"] = None, str(error)
     document = {
         "version": __version__,
@@ -126,7 +132,7 @@ def _compare(
         "settings": found,
         "costs": costs,
         "errors": {**cells.errors, **errors},
-        "cautions": _cautions(config, data, found, first.split),
+        "cautions": [*_cautions(config, data, found, first.split), *_left_out(out, methods)],
         "seconds": round(sum(one.summary["seconds"] for one in cells.results.values()), 1),
         "json": str(out / "compare.json"),
         "markdown": str(out / "report.md"),
@@ -166,16 +172,29 @@ def _train_all(
             "keeps_teachers": method in KEEPS_TEACHERS,
         }
     rivals = {name: one for name, one in found.items() if not one["keeps_teachers"]}
-    trained = (cells.make(setting, method, 0, beta[method]) for method in methods)
-    rows: dict[str, int] = next((run.summary["rows"] for run in trained if run is not None), {})
+    best = name_best(rivals, metric, ALONE)
+    names = [run["folder"] for values in found.values() for run in values["runs"]]
+    made = [cells.results[name].summary for name in names if name in cells.results]
     return {
         "name": setting.name,
         "fraction": setting.fraction,
         "teachers": list(setting.teachers),
-        "rows": rows,
+        "rows": made[0]["rows"] if made else {},
+        "steps": made[0]["steps"] if made else None,
         "methods": found,
-        "best": name_best(rivals, metric, ALONE),
+        "best": {**best, "folder": _pick(cells, found, best["method"], metric)},
     }
+
+
+def _pick(cells: Cells, found: Mapping[str, Any], method: str | None, metric: str) -> str | None:
+    """The run of a method that has the best validation score: one to use."""
+    names = [run["folder"] for run in found[method]["runs"]] if method else []
+    made = [name for name in names if name in cells.results]
+
+    def score(name: str) -> float:
+        return float(np.nan_to_num(cells.results[name].summary["validation"][metric], nan=-np.inf))
+
+    return max(made, key=score, default=None)
 
 
 def _check_scores(found: Sequence[Mapping[str, Any]], cells: Cells, metric: str) -> None:
@@ -208,7 +227,13 @@ def _check(config: CompareConfig) -> list[str]:
     if len(methods) == 1:
         raise ConfigError("expected a method beside alone, e.g. --methods alone aft")
     if not config.teachers:
-        raise ConfigError(f"{', '.join(methods[1:])} need --teachers; name at least one")
+        raise ConfigError(f"--teachers is missing: expected at least one for {methods[1]}")
+    for method in methods:
+        for option, value in VARIANTS.get(method, {}).items():
+            if getattr(config, option) == value:
+                raise ConfigError(
+                    f"{method} is what --{option} {value} makes of aft; leave one out"
+                )
     return methods
 
 
@@ -235,9 +260,12 @@ def _cautions(
     config: CompareConfig, data: DataSet, found: Sequence[Mapping[str, Any]], split: str
 ) -> list[str]:
     notes = []
-    rivals = [name for name in found[0]["methods"] if name != ALONE and name not in KEEPS_TEACHERS]
-    looks = len(rivals) * len(found)
-    if looks > 1:
+    looks = sum(
+        name != ALONE and not values["keeps_teachers"] and values["mean"] is not None
+        for setting in found
+        for name, values in setting["methods"].items()
+    )
+    if looks > 1 and any(setting["best"]["method"] not in (ALONE, None) for setting in found):
         notes.append(
             f"To pick one of {looks} results after the scores are known flatters it: part of a "
             "lead is luck, and of many intervals one may exclude zero by chance. New seeds or new "
@@ -255,10 +283,12 @@ def _cautions(
             "weights with seed 0 are test rows of other seeds. A test split in the data avoids it."
         )
     for setting in found:
-        place = f"{setting['name']}: " if setting["name"] else ""
+        place = f"With {setting['name']}: " if setting["name"] else ""
         for name, values in setting["methods"].items():
             count = sum(run["score"] is not None for run in values["runs"])
-            if count < config.seeds:
+            if count == 0:
+                notes.append(f"{place}{name}: no seed has a score.")
+            elif count < config.seeds:
                 notes.append(
                     f"{place}{name}: {count} of {config.seeds} seeds have a score; the mean is "
                     "over these, the difference over those that the labels alone have as well."
@@ -270,19 +300,39 @@ def _cautions(
 def _ends_of_the_range(setting: Mapping[str, Any]) -> list[str]:
     """Which chosen weights are the smallest or largest that were tried."""
     ends: dict[str, list[str]] = {"largest": [], "smallest": []}
+    tied = []
     for name, values in setting["methods"].items():
         looks = [look for look in values["search"] if look["validation"] is not None]
         scores = [look["validation"] for look in looks]
-        if scores.count(max(scores, default=None)) != 1:  # of equal ones the smallest was taken
+        if scores.count(max(scores, default=None)) != 1:
+            tied += [name] if scores else []
             continue
         for end, look in (("largest", looks[-1]), ("smallest", looks[0])):
             if values["beta"] == look["beta"]:
                 ends[end].append(f"{name} ({look['beta']:g})")
-    return [
+    rows = setting["rows"].get("validation")
+    notes = [
+        f"Several weights have the same best score on {rows} validation rows, so that the smallest "
+        f"of these was taken rather than chosen: {', '.join(tied)}. More validation rows tell them "
+        "apart (--validation-fraction)."
+    ]
+    return notes * bool(tied) + [
         f"The chosen weight is the {end} that was tried: {', '.join(names)}. A {other} one may be "
         "better (--betas)."
         for (end, names), other in zip(ends.items(), ("larger", "smaller"), strict=True)
         if names
+    ]
+
+
+def _left_out(out: Path, methods: Sequence[str]) -> list[str]:
+    """Say which methods have runs in the folder and were not asked for."""
+    known = {path.parent.name for path in out.rglob("result.json")}
+    others = {re.sub(r"(-beta[^-]*(-\d+)?)?-seed\d+$", "", name) for name in known} - set(methods)
+    if not others:
+        return []
+    return [
+        f"The folder also holds runs of {', '.join(sorted(others))}, which are not in this report; "
+        "name them in --methods to have them in it."
     ]
 
 

@@ -25,7 +25,8 @@ BACKWARD = 2
 def measure_costs(config: CompareConfig, samples: Samples, run: TrainResult) -> dict[str, Any]:
     """Operations of the student's training and of the teachers' one look at the training rows.
 
-    A multiplication with an addition counts as two. A few rows are counted. What
+    Matrix products, convolutions and attention count, a multiplication with an addition as two;
+    look-ups and what is done element by element do not. A few rows are counted. What
     torch does not run itself, such as an ONNX teacher, is None; so is a table of features.
 
     Args:
@@ -34,7 +35,8 @@ def measure_costs(config: CompareConfig, samples: Samples, run: TrainResult) -> 
         run: A finished run of the student alone.
 
     Returns:
-        ``student`` with ``flops`` (forward pass of a row) and ``training_flops`` (a whole run);
+        ``student`` with ``flops`` (forward pass of a row), ``training_flops`` (a whole run) and
+        ``rows_seen`` (by it, each as often as it comes);
         ``teachers``, each with ``spec``, ``flops`` (of a row), ``rows`` and ``total_flops``.
 
     Raises:
@@ -48,7 +50,7 @@ def measure_costs(config: CompareConfig, samples: Samples, run: TrainResult) -> 
         student.module.to(device), student.transform, inputs, batch_size=1, device=device
     )
     flops = _count(one_by_one, len(some))
-    seen = config.batch_size * run.summary["steps"]
+    seen = min(config.batch_size, run.summary["rows"]["train"]) * run.summary["steps"]
     teachers = []
     for text in config.teachers:
         teacher, own = open_teacher(text, samples, config.trust_remote_code)
@@ -59,7 +61,8 @@ def measure_costs(config: CompareConfig, samples: Samples, run: TrainResult) -> 
         total = None if cost is None else cost * len(rows)
         teachers.append({"spec": text, "flops": cost, "rows": len(rows), "total_flops": total})
     training = None if flops is None else (1 + BACKWARD) * flops * seen
-    return {"student": {"flops": flops, "training_flops": training}, "teachers": teachers}
+    student_costs = {"flops": flops, "training_flops": training, "rows_seen": seen}
+    return {"student": student_costs, "teachers": teachers}
 
 
 def _some(rows: Any) -> Any:
@@ -76,8 +79,13 @@ _UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _atten
 
 def _count(batches: Iterable[Any], rows: int) -> float | None:
     """Operations a row while the batches are made; None where torch has none."""
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
-        for _ in batches:
-            pass
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its one large operation is not counted
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
+            for _ in batches:
+                pass
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     total = counter.get_total_flops()
     return total / rows if total and rows else None

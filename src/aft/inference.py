@@ -92,7 +92,10 @@ def run_student(
     loader = DataLoader(
         Prepared(samples, transform), batch_size, num_workers=num_workers, collate_fn=collate
     )
-    rows = torch.arange(len(samples)).split(batch_size)
+    rows = [
+        torch.arange(i, min(i + batch_size, len(samples)))
+        for i in range(0, len(samples), batch_size)
+    ]
     bar = tqdm(loader, "student", leave=False, delay=1, disable=not progress)
     try:
         for inputs, some in zip(bar, rows, strict=True):

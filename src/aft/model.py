@@ -314,6 +314,11 @@ class SavedStudent:
             description = json.loads((folder / "student.json").read_text())
             state = load_file(folder / "model.safetensors")
         except FileNotFoundError as error:
+            if (folder / "compare.json").exists():
+                raise StudentError(
+                    f"{folder} is a comparison of several runs: name one of them, as in "
+                    f"{folder / 'runs'}"
+                ) from None
             if _keeps_teachers(folder):
                 raise StudentError(
                     f"this run kept its teachers (--keep-teachers): the student in {folder} cannot "

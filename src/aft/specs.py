@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from aft.errors import ConfigError
 
 _COLUMN = re.compile(r"([^:=?]+)=(.+)", re.DOTALL)
+_COMMON = {"model", "student", "weights", "checkpoint"}  # folders that name nothing
 _LONG_PATH = re.compile(r"(?<![\w./])(?:/[^/\s?&=|;,]+)+((?:/[^/\s?&=|;,]+){2})")
 
 
@@ -24,7 +25,9 @@ def split_column(text: str) -> tuple[str | None, str]:
 def short_name(text: str) -> str:
     """The name of a model for people: ``image=timm:vit_small.in1k?size=96`` is ``vit_small``."""
     source, _, name = split_column(text)[1].partition("?")[0].partition(":")
-    name = name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    folder, _, name = name.rpartition(":")[2].rstrip("/").rpartition("/")
+    if name in _COMMON and folder:
+        name = folder.rpartition("/")[2]
     return name.partition(".")[0] if source == "timm" else name
 
 

@@ -195,7 +195,7 @@ def name_best(found: Mapping[str, Mapping[str, Any]], metric: str, alone: str) -
 
 
 def count_outcomes(settings: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
-    """A sentence a method: in how many settings it was better and worse than the labels alone.
+    """In how many settings each method was better or worse than the labels alone, in sentences.
 
     Args:
         settings: For each setting what :func:`summarize_method` says of each method. Ceilings
@@ -206,18 +206,22 @@ def count_outcomes(settings: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
         for name, values in methods.items():
             if values["outcome"] is not None and not values["keeps_teachers"]:
                 outcomes.setdefault(name, []).append(values["outcome"])
-    sentences = []
+    if not outcomes:
+        return "Nothing can be said: too few seeds have scores."
+    told, silent = [], []
     for name, found in outcomes.items():
-        counts = [
-            f"{word} in {found.count(outcome)}"
-            for outcome, word in (
-                ("better", "better than the labels alone"),
-                ("worse", "worse"),
-                ("no difference shown", "no difference shown"),
-            )
+        words = [
+            f"{word} than the labels alone in {found.count(word)}"
+            for word in ("better", "worse")
+            if word in found
         ]
-        sentences.append(f"{name}, {len(found)} settings: {', '.join(counts)}.")
-    return " ".join(sentences) or "Nothing can be said: too few seeds have scores."
+        if words:
+            told.append(f"{name} is {' and '.join(words)} of {len(found)} settings.")
+        else:
+            silent.append(name)
+    if silent:
+        told.append(f"No difference from the labels alone is shown of {', '.join(silent)}.")
+    return " ".join(told)
 
 
 def summarize_tasks(

@@ -42,6 +42,7 @@ from aft.runs import (
     write_inputs,
     write_json,
 )
+from aft.specs import shorten_paths
 from aft.students import Backbone, build_student
 from aft.tokenization import Tokenization
 from aft.trainer import Schedule, Trainer, make_accelerator
@@ -92,7 +93,8 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     say("\n".join([_describe(data), *data.lines()]))
     teachers = _extract(config, samples, accelerator)
     for features in teachers:
-        say(f"teacher {features.spec}: {features.dim} features of {features.present.sum()} rows")
+        count = f"{features.dim} features of {features.present.sum()} rows"
+        say(f"teacher {shorten_paths(features.spec)}: {count}")
     kept = {
         name: _extract(config, split, accelerator, teachers)
         for name, split in data.splits.items()
@@ -120,7 +122,8 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
                 torch.nn.init.zeros_(parameter)
     size = sum(p.numel() for p in student.parameters())
     name = " + ".join(config.student)
-    say(f"student {name}: {size:,} parameters, weights: {backbone.info['weights']}")
+    weights = shorten_paths(f"weights: {backbone.info['weights']}")
+    say(f"student {shorten_paths(name)}: {size:,} parameters, {weights}")
     notes = [note for features in teachers for note in features.notes]
     if isinstance(backbone.preprocessing, Tokenization):
         notes += note_truncation("the student", backbone.preprocessing, inputs["train"])
@@ -131,7 +134,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
             "nothing of them, --combine concat does"
         )
     if notes:
-        say("\n".join(notes))
+        say(shorten_paths("\n".join(notes)))
     if config.keep_teachers:
         notes.append(
             "this student keeps its teachers: their features stand beside its own in the head, "

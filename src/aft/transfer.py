@@ -68,6 +68,7 @@ def make_loss(
     """
     if not teachers:
         return None
+    check_loss(options.loss, task)
     dims = [features.dim for features in teachers]
     scale: dict[str, Any] = {"normalize": options.normalize, "statistics": None}
     if options.normalize == "standardize":
@@ -102,17 +103,25 @@ def make_loss(
         return KDEPLoss.fit(student.dim, features, normalize=options.normalize)
     labels = torch.from_numpy(np.asarray(inputs.labels)[rows])
     if options.loss == "logit-kd":
-        if task.kind != "classification":
-            raise ConfigError(f"--loss logit-kd is for classification, the task is {task.kind}")
         return LogitKDLoss.fit(features, labels, num_classes=task.num_outputs, seed=seed)
-    if task.kind == "multilabel":
-        raise ConfigError("--loss b-tuning is for classification and regression, not multilabel")
     batches = run_student(
         student.to(device), transform, inputs.subset(rows), device=torch.device(device)
     )
     start = torch.cat([features.float().cpu() for _, features in batches])
     classes = task.num_outputs if task.kind == "classification" else None
     return BTuningLoss.fit(start, features, labels, num_classes=classes)
+
+
+def check_loss(loss: str, task: Task) -> None:
+    """See that a loss is for such a task.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if loss == "logit-kd" and task.kind != "classification":
+        raise ConfigError(f"logit-kd is for classification, the task is {task.kind}")
+    if loss == "b-tuning" and task.kind == "multilabel":
+        raise ConfigError("b-tuning is for classification and regression, the task is multilabel")
 
 
 def _some_rows(number: int, seed: int) -> NDArray[np.int64]:

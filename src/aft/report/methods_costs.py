@@ -35,12 +35,13 @@ def cost_sentence(document: Mapping[str, Any]) -> str:
     if not training or not counts or not all(one and total for one, total in counts):
         return f"What the teachers cost beside a training run is {UNKNOWN}."
     once = sum(total for _, total in counts)
-    every = sum(one for one, _ in counts) * document["batch_size"] * document["steps"]
+    every = sum(one for one, _ in counts) * costs["student"]["rows_seen"]
     them = "it" if len(teachers) == 1 else "them"
     return (
-        f"One pass of the teacher{'' if len(teachers) == 1 else 's'} over the training rows costs "
-        f"{ratio(once / training)} times as much as one training run of the student; all methods "
-        f"and seeds share that pass. To run {them} again in every step of one run would cost "
+        f"One pass of the teacher{'' if len(teachers) == 1 else 's'} over the training rows of "
+        f"seed 0 costs {ratio(once / training)} times as much as one training run of the student. "
+        "All methods share that pass; other seeds add the rows that they alone draw. To run "
+        f"{them} again in every step of one run would cost "
         f"{ratio(every / once)} times as much as the pass."
     )
 

@@ -62,8 +62,20 @@ def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
             "## Cost of the teachers",
             _escape(cost_sentence(document)),
             _table(COST_HEADINGS, rows, text_columns=(0,)),
-            "Floating-point operations. A training run is three times the forward pass of every "
+            "Floating-point operations of matrix products, convolutions and attention; look-ups "
+            "and sums are not counted. A training run is three times the forward pass of every "
             "row that it sees.",
+        ]
+    folders = [
+        f"{setting['name']}: {setting['best']['folder']}".removeprefix(": ")
+        for setting in settings
+        if setting["best"].get("folder")
+    ]
+    if folders:
+        parts += [
+            "## A student to use",
+            "Of the runs of the best method, the one with the best validation score:",
+            _bullets(folders),
         ]
     if document["errors"]:
         failed = [f"{name}: {error}" for name, error in document["errors"].items()]

@@ -26,7 +26,8 @@ HEADINGS = (
 CEILING_HEADINGS = ("ceiling", "seeds", "mean", "deviation", "difference", "95% interval")
 CEILINGS = (
     "What keeps a teacher has to run it for every prediction. The students above do not, so "
-    "these are no competitors: they say what could be reached."
+    "these are no competitors: they tell what the teachers know. A linear head may know less than "
+    "the student."
 )
 SWITCHED_OFF = 0.01  # of the kernel, mean over seeds: a teacher below it counts as switched off
 NONE = "\N{EN DASH}"
@@ -217,7 +218,8 @@ def introduction(document: Mapping[str, Any]) -> str:
         f"start) was trained on {trained} rows by each method "
         f"with {document['seeds']} seed{'' if document['seeds'] == 1 else 's'}"
         f"{f' in {len(settings)} settings' if several else ''}. Steps, batches and learning rates "
-        f"are the same. The scores are {document['metric'].replace('_', ' ')} on "
+        f"are the same{' within a setting' if several else ''}. "
+        f"The scores are {document['metric'].replace('_', ' ')} on "
         f"{scored:,} rows of the {split} split; differences are from the "
         "labels alone with the same seed. "
     )
