@@ -80,5 +80,5 @@ def test_options_that_do_not_fit_are_said(run: dict[str, Any], tmp_path: Path) -
     (tmp_path / "tags.jsonl").write_text("".join(rows))
     tags = {**run, "data": str(tmp_path / "tags.jsonl")}
     for loss in ("logit-kd", "b-tuning"):
-        with pytest.raises(ConfigError, match=f"--loss {loss} is for classification"):
+        with pytest.raises(ConfigError, match=f"{loss} is for classification"):
             aft.train(**tags, loss=loss, out=tmp_path / loss)

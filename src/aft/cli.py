@@ -197,7 +197,8 @@ def _one_line(box: str, kind: type[configs.Options]) -> str:
         r"validation errors? for \w+ (\w+)(?:\.\d+)? (.*?) \[.*input_value=(.*?),", text
     ):
         name, problem, value = found.groups()
-        return f"--{name.replace('_', '-')}: {problem[0].lower()}{problem[1:]}, got {value.lstrip('([')}"
+        flag, value = f"--{name.replace('_', '-')}", value.lstrip("([")
+        return f"{flag}: {problem[0].lower()}{problem[1:]}, got {value}"
     if found := re.search(r"parsing (--\S+): no type matching (\S+) .*? from \[(.*?)\]", text):
         name, expected, value = found.groups()
         return f"{name}: expected {expected.removeprefix('{None}|')}, got {value}"
