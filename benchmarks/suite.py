@@ -26,10 +26,14 @@ from typing import Any
 
 import aft
 import tables
-from aft.data import default_cache_dir
+from aft.data import default_cache_dir, load_inputs
 from aft.demo_data import DATA_SETS, fetch_minilm, fetch_squeezenet
+from aft.report.methods_page import render_methods
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs" / "reports"
+PAGES = {"clipart": True, "reuters": False}
+"""Tasks whose page goes into the docs, and whether its rows may be shown there."""
 METHODS = (
     *("alone", "kd", "rkd", "ft", "b-tuning", "kernel-kd", "logit-kd", "kdep", "aft-no-kernel"),
     *("cka", "aft", "refine"),
@@ -202,8 +206,19 @@ def run(name: str, full: bool, out: Path | None) -> None:
     result = {"command": command, "machine": tables.machine(), **kept}
     (RESULTS / kind).mkdir(parents=True, exist_ok=True)
     (RESULTS / kind / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    if name in PAGES and not full:
+        page = (out or Path("runs") / kind) / name
+        html = render_methods(page, found, open_samples(found["data"]) if PAGES[name] else None)
+        (DOCS / f"{name}.html").write_text(html)
     if found["errors"]:  # what is there is kept; the same command tries the rest again
         raise SystemExit("\n".join(f"{cell}: {error}" for cell, error in found["errors"].items()))
+
+
+def open_samples(data: str) -> Callable[[str], Any]:
+    """Rows by the names of their files, for the cards of a page."""
+    samples, _ = load_inputs(data, progress=False)
+    position = {file: i for i, file in enumerate(samples.files)}
+    return lambda file: samples.input(position[file])
 
 
 def _start(name: str, options: argparse.Namespace) -> str | None:
