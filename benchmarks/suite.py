@@ -136,8 +136,8 @@ TASKS = {
         ("TREC questions", "1 layer of MiniLM", "all-MiniLM-L6", "all-MiniLM-L6"),
         {
             "batch_size": 32,
-            "steps": 80,
-            "eval_every": 40,
+            "steps": 60,
+            "eval_every": 30,
             "student_layers": 1,
             "train_fractions": (0.12,),
             **FEW,

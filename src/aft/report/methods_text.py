@@ -214,8 +214,8 @@ def introduction(document: Mapping[str, Any]) -> str:
     scored = max((one["rows"].get(split, 0) for one in settings), default=0)
     trained = f"{', '.join(fewer)} or {most}" if fewer else most
     words = (
-        f"{document['student']} ({document['num_parameters']:,} parameters, {start} weights at the "
-        f"start) was trained on {trained} rows by each method "
+        f"{document['student']} ({document['num_parameters']:,} parameters, weights: {start}) "
+        f"was trained on {trained} rows by each method "
         f"with {document['seeds']} seed{'' if document['seeds'] == 1 else 's'}"
         f"{f' in {len(settings)} settings' if several else ''}. Steps, batches and learning rates "
         f"are the same{' within a setting' if several else ''}. "
