@@ -47,6 +47,34 @@ def main() -> None:
         "rows": rows,
     }
     (suite.RESULTS / "diagnosis.json").write_text(json.dumps(found, indent=1) + "\n")
+    tables.put("diagnosis", as_markdown(found), ["benchmarks/FINDINGS.md"])
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    """A row a task and method, a column a weight."""
+    rows: list[dict[str, Any]] = found["rows"]
+    betas = sorted({row["beta"] for row in rows} - {0.0})
+    alone = {row["task"]: row for row in rows if row["method"] == "alone"}
+    cells: dict[tuple[str, str], dict[float, str]] = {}
+    for row in rows:
+        if row["method"] != "alone":
+            cells.setdefault((row["task"], row["method"]), {0.0: show(alone[row["task"]])})
+            cells[row["task"], row["method"]][row["beta"]] = show(row)
+    head = " | ".join(f"weight {beta:g}" for beta in betas)
+    lines = [f"| task | method | alone | {head} |", "|---" * (3 + len(betas)) + "|"]
+    for (task, method), known in cells.items():
+        each = " | ".join(known.get(beta, "") for beta in (0.0, *betas))
+        lines.append(f"| {task} | {method} | {each} |")
+    return (
+        "\n".join(lines)
+        + "\n\nLikeness of student and teachers on training rows / on as many test "
+        "rows: score on these test rows. One seed.\n"
+        f"Made by `{found['command']}` ({found['machine']}).\n"
+    )
+
+
+def show(row: dict[str, Any]) -> str:
+    return f"{row['cka_train']:.2f} / {row['cka_test']:.2f}: {row['score_test']:.3f}"
 
 
 def diagnose(folder: Path, task: str) -> list[dict[str, Any]]:

@@ -190,7 +190,8 @@ def run(name: str, full: bool, out: Path | None) -> None:
     task, cache = TASKS[name], _cache()
     choice = {**COMMON, **task.options, **(FULL | task.full if full else {})}
     kind = "suite-full" if full else "suite"
-    methods = [method for method in METHODS if method not in choice.pop("leave_out", ())]
+    left_out = choice.pop("leave_out", ())
+    methods = [method for method in METHODS if method not in left_out]
     found = aft.compare(
         data=str(DATA_SETS[task.data](cache, False).folder),
         student=task.student(cache),
