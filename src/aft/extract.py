@@ -287,9 +287,7 @@ def extract_teachers(
         teacher, inputs = open_teacher(text, samples, config.trust_remote_code)
         if not inputs.present.any():
             names = ", ".join(column.name for column in inputs.columns)
-            raise DataError(
-                f"none of {len(samples)} rows has {names}, which {text} takes; leave it out"
-            )
+            raise DataError(f"no row has {names}, which {text} takes; leave it out")
         store = extract_features(
             teacher,
             inputs,
