@@ -158,7 +158,7 @@ def score_table(found: Mapping[str, Any]) -> str:
 
 def draw(found: Mapping[str, Any], words: Words) -> Figure:
     """One row a task, one point a method: how much of the error of the student alone is left."""
-    figure = Figure(figsize=(7.2, 0.9 + 0.62 * len(found)), layout="constrained")
+    figure = Figure(figsize=(7.2, 1.0 + 0.5 * len(found)), layout="constrained")
     axes = figure.subplots()
     for row, document in enumerate(found.values()):
         for method, values in _rivals(document["settings"][-1]["methods"]).items():
@@ -181,10 +181,11 @@ def draw(found: Mapping[str, Any], words: Words) -> Figure:
     axes.set_yticks(range(len(found)), labels, fontsize=8)
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(
-        "error, divided by that of the student alone (dots: AFT with its 95 % interval; "
-        "strokes: other methods)",
+        "error, divided by that of the student alone\n"
+        "dots: AFT, with its 95 % interval; strokes: other methods",
         fontsize=8,
     )
+    axes.tick_params(axis="x", labelsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for word, colour in COLOURS.items():
