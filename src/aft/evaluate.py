@@ -149,11 +149,22 @@ def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
     if not (config.run / "config.yaml").exists():
         raise ConfigError(f"{config.run} is a student without its run: name labelled --data")
     trained = resolve(TrainConfig, None, read_config_file(config.run / "config.yaml", TrainConfig))
-    return load_training_data(trained, student.task)
+    return load_training_data(trained, student.task, unlabelled=False)
 
 
-def load_training_data(config: TrainConfig, task: Task | None = None) -> DataSet:
-    """The data of a training run, split by its seed."""
+def load_training_data(
+    config: TrainConfig, task: Task | None = None, *, unlabelled: bool = True
+) -> DataSet:
+    """The data of a training run, split by its seed.
+
+    Args:
+        config: The options of the run.
+        task: Its task, where it is known.
+        unlabelled: Whether to read what --unlabelled names, which the splits do not depend on.
+
+    Raises:
+        DataError: As :func:`aft.data.load_data` does.
+    """
     return load_data(
         config.data,
         asked_columns(config),
@@ -165,4 +176,5 @@ def load_training_data(config: TrainConfig, task: Task | None = None) -> DataSet
         on_bad_input=config.on_bad_input,
         progress=config.progress,
         known_task=task,
+        unlabelled=config.unlabelled if unlabelled else None,
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from aft.columns import asked_columns
 from aft.config import InspectConfig, resolve
-from aft.data import DataSet, load_data
+from aft.data import DataSet, Samples, load_data
 from aft.devices import choose_device
 from aft.errors import ConfigError, StoreError
 from aft.extract import features_folder, open_teacher, store_identity, verify_features
@@ -41,7 +41,7 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
         if config.ids is not None:
             _write_ids(config.ids, data)
             found["lines"].append(
-                f"ids of {sum(map(len, data.splits.values()))} rows: {config.ids}"
+                f"ids of {sum(map(len, _all_rows(data).values()))} rows: {config.ids}"
             )
     elif config.ids is not None or config.verify:
         raise ConfigError("--ids and --verify need --data")
@@ -94,12 +94,17 @@ def _data_lines(data: DataSet) -> list[str]:
     return lines + [f"  {line}" for line in data.report.lines()]
 
 
+def _all_rows(data: DataSet) -> dict[str, Samples]:
+    """The splits, and the rows without labels."""
+    return data.splits | ({"unlabelled": data.unlabelled} if data.unlabelled is not None else {})
+
+
 def _write_ids(path: Path, data: DataSet) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "sample_id", "split"])
-        for name, split in data.splits.items():
+        for name, split in _all_rows(data).items():
             for file_name, sample_id in zip(split.files, split.ids, strict=True):
                 writer.writerow([file_name, sample_id.tobytes().hex(), name])
 

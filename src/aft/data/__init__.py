@@ -19,6 +19,7 @@ from aft.data.splits import (
     hold_out,
     thin_out,
 )
+from aft.data.unlabelled import LEFT_OUT, join_unlabelled, read_named, read_own
 from aft.errors import DataError
 from aft.identity import content_id, default_cache_dir
 from aft.images import open_image
@@ -26,6 +27,7 @@ from aft.labels import Task, encode_labels, infer_task, missing_labels
 from aft.sources import Columns, InputColumn, read_source
 
 __all__ = [
+    "LEFT_OUT",
     "Columns",
     "DataReport",
     "DataSet",
@@ -54,6 +56,9 @@ class DataSet:
         train_fraction: The share of the training rows that was asked for.
         train_rows: How many of how many training rows are used, before validation is held out of
             them; None if all are.
+        unlabelled: Training inputs without labels, with the columns of train; None if there are
+            none. No content of them is in any split.
+        unlabelled_source: What the user named to take such inputs from, or ``left-out``.
     """
 
     source: str
@@ -63,6 +68,8 @@ class DataSet:
     held_out: tuple[str, ...] = ()
     train_fraction: float = 1.0
     train_rows: tuple[int, int] | None = None
+    unlabelled: Samples | None = None
+    unlabelled_source: str | None = None
 
     def lines(self) -> list[str]:
         """What people should know of the rows, in sentences."""
@@ -70,7 +77,8 @@ class DataSet:
         if self.train_rows is not None:
             used, whole = self.train_rows
             share = f"--train-fraction {self.train_fraction:g}"
-            found.insert(0, f"{used:,} of {whole:,} training rows are used ({share})")
+            rest = ", the rest without labels" if self.unlabelled_source == LEFT_OUT else ""
+            found.insert(0, f"{used:,} of {whole:,} training rows are used ({share}){rest}")
         return found
 
     def describe(self) -> dict[str, Any]:
@@ -90,6 +98,11 @@ class DataSet:
             },
             "bad_inputs": len(self.report.bad_inputs),
             "unlabelled": self.report.unlabelled,
+            "unlabelled_source": self.unlabelled_source,
+            "unlabelled_used": self.report.unlabelled_used,
+            "unlabelled_left_out": self.report.unlabelled_left_out,
+            "same_content_in_unlabelled_and_labelled": self.report.unlabelled_seen,
+            "duplicates_in_unlabelled": self.report.unlabelled_copies,
             "unlabelled_splits": list(self.report.unlabelled_splits),
             "missing": dict(self.report.missing),
             "unused_columns": list(self.report.unused),
@@ -113,6 +126,7 @@ def load_data(
     progress: bool = True,
     known_task: Task | None = None,
     for_training: bool = True,
+    unlabelled: str | None = None,
 ) -> DataSet:
     """Read a labelled data set and split it.
 
@@ -132,11 +146,21 @@ def load_data(
         progress: Whether to show a progress bar.
         known_task: The task of a trained student, whose classes the labels must be among.
         for_training: Whether there must be a train split with every class, from which the missing
-            splits are held out. Otherwise the splits are those of the source, or ``all``.
+            splits are held out. Otherwise the splits are those of the source, or ``all``, and
+            nothing without labels is kept.
+        unlabelled: Further training inputs without labels: whatever :func:`load_inputs` reads, or
+            ``left-out`` for the rows that `train_fraction` leaves out. Rows of train that have no
+            label are kept in any case.
 
     Raises:
-        DataError: If the data set is missing, empty or unusable for training.
+        DataError: If the data set is missing, empty or unusable for training, if the inputs
+            without labels have none of its columns, or if nothing is left out.
     """
+    if for_training and unlabelled == LEFT_OUT and train_fraction >= 1:
+        raise DataError(
+            "--unlabelled left-out takes the rows that --train-fraction leaves out, but all are "
+            "used; pass a share below 1, such as --train-fraction 0.1"
+        )
     rows = read_source(source, columns or Columns())
     if not len(rows):
         raise DataError(f"{source} has no rows")
@@ -151,17 +175,24 @@ def load_data(
     samples.labels = encode_labels(labels, found, rows.class_names)
     splits = by_split(samples, rows, source, for_training)
     if not for_training:
+        report.unlabelled_left_out = report.unlabelled
         return DataSet(source, found, splits, report)
     check_classes(splits, found)
     find_copies(splits, report)
+    given = (on_bad_input, cache_dir, progress)
+    own = read_own(rows, empty, report, *given)
+    parts = [] if own is None else [own]
     held_out = []
     train_rows = None
     rng = np.random.default_rng(seed)
     for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
         if name == "validation" and train_fraction < 1:
             # A generator of its own: what is held out of all rows does not depend on the share.
-            whole, own = splits["train"], np.random.default_rng([seed, 1])
-            splits["train"] = whole.subset(thin_out(whole, found, train_fraction, own))
+            whole, drawn = splits["train"], np.random.default_rng([seed, 1])
+            used = thin_out(whole, found, train_fraction, drawn)
+            splits["train"] = whole.subset(used)
+            if unlabelled == LEFT_OUT:
+                parts.append(whole.subset(np.setdiff1d(np.arange(len(whole)), used)))
             check_classes(splits, found)
             train_rows = (len(splits["train"]), len(whole))
         if name not in splits and fraction > 0:
@@ -171,7 +202,20 @@ def load_data(
                 splits["train"].subset(out),
             )
             held_out.append(name)
-    return DataSet(source, found, splits, report, tuple(held_out), train_fraction, train_rows)
+    if unlabelled is not None and unlabelled != LEFT_OUT:
+        wanted = samples.columns
+        parts.append(read_named(unlabelled, columns or Columns(), wanted, report, *given))
+    return DataSet(
+        source,
+        found,
+        splits,
+        report,
+        tuple(held_out),
+        train_fraction,
+        train_rows,
+        join_unlabelled(parts, list(splits.values()), report),
+        unlabelled,
+    )
 
 
 def load_inputs(

@@ -32,11 +32,25 @@ def check_inputs(
     on_bad_input: OnBadInput,
     cache_dir: Path | None,
     progress: bool,
+    optional: bool = False,
 ) -> tuple[NDArray[np.int64], Samples]:
     """Give every wanted row its ids; leave out what cannot be read.
 
+    Args:
+        rows: All rows.
+        wanted: Which of them to look at, shape ``(n,)``.
+        report: Where faults and missing parts are noted.
+        on_bad_input: Leave out inputs that cannot be read, or stop.
+        cache_dir: Where ids of unchanged files are remembered.
+        progress: Whether to show a progress bar.
+        optional: Whether the rows can be done without: if none can be read it is no error, and a
+            row without any input is left out silently.
+
     Returns:
         The positions of the rows that were kept, and their samples.
+
+    Raises:
+        DataError: If no row is wanted or none can be read, or at the first that cannot if asked.
     """
     from tqdm import tqdm
 
@@ -76,13 +90,14 @@ def check_inputs(
                     present[i, c] = True
                 if fault is not None:
                     note(i, fault)
-    for nothing in np.flatnonzero(~present.any(axis=1)):
-        note(int(nothing), _nothing(rows.columns))
+    sound = np.asarray(present.any(axis=1))
+    if not optional:
+        for nothing in np.flatnonzero(~sound):
+            note(int(nothing), _nothing(rows.columns))
     report.bad_inputs = [(rows.files[asked[i]], faults[i]) for i in sorted(faults)]
-    if len(faults) == len(asked):
+    if len(faults) == len(asked) and not optional:
         first = f", e.g. {' - '.join(report.bad_inputs[0])}" if report.bad_inputs else ""
         raise DataError(f"none of the {len(asked)} inputs can be read{first}")
-    sound = np.ones(len(asked), dtype=bool)
     sound[list(faults)] = False
     kept = asked[sound]
     everything = len(kept) == len(rows)

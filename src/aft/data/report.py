@@ -16,7 +16,12 @@ class DataReport:
 
     Attributes:
         bad_inputs: File and fault of inputs that cannot be read and were left out.
-        unlabelled: Number of rows left out because they have no label.
+        unlabelled: Number of rows of the data set that have no label.
+        unlabelled_used: Number of inputs without labels that are for the transfer only.
+        unlabelled_left_out: Number of rows without a label that are not used because they are in
+            a held-out split, or have no input.
+        unlabelled_seen: Number left out because a labelled row has the same content.
+        unlabelled_copies: Number of further copies left out.
         unlabelled_splits: Held-out splits that are not used because no row has a label.
         unused: Columns of the source that are neither input nor label nor split.
         missing: For each column of several the number of rows in which it is missing.
@@ -27,6 +32,10 @@ class DataReport:
 
     bad_inputs: list[tuple[str, str]] = field(default_factory=list)
     unlabelled: int = 0
+    unlabelled_used: int = 0
+    unlabelled_left_out: int = 0
+    unlabelled_seen: int = 0
+    unlabelled_copies: int = 0
     unlabelled_splits: list[str] = field(default_factory=list)
     unused: tuple[str, ...] = ()
     missing: dict[str, int] = field(default_factory=dict)
@@ -45,8 +54,17 @@ class DataReport:
         if self.bad_inputs:
             names = some([f"{file} ({fault})" for file, fault in self.bad_inputs])
             found.append(f"{len(self.bad_inputs)} unreadable or empty inputs skipped: {names}")
-        if self.unlabelled:
-            found.append(f"{self.unlabelled} rows without a label left out")
+        if self.unlabelled_used:
+            found.append(f"{self.unlabelled_used} rows without a label, for the transfer only")
+        if self.unlabelled_left_out:
+            found.append(f"{self.unlabelled_left_out} rows without a label left out")
+        if self.unlabelled_seen:
+            found.append(
+                f"{self.unlabelled_seen} rows without a label left out: labelled rows have the "
+                "same content"
+            )
+        if self.unlabelled_copies:
+            found.append(f"{self.unlabelled_copies} further copies without a label left out")
         for split in self.unlabelled_splits:
             found.append(f"the {split} split has no labels and is not used")
         lacking = [f"{count} have no {name}" for name, count in self.missing.items() if count]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Value = Image.Image | str | None
 """What an input column holds in a row: an image, a text, or nothing."""
+Content = Image.Image | str
+View = Callable[[Content, bytes], Content]
+"""Makes of a value and the id of its part what is seen of it."""
 
 
 class Samples:
@@ -35,6 +38,7 @@ class Samples:
         splits: The split that the source gives each sample, or an empty string.
         labels: Class indices ``(n,)`` int64; for multi-label ``(n, num_classes)`` and for
             regression ``(n, num_targets)`` float32; None without labels.
+        view: What :meth:`input` shows of a value, see :mod:`aft.views`; None shows it as it is.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Samples:
         files: NDArray[np.object_],
         splits: NDArray[np.str_],
         labels: NDArray[Any] | None = None,
+        view: View | None = None,
     ) -> None:
         self.columns = tuple(columns)
         self.values = tuple(values)
@@ -55,6 +60,7 @@ class Samples:
         self._files = files
         self.splits = splits
         self.labels = labels
+        self.view = view
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,9 +82,13 @@ class Samples:
     def _value(self, index: int, column: int) -> Value:
         if not self.present[index, column]:
             return None
-        value = self.values[column][index][VALUE]
+        value = self._read(index, column)
+        return value if self.view is None else self.view(value, self.parts[index, column].tobytes())
+
+    def _read(self, index: int, column: int) -> Content:
+        value: Any = self.values[column][index][VALUE]
         if self.columns[column].modality == "text":
-            return read_text(value) if isinstance(value, bytes) else value
+            return read_text(value) if isinstance(value, bytes) else str(value)
         source = image_source(value)
         assert source is not None
         return open_image(source)
@@ -99,6 +109,7 @@ class Samples:
             self._files[chosen],
             self.splits[chosen],
             None if self.labels is None else self.labels[chosen],
+            self.view,
         )
 
     def only(self, *names: str) -> Samples:
@@ -131,6 +142,7 @@ class Samples:
             self._files,
             self.splits,
             self.labels,
+            self.view,
         )
 
 
