@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from aft.report import write_comparison_report, write_methods_report, write_run_report
+from aft.report import (
+    write_comparison_report,
+    write_methods_report,
+    write_run_report,
+    write_score_report,
+)
 from aft.statistics import compare_paired
 from browser import PAPER, look, open_browser, open_page
 from comparison_folders import make_comparison
 from report_pages import picture
 from run_folders import make_run
+from score_documents import make_score_document
 
 LONG = "a_class_with_a_rather_long_name_that_nobody_has_broken_into_words"
 NAMES = ("apple", "banana & <b>cherry</b>", "ひまわり", LONG)
@@ -79,6 +85,11 @@ def write_settings(folder: Path) -> Path:
     return write_methods_report(folder, document)
 
 
+def write_score(folder: Path) -> Path:
+    specs = [f"timm:{LONG}?size=96", "hf:ひまわり", "features:/data/of/others/model.parquet"]
+    return write_score_report(folder, make_score_document(specs=specs, layers=6))
+
+
 PAGES: dict[str, Callable[[Path], Path]] = {
     "run": write_run,
     "wide-run": write_wide_run,
@@ -86,6 +97,7 @@ PAGES: dict[str, Callable[[Path], Path]] = {
     "comparison": write_comparison,
     "methods": write_methods,
     "settings": write_settings,
+    "score": write_score,
 }
 
 

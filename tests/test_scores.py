@@ -13,9 +13,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from aft.errors import InputError
-from aft.scores import log_me
+from aft.functional import cka
+from aft.labels import Task
+from aft.scores import (
+    CALIBRATION,
+    chance_level,
+    compare_probes,
+    cross_validate_probe,
+    debiased_cka,
+    expect_gain,
+    join_features,
+    label_alignment,
+    log_me,
+    nearest_neighbours,
+    tmi,
+)
 
 REFERENCE = Path(__file__).parent / "reference"
+CLASSES, TARGETS = Task("classification", ("a", "b", "c")), Task("regression", ("x", "y"))
+LABELS = Task("multilabel", ("p", "q"))
 # Factors on alpha and beta: at the maximum, then around it.
 GRID = [(1.0, 1.0), (1.5, 1.0), (0.6, 1.0), (1.0, 1.2), (1.0, 0.8)]
 
@@ -195,3 +211,147 @@ def test_wrong_shapes_and_types(features: Tensor, labels: Any, match: str) -> No
 def test_more_classes_than_announced() -> None:
     with pytest.raises(InputError, match="from 0 to 1, but got 0 to 2"):
         log_me(*samples(), num_classes=2)
+
+
+# Probe --------------------------------------------------------------------------------------------
+
+
+def test_no_row_is_told_by_a_model_that_has_seen_it() -> None:
+    """A model of as many features as rows fits any labels; of unseen rows it knows nothing."""
+    x, labels = torch.randn(120, 200), torch.randint(0, 3, (120,))
+    found = cross_validate_probe(x, labels, CLASSES)
+    assert 0.15 < found.score < 0.52
+    known = cross_validate_probe(*samples(120, noise=0.1), CLASSES)
+    assert known.score == 1 and known.se == 0
+
+
+def test_standard_errors_are_those_of_shares_and_of_new_rows() -> None:
+    x, labels = samples(600, noise=2.0)
+    found = cross_validate_probe(x, labels, CLASSES)
+    share = (found.score * (1 - found.score) / 600) ** 0.5
+    assert found.se == pytest.approx(share, rel=0.35)
+    assert cross_validate_probe(x, labels, CLASSES).score == found.score
+    gap, se = compare_probes(found, cross_validate_probe(x[:, :4], labels, CLASSES))
+    assert gap > 0 and 0 < se < 2 * share
+    assert compare_probes(found, found) == (0, 0)
+
+
+def test_probes_of_targets_and_of_several_labels() -> None:
+    x = torch.randn(200, 6)
+    targets = x[:, :2] * torch.tensor([1.0, 100.0]) + 5
+    assert cross_validate_probe(x, targets, TARGETS).score > 0.99
+    assert abs(cross_validate_probe(torch.randn(200, 6), targets, TARGETS).score) < 0.15
+    several = cross_validate_probe(x, (targets > 5).float(), LABELS)
+    assert several.score > 0.95 and 0 < several.se < 0.05
+    with pytest.raises(InputError, match="at least 2 rows"):
+        cross_validate_probe(x[:1], targets[:1], TARGETS)
+
+
+def test_guessing() -> None:
+    assert chance_level(torch.tensor([0, 1, 1, 2]), CLASSES) == 0.5
+    assert chance_level(torch.randn(5, 2), TARGETS) == 0
+    assert chance_level(torch.tensor([[1.0, 0], [1, 1]]), LABELS) == 0.75
+
+
+# Neighbours and alignment -------------------------------------------------------------------------
+
+
+def test_neighbours_by_hand() -> None:
+    angles = torch.tensor([0.0, 0.1, 0.25, 3.0, 3.1, 3.25])
+    x = torch.stack([angles.cos(), angles.sin()], dim=1) * torch.arange(1, 7)[:, None]
+    labels = torch.tensor([0, 0, 1, 1, 1, 1])
+    two = Task("classification", ("a", "b"))
+    assert nearest_neighbours(x, labels, two, k=1) == pytest.approx(5 / 6)  # the third is wrong
+    assert nearest_neighbours(x, labels, two, k=2) == pytest.approx(5 / 6)  # the nearer of a tie
+    targets = torch.tensor([[0.0], [1], [2], [10], [11], [12]])
+    told = torch.tensor([1.0, 0, 1, 11, 10, 11])
+    r2 = 1 - (targets[:, 0] - told).square().sum() / (targets - targets.mean()).square().sum()
+    found = nearest_neighbours(x, targets, Task("regression", ("x",)), k=1)
+    assert found == pytest.approx(float(r2))
+
+
+def test_neighbours_of_more_rows_than_a_block() -> None:
+    x, labels = samples(1100, noise=0.2)
+    assert nearest_neighbours(x, labels, CLASSES) > 0.97
+    assert nearest_neighbours(x[:5], labels[:5], CLASSES, k=10) < 1
+
+
+def test_alignment_of_known_features() -> None:
+    x, labels = samples(300, noise=0.0)
+    one_hot = torch.nn.functional.one_hot(labels).double()
+    assert label_alignment(7 * one_hot + 3, labels, CLASSES) == pytest.approx(1)
+    assert label_alignment(x, labels, CLASSES) > 0.7
+    assert abs(label_alignment(torch.randn(300, 500), labels, CLASSES)) < 0.05
+    assert label_alignment(torch.ones(300, 5), labels, CLASSES) == 0
+    targets = torch.randn(300, 2)
+    scaled = targets * torch.tensor([1.0, 1e3])
+    assert label_alignment(targets, scaled, TARGETS) == pytest.approx(1, abs=0.02)
+
+
+def test_unrelated_wide_features_are_not_alike() -> None:
+    """CKA itself would say they are; both agree where rows are many."""
+    a, b = torch.randn(60, 600), torch.randn(60, 600)
+    assert float(cka(a, b)) > 0.8 and abs(debiased_cka(a, b)) < 0.1
+    assert debiased_cka(a, 3 * a) == pytest.approx(1)
+    a, b = torch.randn(2000, 3), torch.randn(2000, 3)
+    assert debiased_cka(a, a + b) == pytest.approx(float(cka(a, a + b)), abs=0.01)
+    with pytest.raises(InputError, match="at least 4 rows"):
+        debiased_cka(a[:3], b[:3])
+
+
+def test_no_part_rules_by_its_size() -> None:
+    a, b = torch.randn(50, 4) + 9, torch.randn(50, 8)
+    joined = join_features([1e4 * a, b])
+    torch.testing.assert_close(joined, join_features([a, 10 * b]))
+    parts = [p - p.mean(0) for p in joined.split([4, 8], dim=1)]
+    for part in parts:
+        assert float(part.square().sum(1).mean()) == pytest.approx(1, rel=1e-4)
+
+
+# TMI ----------------------------------------------------------------------------------------------
+
+
+def test_tmi_is_the_entropy_of_gaussians() -> None:
+    spreads = torch.tensor([0.5, 3.0])
+    labels = (torch.arange(3000) % 3 == 0).long()  # two thirds of the first class
+    x = torch.randn(3000, 2) * spreads[labels][:, None] + 50 * labels[:, None]
+    entropies = torch.log(2 * torch.pi * torch.e * spreads.square())  # of two dimensions each
+    expected = float(2 / 3 * entropies[0] + 1 / 3 * entropies[1])
+    found = tmi(x, labels, min_distance=1e-9)
+    assert found.score == pytest.approx(expected, abs=0.1) and found.floored == 0
+
+
+def test_tmi_grows_with_what_varies_within_classes() -> None:
+    x, labels = samples(200, noise=5.0)
+    wider = tmi(2 * x, labels)
+    assert wider.score > tmi(x, labels).score and wider.floored < 0.01
+    tight = tmi(0.01 * x, labels)
+    # Everything on the floor: only the number of rows of each class is left.
+    n = torch.tensor(200 / 3)
+    floor = torch.digamma(n) - torch.digamma(torch.tensor(3.0)) + 8 * torch.log(torch.tensor(2.0))
+    assert tight.floored == 1 and tight.score == pytest.approx(float(floor), abs=0.01)
+    shuffled = labels[torch.randperm(200)]
+    far = x + 100 * labels[:, None]
+    assert tmi(far, shuffled).score > tmi(far, labels).score
+
+
+def test_tmi_needs_classes_of_some_rows() -> None:
+    x, labels = samples()
+    with pytest.raises(InputError, match="class numbers"):
+        tmi(x, torch.randn(60, 1))
+    with pytest.raises(InputError, match="more than 3 rows"):
+        tmi(x[:6], labels[:6])
+
+
+# Expected gain ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", CALIBRATION)
+def test_expected_gain_is_a_share_of_the_gap(setting: tuple[bool, bool]) -> None:
+    share = CALIBRATION[setting].share
+    mean, low, high = expect_gain(0.2, 0.02, *setting)
+    assert mean == pytest.approx(0.2 * share) and low < mean < high
+    assert high - mean == pytest.approx(mean - low)
+    assert expect_gain(-0.2, 0.02, *setting)[0] == 0
+    unsure = expect_gain(0.2, 0.2, *setting)
+    assert unsure[0] == mean and unsure[2] > high

@@ -1,8 +1,8 @@
 """Adaptive feature transfer: the knowledge of large frozen models in small ones.
 
-The verbs of the command line are functions here: :func:`extract`, :func:`train`,
-:func:`compare`, :func:`evaluate`, :func:`predict`, :func:`inspect`, :func:`demo`. Everything is
-imported when it is first used, so ``import aft`` costs nothing.
+The verbs of the command line are functions here: :func:`extract`, :func:`score`,
+:func:`train`, :func:`compare`, :func:`evaluate`, :func:`predict`, :func:`inspect`, :func:`demo`.
+Everything is imported when it is first used, so ``import aft`` costs nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from aft.model import Student as Student
     from aft.model import TransferModel as TransferModel
     from aft.predict import predict as predict
+    from aft.score import ScoreResult as ScoreResult
+    from aft.score import score as score
     from aft.store import FeatureStore as FeatureStore
     from aft.store import FeatureWriter as FeatureWriter
     from aft.students import load_backbone as load_backbone
@@ -35,13 +37,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_VERBS = ("extract", "train", "compare", "evaluate", "predict", "inspect", "demo")
+_VERBS = ("extract", "score", "train", "compare", "evaluate", "predict", "inspect", "demo")
 _HOMES = {
     **{verb: f"aft.{verb}" for verb in _VERBS},
     "AftError": "aft.errors",
     "FeatureStore": "aft.store",
     "FeatureWriter": "aft.store",
     "SavedStudent": "aft.model",
+    "ScoreResult": "aft.score",
     "Student": "aft.model",
     "Teacher": "aft.teachers",
     "TrainResult": "aft.train",

@@ -52,6 +52,9 @@ def _show_predictions(result: dict[str, Any]) -> str:
 
 VERBS = {
     "extract": Verb(configs.ExtractConfig, lambda found: "\n".join(map(_show_pairs, found))),
+    "score": Verb(
+        configs.ScoreConfig, lambda result: str(result.text), lambda result: result.to_dict()
+    ),
     "train": Verb(
         configs.TrainConfig,
         lambda result: _show_pairs({"split": result.split, **result.metrics, "run": result.out}),

@@ -83,6 +83,11 @@ class TaskOptions(TaskOption):
     test_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of train held out for the final score, where the data has no test split. With 0 the
     final score is that of the validation split."""
+    unlabelled: str | None = None
+    """Further inputs for the transfer loss that need no labels: a folder, a table or a .txt file
+    with one text a line, with the columns of --data. left-out takes the rows that
+    --train-fraction leaves out, without their labels, to measure what such rows bring. Rows of
+    --data without a label join in any case."""
 
 
 class TeacherOptions(Options):
@@ -322,6 +327,30 @@ class InspectConfig(TaskOption, ReadOptions, FeatureOptions):
     ids: Path | None = None
     """Write file, sample_id and split of every row of --data here (.csv), to make features
     elsewhere."""
+
+
+class ScoreConfig(ReadOptions, FeatureOptions, TaskOptions, StudentOptions, DataOptions):
+    """Say before training which teachers know something of the task that the student does not.
+
+    Only training rows are looked at. Their features are computed where the store lacks them, and
+    serve the training after that.
+    """
+
+    student: Texts = ()
+    """The small model that is to be trained, written as for aft train: its features before any
+    training are scored beside the teachers'. Without it teachers are compared with each other
+    only."""
+    layers: bool = False
+    """Score about six layers of each hf: teacher, to see which one to take (?layer=N)."""
+    rows: int = Field(5000, ge=20)
+    """Training rows to score on, drawn by the seed where there are more. Neighbours, alignments
+    and TMI take at most 2000 of them."""
+    seed: int = Field(0, ge=0)
+    """Draws the rows, the held-out part and the folds, as in aft train."""
+    train_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the labelled training rows that are used, as in aft train."""
+    out: Path | None = None
+    """Folder of score.json and score.html. Default: runs/score-DATA."""
 
 
 class DemoConfig(ComputeOptions):

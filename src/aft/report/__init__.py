@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from aft.errors import AftError, InputError
 from aft.report.methods_markdown import methods_as_markdown
+from aft.report.score_text import as_text as score_as_text
 
 if TYPE_CHECKING:
     from aft.report.inputs import OpenInput
     from aft.report.methods_changes import OpenFile
     from aft.statistics import PairedComparison
 
-__all__ = ["write_comparison_report", "write_methods_report", "write_run_report"]
+__all__ = [
+    "score_as_text",
+    "write_comparison_report",
+    "write_methods_report",
+    "write_run_report",
+    "write_score_report",
+]
 
 
 def write_run_report(folder: Path, open_input: OpenInput | None = None) -> Path:
@@ -121,6 +128,25 @@ def write_methods_report(
     return _write(folder, render_methods(folder, document, open_file))
 
 
+def write_score_report(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Write ``score.html`` of what `aft score` found.
+
+    Args:
+        folder: Where the page goes.
+        document: What ``score.json`` holds.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        AftError: If matplotlib or jinja2 are not installed.
+    """
+    _require_extra()
+    from aft.report.score_page import render_score
+
+    return _write(folder, render_score(document), "score.html")
+
+
 def _require_extra() -> None:
     try:
         import jinja2  # noqa: F401
@@ -131,7 +157,7 @@ def _require_extra() -> None:
         ) from None
 
 
-def _write(folder: Path, page: str) -> Path:
-    path = folder / "report.html"
+def _write(folder: Path, page: str, name: str = "report.html") -> Path:
+    path = folder / name
     path.write_text(page, encoding="utf-8", errors="replace")
     return path
