@@ -23,7 +23,7 @@ from aft.data import default_cache_dir, load_data
 from aft.demo import DEMONSTRATIONS
 from aft.demo_data import fetch_minilm
 from aft.extract import extract_teachers
-from aft.losses.logit_kd import fit_head
+from aft.losses.heads import fit_head
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -14,7 +14,7 @@ from aft import functional as AF
 from aft.errors import InputError
 from aft.evaluate import MAIN_METRIC, compute_metrics
 from aft.labels import Task
-from aft.losses.logit_kd import fit_head
+from aft.losses.heads import fit_head, fit_ridge
 from aft.losses.logme import LogME, log_me
 
 __all__ = [
@@ -43,9 +43,9 @@ _BLOCK = 512
 def linear_probe(features: Tensor, labels: Tensor, new: Tensor, task: Task) -> Tensor:
     """What a linear model on features says of other rows: how much the features know of the task.
 
-    For classification it is logistic regression (:func:`aft.losses.logit_kd.fit_head`); for
+    For classification it is logistic regression (:func:`aft.losses.heads.fit_head`); for
     targets and for several labels a sample, linear regression with the regularization that makes
-    the targets most probable (:func:`log_me`). Every dimension is standardized.
+    the targets most probable (:func:`aft.losses.heads.fit_ridge`). Every dimension is standardized.
 
     Args:
         features: ``(n, D)``, to learn from.
@@ -66,15 +66,12 @@ def linear_probe(features: Tensor, labels: Tensor, new: Tensor, task: Task) -> T
 def _probe(
     features: Tensor, labels: Tensor, new: Tensor, task: Task, l2: float | None
 ) -> tuple[Tensor, float | None]:
-    """What :func:`linear_probe` returns, and the regularization of a classifier."""
+    """What :func:`linear_probe` returns, and the regularization; ``l2`` is that of a classifier."""
     if task.kind == "classification":
         head = fit_head(features, labels, num_classes=task.num_outputs, l2=l2)
-        return (new.to(head.weight) @ head.weight.T + head.bias).float(), head.l2
-    features, new, targets = features.double(), new.double(), labels.double()
-    mean, std, middle = features.mean(0), features.std(0, correction=0), targets.mean(0)
-    scale = (std > 1e-6 * mean.abs() + 1e-12) / std.clamp_min(1e-12)
-    weights = log_me((features - mean) * scale, targets - middle).mean_weights
-    return ((new - mean) * scale @ weights.T + middle).float(), None
+    else:
+        head = fit_ridge(features, labels)
+    return (new.to(head.weight) @ head.weight.T + head.bias).float(), head.l2
 
 
 class Probe(NamedTuple):
@@ -100,8 +97,9 @@ def cross_validate_probe(
 
     The rows are dealt into folds, class by class; those of each fold are told by a
     :func:`linear_probe` fitted on the others. The regularization of a classifier is chosen once,
-    on rows held out of the first fit. The standard error is that of the jackknife over 50 random
-    groups of rows; that the fits would differ with other rows is not in it.
+    by cross-validation within the rows of the first fit. The standard error is that of the
+    jackknife over 50 random groups of rows; that the fits would differ with other rows is not in
+    it.
 
     Args:
         features: ``(n, D)``.

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from aft.errors import InputError
-from aft.losses import FTLoss, KDLoss, KernelKDLoss, NoKernelAFTLoss, RKDLoss
+from aft.losses import (
+    FTLoss,
+    KDLoss,
+    KernelKDLoss,
+    LogitKDLoss,
+    NoKernelAFTLoss,
+    RKDLoss,
+    SoftLabelLoss,
+)
+from aft.losses.heads import LinearHead
 
 # Each for a student of width 5 and teachers of widths 4 and 3.
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -20,9 +29,23 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "RKDLoss": lambda **options: RKDLoss(**options),
     "FTLoss": lambda: FTLoss(5, 7),
 }
+# These take the student's logits, here 5 of them.
+WITH_HEAD: dict[str, Callable[..., nn.Module]] = {
+    "LogitKDLoss": lambda: LogitKDLoss([4, 3], random_head()),
+    "SoftLabelLoss classes": lambda: SoftLabelLoss([4, 3], random_head(), kind="classification"),
+    "SoftLabelLoss labels": lambda: SoftLabelLoss([4, 3], random_head(), kind="multilabel"),
+    "SoftLabelLoss targets": lambda: SoftLabelLoss(
+        [4, 3], random_head(), kind="regression", target_std=torch.arange(1.0, 6.0)
+    ),
+}
+ALL = {**LOSSES, **WITH_HEAD}
 NORMALIZED = [name for name in LOSSES if name != "FTLoss"]
 COMPARING = ["KernelKDLoss", "NoKernelAFTLoss", "RKDLoss"]
 WITH_STUDENT_DIM = ["KDLoss", "KernelKDLoss", "NoKernelAFTLoss", "FTLoss"]
+
+
+def random_head() -> LinearHead:
+    return LinearHead(torch.randn(5, 7), torch.randn(5), 1.0)
 
 
 def batch(rows: int = 8, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[Tensor]]:
@@ -31,9 +54,9 @@ def batch(rows: int = 8, dtype: torch.dtype = torch.float32) -> tuple[Tensor, li
     ]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_gradcheck(name: str) -> None:
-    loss_fn = LOSSES[name]()
+    loss_fn = ALL[name]()
     student, teachers = batch(5, torch.float64)
     parameters = {
         key: value.detach().double().requires_grad_() for key, value in loss_fn.named_parameters()
@@ -48,9 +71,9 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(loss, (student.requires_grad_(), *parameters.values()))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_float64_in_float64_out(name: str) -> None:
-    loss_fn = LOSSES[name]()
+    loss_fn = ALL[name]()
     student, teachers = batch(8, torch.float64)
     loss = loss_fn(student, [teacher.float() for teacher in teachers])
     assert loss.dtype == torch.float64 and loss.ndim == 0
@@ -58,10 +81,10 @@ def test_float64_in_float64_out(name: str) -> None:
     assert loss.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_autocast_changes_nothing(name: str) -> None:
     student, teachers = batch(16)
-    loss_fn = LOSSES[name]()
+    loss_fn = ALL[name]()
     expected = loss_fn(student, teachers)
     half = student.bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -74,10 +97,10 @@ def test_autocast_changes_nothing(name: str) -> None:
     assert half.grad is not None and half.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("value", [0.0, 0.1, 3e4])
 def test_constant_features_stay_finite(name: str, value: float) -> None:
-    loss_fn = LOSSES[name]()
+    loss_fn = ALL[name]()
     student = torch.full((6, 5), value, requires_grad=True)
     for teachers in (batch(6)[1], [torch.full((6, 4), value), torch.full((6, 3), value)]):
         loss = loss_fn(student, teachers)
@@ -87,9 +110,9 @@ def test_constant_features_stay_finite(name: str, value: float) -> None:
             assert tensor.grad is not None and tensor.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_row_order_does_not_matter(name: str) -> None:
-    loss_fn = LOSSES[name]()
+    loss_fn = ALL[name]()
     student, teachers = batch(8, torch.float64)
     order = torch.randperm(8)
     moved = loss_fn(student[order], [teacher[order] for teacher in teachers])

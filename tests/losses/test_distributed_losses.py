@@ -25,10 +25,17 @@ from aft.losses import (
     LogitKDLoss,
     NoKernelAFTLoss,
     RKDLoss,
+    SoftLabelLoss,
 )
-from aft.losses.logit_kd import LinearHead
+from aft.losses.heads import LinearHead
 
 STATISTICS = [(torch.arange(4.0), torch.ones(4)), (torch.zeros(3), torch.full((3,), 2.0))]
+
+
+def random_head() -> LinearHead:
+    return LinearHead(torch.randn(5, 7), torch.randn(5), 1.0)
+
+
 # Each for a student of width 5 and teachers of widths 4 and 3. A new loss gets a line here.
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "kd": lambda: KDLoss(5, [4, 3]),
@@ -44,7 +51,12 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
     "btuning": lambda: BTuningLoss(
         torch.randn(3, 5), [torch.randn(3, 4), torch.randn(3, 3)], [0.3, 0.4]
     ),
-    "logit_kd": lambda: LogitKDLoss([4, 3], LinearHead(torch.randn(5, 7), torch.randn(5), 1.0)),
+    "logit_kd": lambda: LogitKDLoss([4, 3], random_head()),
+    "soft_classes": lambda: SoftLabelLoss([4, 3], random_head(), kind="classification"),
+    "soft_labels": lambda: SoftLabelLoss([4, 3], random_head(), kind="multilabel"),
+    "soft_targets": lambda: SoftLabelLoss(
+        [4, 3], random_head(), kind="regression", target_std=torch.arange(1.0, 6.0)
+    ),
     "kdep": lambda: KDEPLoss(5, [4, 3], mean=torch.randn(7), components=torch.randn(7, 5)),
     "cka": CKALoss,
     "cka_statistics": lambda: CKALoss(statistics=STATISTICS),

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aft.errors import InputError
-from aft.losses.logit_kd import LinearHead, LogitKDLoss, fit_head
+from aft.losses import LogitKDLoss
+from aft.losses.heads import LinearHead, fit_head
 
 
 def stored(n: int = 90, noise: float = 1.0) -> tuple[list[Tensor], Tensor]:

@@ -12,6 +12,7 @@ from aft.losses.kdep import KDEPLoss
 from aft.losses.kernel_kd import KernelKDLoss
 from aft.losses.logit_kd import LogitKDLoss
 from aft.losses.rkd import RKDLoss
+from aft.losses.soft_labels import SoftLabelLoss
 
 __all__ = [
     "AFTLoss",
@@ -25,5 +26,6 @@ __all__ = [
     "LogitKDLoss",
     "NoKernelAFTLoss",
     "RKDLoss",
+    "SoftLabelLoss",
     "fit_autoencoder",
 ]
