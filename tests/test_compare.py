@@ -80,6 +80,7 @@ def test_end_to_end(found: dict[str, Any], options: dict[str, Any]) -> None:
             assert run["score"] == result.metrics["accuracy"] and result.summary["seed"] == seed
             assert result.summary["loss"] == (None if method == "alone" else method)
             assert result.summary["beta"] == (values["beta"] or 0.0)
+            assert "safety_net" not in result.summary  # as their papers have them
             scores.append(run["score"])
         assert values["mean"] == pytest.approx(sum(scores) / 2)
         assert values["seconds"] > 0 and not values["keeps_teachers"]

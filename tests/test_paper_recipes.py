@@ -188,7 +188,7 @@ def test_one_step(
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr("aft.sources.hub.why_unreachable", lambda: None)
     monkeypatch.setattr(paper, "why_unreachable", lambda: None)
-    for module, function in (("train", "write_run_report"), ("compare", "write_methods_report")):
+    for module, function in (("outcome", "write_run_report"), ("compare", "write_methods_report")):
         monkeypatch.setattr(importlib.import_module(f"aft.{module}"), function, no_report)
     read, place = paper.Recipe.read(FILES[name]), list(FILES).index(name)
     student = read.students[place % len(read.students)]

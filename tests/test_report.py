@@ -93,6 +93,27 @@ def test_every_kind_of_run(
     assert ("img" in page.tags) == pictures
 
 
+@pytest.mark.parametrize("fell_back", [True, False])
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_the_safety_net(tmp_path: Path, fell_back: bool, split: str) -> None:
+    run = make_run(tmp_path / "run", fell_back=fell_back, split=split)
+    page = Page(write_run_report(run, picture))
+    check_self_contained(page)
+    found = json.loads((run / "result.json").read_text())["safety_net"]
+    sentence = found["sentence"][0].upper() + found["sentence"][1:]
+    assert page.text.count(sentence) == 1  # not among the notes on the data again
+    finals = [f"{found[name]['final']:.3f}" for name in ("with_transfer", "alone")]
+    scores = f"On the test split it is {finals[0]} with the teachers and {finals[1]} from the"
+    assert (scores in page.text) == (split == "test")
+    assert ("A second student, which was not kept, learned" in page.text) == fell_back
+    assert page.text.count("with the teachers labels alone") == 1  # the key of one chart
+    assert page.text.count("the student that was not kept.") == (3 if fell_back else 0)
+    assert page.tags.count("svg") == 4
+    kept = found["alone" if fell_back else "with_transfer"]
+    (label,) = re.findall(r"aria-label=\"(accuracy on the validation [^\"]*)", page.source)
+    assert f"at step {kept['best_step']}; from the labels alone" in label
+
+
 def test_a_run_with_nothing_but_its_result(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     for path in run.iterdir():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from aft.config import CompareConfig, LossDetails, TrainConfig, resolve
+from aft.data import NOTHING
 from aft.errors import AftError
 from aft.runs import TrainResult, is_finished, open_run
 from aft.specs import short_name
@@ -20,6 +21,11 @@ ALONE = "alone"
 REFINE = "refine"
 KEEPS_TEACHERS = frozenset({REFINE})
 """Methods whose model needs the teachers for every prediction: ceilings, not rivals."""
+UNSEARCHED = frozenset({"soft-labels", "aft-soft"})
+"""Methods of this library: their weight needs no search, and rows without labels and stored views
+join them. The others are as published: they see the labelled rows."""
+NO_BETA = frozenset({ALONE, *KEEPS_TEACHERS, *UNSEARCHED})
+"""Methods without a weight to choose."""
 VARIANTS = {
     "aft-rbf": {"kernel": "rbf"},
     "aft-dense": {"weights": "dense"},
@@ -91,12 +97,15 @@ def cell_options(
     elif len(setting.teachers) < 2:  # nothing to multiply
         values["combine"] = "concat"
     values["teachers"] = () if method == ALONE else setting.teachers
+    if method not in UNSEARCHED:
+        values |= {"views": "clean", "safety_net": False, "unlabelled_batch_size": None}
+        values |= {"unlabelled": NOTHING}
     if method in KEEPS_TEACHERS:
         values["keep_teachers"] = True
     elif method in VARIANTS:
         values |= {"loss": "aft", "beta": beta, **VARIANTS[method]}
     elif method != ALONE:
-        values |= {"loss": method, "beta": beta}
+        values |= {"loss": method, "beta": "auto" if beta is None else beta}
     return resolve(TrainConfig, None, {**values, "seed": seed, "train_fraction": setting.fraction})
 
 
@@ -106,7 +115,7 @@ def count_cells(config: CompareConfig, methods: Sequence[str], settings: Sequenc
     count = len({setting.fraction for setting in settings}) * config.seeds
     for _ in settings:
         count += sum(
-            config.seeds + (0 if method in KEEPS_TEACHERS else more)
+            config.seeds + (0 if method in NO_BETA else more)
             for method in methods
             if method != ALONE
         )
@@ -185,6 +194,8 @@ class Cells:
                     "best_step": result.summary["best_step"],
                     "seconds": result.summary["training_seconds"],
                 }
+                if "safety_net" in result.summary:
+                    run["fell_back"] = result.summary["safety_net"]["fell_back"]
             else:
                 run["error"] = self.errors.get(name, "not made: no weight could be chosen")
             yield run

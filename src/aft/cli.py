@@ -197,7 +197,7 @@ def _one_line(box: str, kind: type[configs.Options]) -> str:
         flags = [line.split()[0] for line in blocks[0] if line.startswith("--")]
         return f"missing {' and '.join(dict.fromkeys(flags))}"
     if found := re.search(
-        r"validation errors? for \w+ (\w+)(?:\.\d+)? (.*?) \[.*input_value=(.*?),", text
+        r"validation errors? for \w+ (\w+)(?:\.\S+)? (.*?) \[.*input_value=(.*?),", text
     ):
         name, problem, value = found.groups()
         flag, value = f"--{name.replace('_', '-')}", value.lstrip("([")

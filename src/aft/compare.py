@@ -18,6 +18,7 @@ from aft import __version__
 from aft.cells import (
     ALONE,
     KEEPS_TEACHERS,
+    NO_BETA,
     VARIANTS,
     Cells,
     Setting,
@@ -148,7 +149,7 @@ def _train_all(
     betas = sorted(set(config.betas))
     beta: dict[str, float | None] = dict.fromkeys(methods)
     searches: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
-    weighted = [m for m in methods if m != ALONE and m not in KEEPS_TEACHERS]
+    weighted = [m for m in methods if m not in NO_BETA]
     for method in weighted:
         if len(betas) > 1:
             searches[method] = cells.search(setting, method, betas, metric)
@@ -180,6 +181,9 @@ def _train_all(
         "fraction": setting.fraction,
         "teachers": list(setting.teachers),
         "rows": made[0]["rows"] if made else {},
+        "unlabelled": max(
+            (one.get("rows_without_labels", 0) for one in made if not one.get("views")), default=0
+        ),
         "steps": made[0]["steps"] if made else None,
         "methods": found,
         "best": {**best, "folder": _pick(cells, found, best["method"], metric)},

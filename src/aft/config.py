@@ -18,7 +18,18 @@ Texts = Annotated[
 ]
 # Transfer losses, and methods: these and the labels alone.
 Loss = Literal[
-    "aft", "aft-no-kernel", "kd", "kernel-kd", "rkd", "ft", "b-tuning", "logit-kd", "kdep", "cka"
+    "aft-soft",
+    "soft-labels",
+    "aft",
+    "aft-no-kernel",
+    "kd",
+    "kernel-kd",
+    "rkd",
+    "ft",
+    "b-tuning",
+    "logit-kd",
+    "kdep",
+    "cka",
 ]
 Method = Literal["alone", "refine", Loss, "aft-rbf", "aft-dense", "aft-fixed"]
 
@@ -87,7 +98,7 @@ class TaskOptions(TaskOption):
     """Further inputs for the transfer loss that need no labels: a folder, a table or a .txt file
     with one text a line, with the columns of --data. left-out takes the rows that
     --train-fraction leaves out, without their labels, to measure what such rows bring. Rows of
-    --data without a label join in any case."""
+    --data without a label join in any case, but with none."""
 
 
 class TeacherOptions(Options):
@@ -168,11 +179,11 @@ class ExtractConfig(ReadOptions, FeatureOptions, TeacherOptions, DataOptions):
 class LossChoice(Options):
     """Which transfer loss."""
 
-    loss: Loss = "aft"
-    """The transfer loss: AFT, or one of those it is compared with. Each wants a --beta of its
-    own."""
-    beta: float = Field(3.0, ge=0)
-    """Weight of the transfer loss."""
+    loss: Loss = "aft-soft"
+    """The transfer loss: AFT with soft labels, either alone, or one of those they are compared
+    with."""
+    beta: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """Weight of the transfer loss. auto: so much that a row's teachers count as much as a label."""
 
 
 class LossDetails(Options):
@@ -203,6 +214,18 @@ class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     """Number of steps, in place of --epochs."""
     batch_size: int = Field(64, ge=2)
     """Samples a step, over all processes together."""
+    unlabelled_batch_size: int | None = Field(None, ge=1)
+    """Rows without labels, or stored views, that join the transfer loss of a step beside these.
+    Default: twice --batch-size."""
+    views: Annotated[int, Field(ge=0)] | Literal["clean", "auto"] = "auto"
+    """Stored random views of each training row, labelled or not, that join the transfer loss:
+    teachers and student see the very same view. Teachers are run over so many more inputs. clean
+    (or 0): the teachers see the inputs as they are, the student random views of these. auto: 4
+    where every row has a label and the loss is aft-soft or soft-labels, else clean."""
+    safety_net: bool = True
+    """With teachers, train a second student on the labels alone beside the first, and keep it if
+    the validation split says that the transfer did harm. Each step then costs one more forward
+    and backward pass of the student."""
     gradient_accumulation: int = Field(1, ge=1)
     """Only 1: a kernel over parts of a batch is not the kernel over the batch."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -421,13 +444,16 @@ def write_config_file(path: Path, config: Options) -> None:
 
 def explain(error: ValidationError) -> str:
     """What is wrong with each option, in one line."""
-    parts = []
+    parts: dict[str, list[str]] = {}
     for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"]) or "options"
+        name, *rest = problem["loc"] or ("options",)
+        places = [str(part) for part in rest if isinstance(part, int)]  # others name alternatives
+        name = ".".join([str(name), *places])
         if problem["type"] == "missing":
-            parts.append(f"{name} is missing")
+            parts[f"{name} is missing"] = []
         elif problem["type"] == "extra_forbidden":
-            parts.append(f"unknown option {name}")
+            parts[f"unknown option {name}"] = []
         else:
-            parts.append(f"{name}={problem['input']!r}: {problem['msg'].lower()}")
-    return "; ".join(parts)
+            said = parts.setdefault(f"{name}={problem['input']!r}: ", [])
+            said.append(problem["msg"].lower())
+    return "; ".join(start + ", or ".join(said) for start, said in parts.items())

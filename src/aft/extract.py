@@ -280,12 +280,17 @@ def extract_teachers(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    may_lack: bool = False,
 ) -> list[StoredFeatures]:
-    """The stored features of each teacher of the options, for every sample that it can take."""
+    """The stored features of each teacher of the options, for every sample that it can take.
+
+    Raises:
+        DataError: If no sample has the input of a teacher, unless they may lack it.
+    """
     found = []
     for text in config.teachers:
         teacher, inputs = open_teacher(text, samples, config.trust_remote_code)
-        if not inputs.present.any():
+        if not may_lack and not inputs.present.any():
             names = ", ".join(column.name for column in inputs.columns)
             raise DataError(f"no row has {names}, which {text} takes; leave it out")
         store = extract_features(

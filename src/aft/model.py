@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,13 +144,16 @@ class TransferModel(nn.Module):
 
     Args:
         student: Returns ``(logits, features)``.
-        transfer_loss: Called with student features (or logits, if its attribute ``needs`` says
-            so) and teacher features; None trains on the labels alone.
+        transfer_loss: Called with student features and teacher features; None trains on the
+            labels alone. Its attribute ``needs`` may ask for ``logits`` in place of the first, or
+            for ``both``, a pair of logits and features.
         beta: Weight of the transfer loss.
         task: ``classification``, ``multilabel`` or ``regression``; picks the task loss.
         label_smoothing: For classification, see :func:`torch.nn.functional.cross_entropy`.
         teacher_head: Adds what the teachers' features say to the student's outputs; then every
             batch needs them.
+        alone: A second student, trained beside the first on the labels alone, to see whether the
+            transfer pays. Neither changes what the other learns.
     """
 
     def __init__(
@@ -160,11 +164,13 @@ class TransferModel(nn.Module):
         task: str = "classification",
         label_smoothing: float = 0.0,
         teacher_head: TeacherHead | None = None,
+        alone: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.transfer_loss = transfer_loss
         self.teacher_head = teacher_head
+        self.alone = alone
         self.beta = beta
         self.task = task
         self.label_smoothing = label_smoothing
@@ -174,6 +180,8 @@ class TransferModel(nn.Module):
         inputs: Inputs,
         teacher_features: Tensor | list[Tensor] | None = None,
         labels: Tensor | None = None,
+        unlabelled: Inputs | None = None,
+        unlabelled_features: Tensor | list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """One batch.
 
@@ -182,20 +190,32 @@ class TransferModel(nn.Module):
             teacher_features: ``(B, sum of dims)``, or one ``(B, dim)`` a teacher; without them
                 there is no transfer loss. A model with a teacher head needs them.
             labels: As in :class:`aft.data.Samples`; without them there is no task loss.
+            unlabelled: Inputs of ``U`` rows without labels, which join the transfer loss.
+            unlabelled_features: The teachers' features of these, as `teacher_features`.
 
         Returns:
             ``logits``, ``features`` and, as far as they are known, ``task_loss``,
-            ``transfer_loss`` and ``loss`` (task loss + beta * transfer loss).
+            ``transfer_loss`` and ``loss`` (task loss + beta * transfer loss); ``alone_loss``, the
+            task loss of the student that learns from the labels alone, where there is one.
 
         Raises:
             InputError: If a model with a teacher head gets no teacher features.
         """
-        logits, features = self.predict(inputs, teacher_features)
-        out = {"logits": logits, "features": features}
+        out: dict[str, Tensor] = {}
+        if self.alone is not None and labels is not None:
+            with _fork_random(self.alone):  # both students draw the same dropout masks
+                out["alone_loss"] = self._task_loss(self.alone(inputs).logits.float(), labels)
+        output = self.predict(inputs, teacher_features)
+        out |= output._asdict()
         if labels is not None:
-            out["task_loss"] = out["loss"] = self._task_loss(logits.float(), labels)
+            out["task_loss"] = out["loss"] = self._task_loss(output.logits.float(), labels)
         if teacher_features is not None and self.transfer_loss is not None:
-            student_side = out[getattr(self.transfer_loss, "needs", "features")]
+            if unlabelled is not None and unlabelled_features is not None:
+                others = self.predict(unlabelled, unlabelled_features)
+                output = StudentOutput(*map(torch.cat, zip(output, others, strict=True)))
+                teacher_features = _join_rows(teacher_features, unlabelled_features)
+            needs = getattr(self.transfer_loss, "needs", "features")
+            student_side = output if needs == "both" else getattr(output, needs)
             out["transfer_loss"] = self.transfer_loss(student_side, teacher_features)
             weighted = self.beta * out["transfer_loss"]
             out["loss"] = out["loss"] + weighted if "loss" in out else weighted
@@ -231,6 +251,20 @@ class TransferModel(nn.Module):
             scale = self._scale()
             return F.mse_loss(logits / scale, labels / scale)
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+
+def _fork_random(module: nn.Module) -> AbstractContextManager[None]:
+    """Whatever is drawn at random inside leaves no trace, on the CPU and on a module's CUDA GPU."""
+    device = next(module.parameters()).device
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _join_rows(
+    first: Tensor | Sequence[Tensor], second: Tensor | Sequence[Tensor]
+) -> Tensor | list[Tensor]:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.cat([first, second])
+    return [torch.cat(rows) for rows in zip(first, second, strict=True)]
 
 
 @dataclass

@@ -18,7 +18,9 @@ from aft.batches import Inputs, collate
 from aft.data import Samples
 
 Transform = Callable[[Any], Inputs]
-VIEW, BATCH, STEP = 1, 2, 3  # what a random stream is for
+ViewBatch = tuple[Inputs, NDArray[np.int64]]
+"""A batch of inputs, and the positions of its samples."""
+VIEW, BATCH, STEP, UNLABELLED = 1, 2, 3, 4  # what a random stream is for
 
 
 def stream(*parts: int) -> int:
@@ -57,7 +59,7 @@ class Views(Dataset[tuple[Inputs, int]]):
             return self.augment(value), index
 
 
-def collate_views(views: list[tuple[Inputs, int]]) -> tuple[Inputs, NDArray[np.int64]]:
+def collate_views(views: list[tuple[Inputs, int]]) -> ViewBatch:
     """A batch of inputs, and the positions of its samples."""
     inputs, rows = zip(*views, strict=True)
     return collate(inputs), np.asarray(rows, dtype=np.int64)
@@ -68,10 +70,26 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
     Every epoch is a permutation cut into whole batches; what is left over rests until the next.
     A data set smaller than a batch is one batch.
+
+    Args:
+        num_samples: Size of the data set.
+        batch_size: Samples a step, over all processes.
+        steps: The steps to make batches for.
+        seed: Of the order.
+        rank: Number of this process.
+        world_size: How many share each batch.
+        purpose: Which random stream draws the order.
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, steps: range, seed: int, rank: int, world_size: int
+        self,
+        num_samples: int,
+        batch_size: int,
+        steps: range,
+        seed: int,
+        rank: int,
+        world_size: int,
+        purpose: int = BATCH,
     ) -> None:
         self.num_samples = num_samples
         self.batch_size = min(batch_size, num_samples) // world_size * world_size
@@ -79,6 +97,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.purpose = purpose
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -90,7 +109,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
             epoch, part = divmod(step, per_epoch)
             if epoch != current:
                 current = epoch
-                rng = np.random.default_rng([self.seed, BATCH, epoch])
+                rng = np.random.default_rng([self.seed, self.purpose, epoch])
                 order = rng.permutation(self.num_samples)
             batch = order[part * self.batch_size : (part + 1) * self.batch_size]
             yield [(epoch, int(i)) for i in batch[self.rank :: self.world_size]]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -347,18 +349,28 @@ class Calibration(NamedTuple):
     spread: float
 
 
-CALIBRATION: dict[tuple[bool, bool], Calibration] = {
-    (False, False): Calibration(share=0.10, share_sd=0.15, spread=0.01),
-    (False, True): Calibration(share=0.25, share_sd=0.25, spread=0.01),
-    (True, False): Calibration(share=0.05, share_sd=0.15, spread=0.01),
-    (True, True): Calibration(share=0.20, share_sd=0.25, spread=0.01),
-}
+def _read_calibration() -> dict[tuple[bool, bool], Calibration]:
+    document = json.loads(Path(__file__).with_name("calibration.json").read_text())
+    return {
+        (group["pretrained"], group["unlabelled"]): Calibration(
+            *(group[name] for name in Calibration._fields)
+        )
+        for group in document["groups"]
+    }
+
+
+CALIBRATION: dict[tuple[bool, bool], Calibration] = _read_calibration()
 """By ``(pretrained, unlabelled)``: whether the student starts from pre-trained weights, and
-whether rows without labels join the transfer. Preliminary values, rounded from a few tasks."""
+whether rows without labels join the transfer. ``calibration.json`` also names the tasks that each
+is from; benchmarks/advice.py writes it."""
 
 
 def expect_gain(
-    gap: float, gap_se: float, pretrained: bool, unlabelled: bool
+    gap: float,
+    gap_se: float,
+    pretrained: bool,
+    unlabelled: bool,
+    calibration: Mapping[tuple[bool, bool], Calibration] = CALIBRATION,
 ) -> tuple[float, float, float]:
     """What transfer may bring over training on the labels alone, from what earlier tasks showed.
 
@@ -370,11 +382,12 @@ def expect_gain(
         gap_se: Its standard error.
         pretrained: Whether the student starts from pre-trained weights.
         unlabelled: Whether rows without labels join the transfer.
+        calibration: What earlier tasks showed.
 
     Returns:
         Mean, and the ends of an interval of about 95 %, in units of the metric.
     """
-    found = CALIBRATION[bool(pretrained), bool(unlabelled)]
+    found = calibration[bool(pretrained), bool(unlabelled)]
     room = max(gap, 0.0)
     mean = found.share * room
     deviation = math.hypot(found.share * gap_se, found.share_sd * room, found.spread)

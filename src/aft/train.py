@@ -2,58 +2,52 @@
 
 from __future__ import annotations
 
-import math
+import copy
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
 from aft import __version__
 from aft.config import LossOptions, TrainConfig, resolve
-from aft.data import DataSet, Samples
+from aft.data import DataSet, Samples, concatenate
 from aft.devices import choose_device, choose_num_workers
-from aft.errors import AftError, ConfigError
-from aft.evaluate import compute_metrics, load_training_data
+from aft.errors import ConfigError, StudentError
+from aft.evaluate import load_training_data
 from aft.extract import StoredFeatures, extract_teachers, note_truncation
-from aft.inference import compute_logits
 from aft.labels import Task
 from aft.logs import RunLog
-from aft.losses import AFTLoss
-from aft.model import SavedStudent, TeacherHead, TransferModel, new_student
-from aft.predict import prediction_columns
-from aft.report import write_run_report
+from aft.losses import AFTLoss, AFTSoftLoss
+from aft.model import SavedStudent, Student, TeacherHead, TransferModel, new_student
+from aft.outcome import choose_student, finish
 from aft.runs import (
     TrainResult,
     free_folder,
     is_finished,
     open_run,
     write_inputs,
-    write_json,
 )
+from aft.schedule import make_schedule
 from aft.specs import shorten_paths
-from aft.students import Backbone, build_student
+from aft.students import build_student
 from aft.tokenization import Tokenization
-from aft.trainer import Schedule, Trainer, make_accelerator
-from aft.transfer import make_loss
+from aft.trainer import Trainer, make_accelerator
+from aft.transfer import count_views, make_loss, weight_of_transfer
+from aft.views import make_views
 
 __all__ = ["TrainResult", "train"]
 
-EPOCHS, FEWEST_STEPS, MOST_STEPS, LOOKS = 30, 300, 10_000, 20
-LR = {"pretrained": 3e-4, "random": 2e-3}
-HEAD_FACTOR = {"pretrained": 10, "random": 1}
-SGD_FACTOR = 30
+VIEW_SEED = 0
+"""Of stored views: the same for every run's seed, so that teachers see them once."""
 
 
 def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
@@ -83,15 +77,13 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     with accelerator.main_process_first():
         data = load_training_data(config)
     samples = data.splits["train"]
-    if min(config.batch_size, len(samples)) < accelerator.num_processes:
-        raise ConfigError(
-            f"{accelerator.num_processes} processes share batches of {config.batch_size} out of "
-            f"{len(samples)} training rows: expected at least one row for each"
-        )
+    pool, views = _transfer_pool(config, data)
+    _check_shares(config, samples, pool, accelerator.num_processes)
     if main:
         write_inputs(out, config.model_copy(update={"out": out}), data)
     say("\n".join([_describe(data), *data.lines()]))
     teachers = _extract(config, samples, accelerator)
+    pool_teachers = [] if pool is None else _extract(config, pool, accelerator, teachers)
     for features in teachers:
         count = f"{features.dim} features of {features.present.sum()} rows"
         say(f"teacher {shorten_paths(features.spec)}: {count}")
@@ -105,6 +97,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     backbone, columns = build_student(
         config.student,
         samples,
+        None if pool is None else data.unlabelled,
         fusion=config.fusion,
         layers=config.student_layers,
         seed=config.seed,
@@ -114,7 +107,8 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     student = new_student(backbone, data.task, *_target_statistics(samples, data.task))
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     teacher_head = _make_teacher_head(config, teachers, data.task)
-    if backbone.info["weights"] != "random":
+    pretrained = backbone.info["weights"] != "random"
+    if pretrained:
         # Features of any size give even first guesses, and no gradient of a random head harms
         # the pre-trained weights (as in Kolesnikov et al., Big Transfer, 2020).
         for head in (student.head, teacher_head):
@@ -151,15 +145,23 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         seed=config.seed,
         device=device,
     )
-    beta = 0.0 if loss is None else config.beta
-    model = TransferModel(student, loss, beta, data.task.kind, config.label_smoothing, teacher_head)
-    schedule = _make_schedule(config, len(samples), backbone)
+    schedule = make_schedule(config, len(samples), pretrained)
+    beta = (
+        0.0 if loss is None else weight_of_transfer(config, schedule, len(samples), len(pool or ()))
+    )
+    alone = _copy(student) if config.safety_net and beta > 0 else None
+    model = TransferModel(
+        student, loss, beta, data.task.kind, config.label_smoothing, teacher_head, alone
+    )
     trainer = Trainer(
         model,
         inputs["train"],
         inputs["validation"],
         data.task,
         teachers=teachers,
+        unlabelled=None if pool is None else pool.only(*(column.name for column in columns)),
+        unlabelled_teachers=pool_teachers,
+        unlabelled_augment=backbone.preprocessing.evaluate() if views else None,
         validation_teachers=kept.get("validation", ()),
         augment=backbone.preprocessing.augment(config.augment),
         transform=backbone.preprocessing.evaluate(),
@@ -180,6 +182,10 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
 
     if main:
         saved = SavedStudent(student, data.task, columns, backbone)
+        saved, choice = choose_student(config, model, data, saved, progress, device)
+        if choice:
+            notes.append(choice["safety_net"]["sentence"])
+            say(notes[-1])
         if teacher_head is None:
             saved.save(out / "student")
         summary: dict[str, Any] = {
@@ -199,17 +205,21 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
             "beta": beta,
             "seed": config.seed,
             "steps": progress.step,
-            "best_step": progress.best_step,
+            "best_step": progress.best.step,
             "lr": schedule.lr,
             "head_lr": schedule.head_lr,
             "seconds": round(time.perf_counter() - started, 1),
             "training_seconds": round(progress.seconds, 3),
             "rows": {name: len(split) for name, split in data.splits.items()},
+            "rows_without_labels": 0 if pool is None else len(pool),
+            "views": views,
             "notes": [*data.lines(), *notes],
+            **choice,
         }
-        if isinstance(loss, AFTLoss):
-            _save_gates(out, loss, teachers, summary)
-        _finish(out, config, data, saved, summary, device, model, kept)
+        kernel = loss.kernel if isinstance(loss, AFTSoftLoss) else loss
+        if isinstance(kernel, AFTLoss):
+            _save_gates(out, kernel, teachers, summary)
+        finish(out, config, data, saved, summary, device, model, kept)
     accelerator.wait_for_everyone()
     result = TrainResult.load(out)
     say(f"report: {out / 'report.html'}")
@@ -227,7 +237,7 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("--resume and --overwrite exclude each other")
     if config.resume and config.out is None:
         raise ConfigError("--resume needs --out, the folder of the run to go on with")
-    if config.loss != "aft":
+    if config.loss not in ("aft", "aft-soft"):
         plain = {name: field.default for name, field in LossOptions.model_fields.items()}
         others = [
             name
@@ -236,6 +246,8 @@ def _check(config: TrainConfig) -> None:
         ]
         if others:
             raise ConfigError(f"--{others[0]} is an option of --loss aft, got --loss {config.loss}")
+    if isinstance(config.views, int) and config.views and config.augment == "none":
+        raise ConfigError("--views stores random views: --augment none leaves nothing to draw")
     if config.keep_teachers and not config.teachers:
         raise ConfigError("--keep-teachers needs --teachers, those whose features to keep")
     if config.combine == "product" and len(config.teachers) < 2:
@@ -262,6 +274,7 @@ def _extract(
         accelerator.device,
         accelerator.process_index,
         accelerator.num_processes,
+        may_lack=bool(trained),
     )
     accelerator.wait_for_everyone()
     for features in found:
@@ -270,6 +283,47 @@ def _extract(
         if not features.present.all():
             features.missing = before.statistics().mean
     return found
+
+
+def _transfer_pool(config: TrainConfig, data: DataSet) -> tuple[Samples | None, int]:
+    """Rows that join the transfer loss without their labels, and how many views of each.
+
+    Unlabelled rows as they are (0 views), or stored views of these and of the labelled ones.
+    """
+    if not config.teachers or config.keep_teachers or config.beta == 0:
+        return None, 0
+    views = count_views(config, data.unlabelled is not None)
+    if not views:
+        return data.unlabelled, 0
+    train = data.splits["train"]
+    parts = [train] if data.unlabelled is None else [train, data.unlabelled]
+    return make_views(concatenate(parts), views, VIEW_SEED, config.augment), views
+
+
+def _check_shares(
+    config: TrainConfig, samples: Samples, pool: Samples | None, processes: int
+) -> None:
+    """See that every process has a row of every batch."""
+    sizes = [(config.batch_size, len(samples), "training rows")]
+    if pool is not None:
+        size = config.unlabelled_batch_size or 2 * config.batch_size
+        sizes.append((size, len(pool), "rows without labels"))
+    for size, rows, what in sizes:
+        if min(size, rows) < processes:
+            raise ConfigError(
+                f"{processes} processes share batches of {size} out of {rows} {what}: expected at "
+                "least one row for each"
+            )
+
+
+def _copy(student: Student) -> Student:
+    """The second student, with the same weights to start from."""
+    try:
+        return copy.deepcopy(student)
+    except Exception as error:
+        raise StudentError(
+            f"this student cannot be copied: {error}. --no-safety-net trains without a second one"
+        ) from None
 
 
 def _make_teacher_head(
@@ -301,36 +355,6 @@ def _target_statistics(samples: Samples, task: Task) -> tuple[Tensor | None, Ten
     return targets.mean(0), torch.where(std > 0, std, torch.ones_like(std))
 
 
-def _make_schedule(config: TrainConfig, num_samples: int, backbone: Backbone) -> Schedule:
-    per_epoch = max(1, num_samples // config.batch_size)
-    if config.steps is not None and config.epochs is not None:
-        raise ConfigError(
-            f"expected --steps or --epochs, got both ({config.steps}, {config.epochs})"
-        )
-    if config.steps is not None:
-        steps = config.steps
-    elif config.epochs is not None:
-        steps = max(1, math.ceil(config.epochs * per_epoch))
-    else:
-        steps = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * per_epoch))
-    start = "random" if backbone.info["weights"] == "random" else "pretrained"
-    lr = config.lr or LR[start] * (SGD_FACTOR if config.optimizer == "sgd" else 1)
-    return Schedule(
-        steps=steps,
-        batch_size=config.batch_size,
-        optimizer=config.optimizer,
-        lr=lr,
-        head_lr=config.head_lr or float(f"{lr * HEAD_FACTOR[start]:.6g}"),
-        loss_lr=config.loss_lr,
-        weight_decay=config.weight_decay,
-        warmup=config.warmup,
-        clip_norm=config.clip_norm,
-        eval_every=config.eval_every or max(1, math.ceil(steps / LOOKS)),
-        patience=config.patience,
-        seed=config.seed,
-    )
-
-
 def _save_gates(
     out: Path,
     loss: AFTLoss,
@@ -344,59 +368,3 @@ def _save_gates(
     device = next(iter(loss.state_dict().values())).device
     features = [one.gather(some).to(device) for one in teachers]
     summary["teacher_shares"] = [round(float(s), 6) for s in loss.kernel_shares(features)]
-
-
-def _finish(
-    out: Path,
-    config: TrainConfig,
-    data: DataSet,
-    saved: SavedStudent,
-    summary: dict[str, Any],
-    device: torch.device,
-    model: TransferModel,
-    kept: Mapping[str, Sequence[StoredFeatures]],
-) -> None:
-    """Score the best checkpoint, then write ``result.json``, which makes the run finished."""
-    split = "test" if "test" in data.splits else "validation"
-    for name in dict.fromkeys((split, "validation")):
-        samples = data.splits[name]
-        logits = compute_logits(
-            model if kept else saved.module,
-            saved.transform,
-            samples.only(*(column.name for column in saved.columns)),
-            teachers=kept.get(name, ()),
-            batch_size=config.batch_size,
-            num_workers=choose_num_workers(config.num_workers, device),
-            device=device,
-            progress=config.progress,
-        )
-        metrics = compute_metrics(logits, np.asarray(samples.labels), data.task)
-        summary["validation" if name == "validation" else "metrics"] = metrics
-        if name == split:
-            summary |= {"split": split, "metrics": metrics}
-            pyarrow.parquet.write_table(
-                pyarrow.table(_compare_with_labels(logits, samples, data.task)),
-                out / "evaluation.parquet",
-            )
-    write_json(out / "result.json", summary)
-    try:
-        write_run_report(out, data.splits[split].input)
-    except AftError as error:
-        print(f"no report: {error}", file=sys.stderr)
-
-
-def _compare_with_labels(
-    logits: NDArray[np.float32], samples: Samples, task: Task
-) -> dict[str, list[Any]]:
-    """Columns ``file``, ``label``, ``predicted``, ``probability``; for regression each target."""
-    labels = np.asarray(samples.labels)
-    columns: dict[str, list[Any]] = {"file": list(samples.files)}
-    predicted = prediction_columns(logits, task, all_probabilities=task.kind == "multilabel")
-    if task.kind == "regression":
-        columns |= {name: labels[:, i].tolist() for i, name in enumerate(task.names)}
-        return columns | {f"predicted_{name}": values for name, values in predicted.items()}
-    if task.kind == "classification":
-        columns["label"] = [task.names[i] for i in labels]
-    else:
-        columns["label"] = ["|".join(np.asarray(task.names)[row > 0]) for row in labels]
-    return columns | {"predicted": predicted.pop("label"), **predicted}

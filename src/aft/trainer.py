@@ -8,30 +8,26 @@ of workers.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from aft.batches import Inputs, to_device
+from aft.batches import to_device
+from aft.checkpoints import Progress, weights_on_cpu, write_atomically
 from aft.data import Samples
 from aft.errors import StudentError
 from aft.evaluate import MAIN_METRIC, compute_metrics
@@ -39,64 +35,20 @@ from aft.extract import StoredFeatures
 from aft.inference import compute_logits
 from aft.labels import Task
 from aft.logs import RunLog
-from aft.model import Student, TransferModel
+from aft.model import TransferModel
 from aft.sampling import (
+    BATCH,
     STEP,
+    UNLABELLED,
     Batches,
     Transform,
+    ViewBatch,
     Views,
     collate_views,
     seed_everything,
     stream,
 )
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a run is trained.
-
-    Attributes:
-        steps: Number of optimizer steps.
-        batch_size: Samples a step, over all processes.
-        optimizer: ``adamw``, ``adam`` or ``sgd``.
-        lr: Highest learning rate of the student's body.
-        head_lr: Highest learning rate of its last layer and of parts with random weights.
-        loss_lr: Highest learning rate of the transfer loss's own parameters.
-        weight_decay: Of matrices and kernels; biases and norms have none.
-        warmup: Share of the steps with a rising rate.
-        clip_norm: Largest norm of the gradient of student and teacher head; 0 does not clip.
-        eval_every: Steps between looks at the validation split.
-        patience: Looks without a better score before stopping; None never stops early.
-        seed: Of everything random.
-    """
-
-    steps: int
-    batch_size: int = 64
-    optimizer: str = "adamw"
-    lr: float = 3e-4
-    head_lr: float = 3e-3
-    loss_lr: float = 1e-2
-    weight_decay: float = 0.02
-    warmup: float = 0.1
-    clip_norm: float = 1.0
-    eval_every: int = 100
-    patience: int | None = None
-    seed: int = 0
-
-
-@dataclass
-class Progress:
-    """Where a run is; goes into the checkpoint.
-
-    ``seconds`` were spent in :meth:`Trainer.fit`, looks at validation among them.
-    """
-
-    step: int = 0
-    best_step: int = -1
-    best_score: float = -math.inf
-    stale: int = 0
-    finished: bool = False
-    seconds: float = 0.0
+from aft.schedule import Schedule, make_optimizer, warmup_cosine
 
 
 class Interrupted(KeyboardInterrupt):
@@ -123,6 +75,9 @@ class Trainer:
         validation: Held-out samples that choose the checkpoint.
         task: What the student's outputs mean.
         teachers: The stored features of each teacher for the training samples.
+        unlabelled: Samples without labels, which join the transfer loss.
+        unlabelled_teachers: The stored features of each teacher for these.
+        unlabelled_augment: Random view of these; None for that of a training input.
         validation_teachers: The same for the held-out samples; for a model with a teacher head,
             which needs them.
         augment: Random view of a training input.
@@ -142,6 +97,9 @@ class Trainer:
         task: Task,
         *,
         teachers: Sequence[StoredFeatures],
+        unlabelled: Samples | None = None,
+        unlabelled_teachers: Sequence[StoredFeatures] = (),
+        unlabelled_augment: Transform | None = None,
         validation_teachers: Sequence[StoredFeatures] = (),
         augment: Transform,
         transform: Transform,
@@ -155,6 +113,9 @@ class Trainer:
         self.validation = validation
         self.task = task
         self.teachers = teachers
+        self.unlabelled = unlabelled
+        self.unlabelled_teachers = unlabelled_teachers
+        self.unlabelled_augment = unlabelled_augment or augment
         self.validation_teachers = validation_teachers
         self.augment = augment
         self.transform = transform
@@ -178,6 +139,11 @@ class Trainer:
     def best(self) -> Path:
         """The weights that scored best on the validation split, within its uncertainty."""
         return self.folder / "best.safetensors"
+
+    @property
+    def best_alone(self) -> Path:
+        """The same of the student that learns from the labels alone."""
+        return self.folder / "best-alone.safetensors"
 
     def fit(self, log: RunLog) -> Progress:
         """Train to the end, or until patience runs out; leaves the best weights in the model.
@@ -211,7 +177,7 @@ class Trainer:
                 if state.step % schedule.eval_every == 0 or state.step == schedule.steps:
                     score = self._look(log)
                     bar.set_postfix(validation=f"{score:.3f}", refresh=False)
-                    patient = schedule.patience is None or state.stale < schedule.patience
+                    patient = schedule.patience is None or state.best.stale < schedule.patience
                     state.finished = state.step == schedule.steps or not patient
                     state.seconds = time.perf_counter() - started
                     self.save()
@@ -223,60 +189,103 @@ class Trainer:
                     raise Interrupted(state.step)
         if self.best.exists():
             self.module.load_state_dict(load_file(self.best))
+        if self.module.alone is not None and self.best_alone.exists():
+            self.module.alone.load_state_dict(load_file(self.best_alone))
         return state
 
-    def _step(self, inputs: Inputs, rows: NDArray[np.int64]) -> dict[str, float]:
-        """One optimizer step on the samples at `rows`."""
+    def _step(self, batch: ViewBatch, unlabelled: ViewBatch | None) -> dict[str, float]:
+        """One optimizer step on a batch with labels, and perhaps one without."""
         accelerator, step = self.accelerator, self.progress.step
         device = accelerator.device
         seed_everything(
             stream(self.schedule.seed, STEP, step, accelerator.process_index), device.type
         )
+        inputs, rows = batch
         labels = torch.from_numpy(_labels(self.train_samples)[rows]).to(device)
         features = [teacher.gather(rows).to(device) for teacher in self.teachers]
+        more: tuple[Any, ...] = ()
+        if unlabelled is not None:
+            others = [one.gather(unlabelled[1]).to(device) for one in self.unlabelled_teachers]
+            more = (to_device(unlabelled[0], device), others)
         self.model.train()
-        out = self.model(to_device(inputs, device), features or None, labels)
+        out = self.model(to_device(inputs, device), features or None, labels, *more)
         if not torch.isfinite(out["loss"]):
             raise StudentError(
                 f"the loss is {out['loss'].item()} at step {step + 1}: training diverged. Lower "
                 f"--lr (now {self.schedule.lr:g}) or --beta; the last checkpoint is kept"
             )
         self.optimizer.zero_grad()
-        accelerator.backward(out["loss"])
+        # The student that learns from the labels alone shares no weight with the other.
+        accelerator.backward(out["loss"] + out.get("alone_loss", 0.0))
         if self.schedule.clip_norm > 0:
-            parts = (self.module.student, self.module.teacher_head)
-            trained = [p for part in parts if part is not None for p in part.parameters()]
-            accelerator.clip_grad_norm_(trained, self.schedule.clip_norm)
+            model = self.module
+            for parts in ((model.student, model.teacher_head), (model.alone,)):
+                trained = [p for part in parts if part is not None for p in part.parameters()]
+                if trained:
+                    accelerator.clip_grad_norm_(trained, self.schedule.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
         return {name: out[name].item() for name in out if name.endswith("loss")}
 
-    def _batches(self) -> Iterator[tuple[Inputs, NDArray[np.int64]]]:
+    def _batches(self) -> Iterator[tuple[ViewBatch, ViewBatch | None]]:
         """This process's part of every batch from the current step on."""
-        schedule, accelerator = self.schedule, self.accelerator
+        schedule = self.schedule
+        labelled = self._load(
+            self.train_samples, self.augment, schedule.batch_size, schedule.seed, BATCH
+        )
+        if self.unlabelled is None:
+            return ((batch, None) for batch in labelled)
+        seed = stream(schedule.seed, UNLABELLED)  # views apart from those of the labelled
+        return zip(
+            labelled,
+            self._load(
+                self.unlabelled,
+                self.unlabelled_augment,
+                schedule.unlabelled_batch_size,
+                seed,
+                UNLABELLED,
+            ),
+            strict=True,
+        )
+
+    def _load(
+        self, samples: Samples, augment: Transform, batch_size: int, seed: int, purpose: int
+    ) -> DataLoader[Any]:
+        accelerator = self.accelerator
         batches = Batches(
-            len(self.train_samples),
-            schedule.batch_size,
-            range(self.progress.step, schedule.steps),
-            schedule.seed,
+            len(samples),
+            batch_size,
+            range(self.progress.step, self.schedule.steps),
+            self.schedule.seed,
             accelerator.process_index,
             accelerator.num_processes,
+            purpose,
         )
-        views = Views(self.train_samples, self.augment, schedule.seed)
-        loader: DataLoader[Any] = DataLoader(
-            views,
+        return DataLoader(
+            Views(samples, augment, seed),
             batch_sampler=batches,
             num_workers=self.num_workers,
             collate_fn=collate_views,
             pin_memory=accelerator.device.type == "cuda",
         )
-        yield from loader
 
     def _look(self, log: RunLog) -> float:
         """Score the validation split; keep the weights if they are the best so far."""
-        state = self.progress
+        state, model = self.progress, self.module
+        with_teachers = model if model.teacher_head is not None else model.student
+        score = self._score(with_teachers, log, "validation")
+        if state.best.update(state.step, score, self._uncertainty):
+            self._keep(self.best, model)
+        if model.alone is not None:
+            alone = self._score(model.alone, log, "validation_alone")
+            if state.alone.update(state.step, alone, self._uncertainty):
+                self._keep(self.best_alone, model.alone)
+        return score
+
+    def _score(self, module: nn.Module, log: RunLog, split: str) -> float:
+        """The main metric of the validation split."""
         logits = compute_logits(
-            self.module if self.module.teacher_head is not None else self.module.student,
+            module,
             self.transform,
             self.validation,
             teachers=self.validation_teachers,
@@ -285,23 +294,16 @@ class Trainer:
             device=self.accelerator.device,
         )
         metrics = compute_metrics(logits, _labels(self.validation), self.task)
-        log.write(state.step, "validation", metrics)
-        score = metrics[MAIN_METRIC[self.task.kind]]
-        state.stale = 0 if score > state.best_score else state.stale + 1
-        state.best_score = max(state.best_score, score)  # an undefined score is none
-        if score >= state.best_score - self._uncertainty(state.best_score) or state.best_step < 0:
-            state.best_step = state.step
-            if self.accelerator.is_main_process:
-                _write_atomically(self.best, lambda path: save_file(_on_cpu(self.module), path))
+        log.write(self.progress.step, split, metrics)
+        return metrics[MAIN_METRIC[self.task.kind]]
+
+    def _keep(self, path: Path, module: nn.Module) -> None:
+        if self.accelerator.is_main_process:
+            write_atomically(path, lambda file: save_file(weights_on_cpu(module), file))
         self.accelerator.wait_for_everyone()
-        return score
 
     def _uncertainty(self, score: float) -> float:
-        """Standard error of a share of right answers; other scores count as exact.
-
-        Of the checkpoints that the validation split cannot tell from the best, the latest is kept
-        (the one-standard-error rule of Breiman et al., 1984): its learning rate is the lowest.
-        """
+        """Standard error of a share of right answers; other scores count as exact."""
         if self.task.kind != "classification":
             return 0.0
         return math.sqrt(max(0.0, score * (1 - score)) / len(self.validation))
@@ -310,12 +312,12 @@ class Trainer:
         """Write the whole training state to :attr:`last`: it is there whole, or not at all."""
         if self.accelerator.is_main_process:
             state = {
-                "model": _on_cpu(self.module),
+                "model": weights_on_cpu(self.module),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
-                "progress": vars(self.progress),
+                "progress": self.progress.as_dict(),
             }
-            _write_atomically(self.last, lambda path: torch.save(state, path))
+            write_atomically(self.last, lambda path: torch.save(state, path))
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> None:
@@ -331,42 +333,7 @@ class Trainer:
         self.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.progress = Progress(**state["progress"])
-
-
-def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Optimizer:
-    """Groups: matrices, and biases and norms, of body and untrained parts; the loss's own."""
-    student = model.student
-    untrained = student.untrained if isinstance(student, Student) else frozenset()
-    named = [(name in untrained, p) for name, p in student.named_parameters() if p.requires_grad]
-    if model.teacher_head is not None:
-        named += [(True, p) for p in model.teacher_head.parameters()]
-    groups: list[dict[str, Any]] = []
-    for lr, is_new in ((schedule.lr, False), (schedule.head_lr, True)):
-        part = [p for new, p in named if new == is_new]
-        for decay, is_matrix in ((schedule.weight_decay, True), (0.0, False)):
-            chosen = [p for p in part if (p.ndim > 1) == is_matrix]
-            if chosen:
-                groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
-    own = [] if model.transfer_loss is None else list(model.transfer_loss.parameters())
-    if own:
-        groups.append({"params": own, "lr": schedule.loss_lr, "weight_decay": 0.0})
-    if schedule.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
-    kind = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=schedule.lr)
-
-
-def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: linear rise, then a cosine down to zero."""
-    rise = round(steps * warmup)
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
-
-    return factor
+        self.progress = Progress.from_dict(state["progress"])
 
 
 @contextmanager
@@ -389,27 +356,3 @@ def _stop_signals() -> Iterator[threading.Event]:
 def _labels(samples: Samples) -> NDArray[Any]:
     assert samples.labels is not None
     return samples.labels
-
-
-def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    return {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
-
-
-def _write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors tell a full disk in words of their own
-        reason = error.strerror if isinstance(error, OSError) else "writing broke off"
-        free = shutil.disk_usage(path.parent).free
-        raise StudentError(
-            f"cannot write {path}: {reason} ({free:,} bytes are free there). The last whole "
-            "checkpoint is kept; make room and run again with --resume"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)

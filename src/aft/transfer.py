@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aft.config import LossOptions
+from aft.config import LossOptions, TrainConfig
 from aft.data import Samples
 from aft.errors import ConfigError
 from aft.extract import StoredFeatures
@@ -18,6 +18,7 @@ from aft.inference import run_student
 from aft.labels import Task
 from aft.losses import (
     AFTLoss,
+    AFTSoftLoss,
     BTuningLoss,
     CKALoss,
     FTLoss,
@@ -27,14 +28,24 @@ from aft.losses import (
     LogitKDLoss,
     NoKernelAFTLoss,
     RKDLoss,
+    SoftLabelLoss,
     fit_autoencoder,
 )
 from aft.model import Student
 from aft.sampling import Transform
+from aft.schedule import Schedule
+from aft.specs import split_column
 
 MOST_FITTED_ROWS = 20_000
 """Losses that are fitted before training see so many rows of the stored features at most."""
 FACTOR_DIM = 128
+SOFT = ("soft-labels", "aft-soft")
+"""Losses with soft labels, which rows without labels and stored views are for."""
+AUTO_VIEWS = 4
+AUTO_BETA = {
+    **{"aft": 3.0, "aft-no-kernel": 1.0, "kd": 1.0, "kernel-kd": 1.0, "rkd": 1.0, "ft": 1.0},
+    **{"b-tuning": 1.0, "logit-kd": 1.0, "kdep": 1.0, "cka": 1.0},
+}
 
 
 def make_loss(
@@ -75,13 +86,7 @@ def make_loss(
         scale["statistics"] = [features.statistics() for features in teachers]
     match options.loss:
         case "aft":
-            return AFTLoss(
-                dims,
-                kernel=options.kernel,
-                weights=options.weights,
-                combine=options.combine,
-                **scale,
-            )
+            return _make_aft(options, dims, scale)
         case "aft-no-kernel":
             return NoKernelAFTLoss(student.dim, dims, **scale)
         case "kd":
@@ -104,12 +109,65 @@ def make_loss(
     labels = torch.from_numpy(np.asarray(inputs.labels)[rows])
     if options.loss == "logit-kd":
         return LogitKDLoss.fit(features, labels, num_classes=task.num_outputs, seed=seed)
+    if options.loss in SOFT:
+        soft = SoftLabelLoss.fit(
+            features, labels, kind=task.kind, num_outputs=task.num_outputs, seed=seed
+        )
+        if options.loss == "soft-labels":
+            return soft
+        return AFTSoftLoss(_make_aft(options, dims, scale), soft)
     batches = run_student(
         student.to(device), transform, inputs.subset(rows), device=torch.device(device)
     )
     start = torch.cat([features.float().cpu() for _, features in batches])
     classes = task.num_outputs if task.kind == "classification" else None
     return BTuningLoss.fit(start, features, labels, num_classes=classes)
+
+
+def count_views(config: TrainConfig, unlabelled: bool) -> int:
+    """How many stored views of each training row join the transfer loss.
+
+    Args:
+        config: Options of the run.
+        unlabelled: Whether there are rows without labels.
+    """
+    if config.views == "auto":
+        wanted = config.loss in SOFT and not unlabelled and config.augment != "none"
+        tables = any(split_column(one)[1].startswith("features:") for one in config.teachers)
+        return AUTO_VIEWS if wanted and not tables else 0  # a table knows nothing of views
+    return 0 if config.views == "clean" else config.views
+
+
+def weight_of_transfer(config: TrainConfig, schedule: Schedule, rows: int, pool: int) -> float:
+    """The weight of the transfer loss, beta.
+
+    ``auto`` needs no search: a soft label is in the units of the task loss, so every row's counts
+    as much as a label. The task loss is a mean over the labelled rows of a step, the transfer loss
+    one over all rows, and beta is the ratio of these numbers. The other losses are in units of
+    their own and have the weight that the benchmarks chose most often.
+
+    Args:
+        config: Options of the run.
+        schedule: Its schedule.
+        rows: Number of labelled training rows.
+        pool: Number of rows without labels, or stored views, that join the transfer loss.
+    """
+    if config.beta != "auto":
+        return config.beta
+    if config.loss not in SOFT:
+        return AUTO_BETA[config.loss]
+    labelled = min(schedule.batch_size, rows)
+    return 1 + min(schedule.unlabelled_batch_size, pool) / labelled
+
+
+def _make_aft(options: LossOptions, dims: Sequence[int], scale: Mapping[str, Any]) -> AFTLoss:
+    return AFTLoss(
+        dims,
+        kernel=options.kernel,
+        weights=options.weights,
+        combine=options.combine,
+        **scale,
+    )
 
 
 def check_loss(loss: str, task: Task) -> None:

@@ -19,7 +19,14 @@ from aft.data.splits import (
     hold_out,
     thin_out,
 )
-from aft.data.unlabelled import LEFT_OUT, join_unlabelled, read_named, read_own
+from aft.data.unlabelled import (
+    LEFT_OUT,
+    NOTHING,
+    concatenate,
+    join_unlabelled,
+    read_named,
+    read_own,
+)
 from aft.errors import DataError
 from aft.identity import content_id, default_cache_dir
 from aft.images import open_image
@@ -28,12 +35,14 @@ from aft.sources import Columns, InputColumn, read_source
 
 __all__ = [
     "LEFT_OUT",
+    "NOTHING",
     "Columns",
     "DataReport",
     "DataSet",
     "InputColumn",
     "Samples",
     "Task",
+    "concatenate",
     "content_id",
     "default_cache_dir",
     "load_data",
@@ -150,7 +159,7 @@ def load_data(
             nothing without labels is kept.
         unlabelled: Further training inputs without labels: whatever :func:`load_inputs` reads, or
             ``left-out`` for the rows that `train_fraction` leaves out. Rows of train that have no
-            label are kept in any case.
+            label are kept in any case, but with ``none``.
 
     Raises:
         DataError: If the data set is missing, empty or unusable for training, if the inputs
@@ -174,13 +183,14 @@ def load_data(
     found = known_task or infer_task(labels, rows.class_names, task)
     samples.labels = encode_labels(labels, found, rows.class_names)
     splits = by_split(samples, rows, source, for_training)
-    if not for_training:
+    if not for_training or unlabelled == NOTHING:
         report.unlabelled_left_out = report.unlabelled
+    if not for_training:
         return DataSet(source, found, splits, report)
     check_classes(splits, found)
     find_copies(splits, report)
     given = (on_bad_input, cache_dir, progress)
-    own = read_own(rows, empty, report, *given)
+    own = None if unlabelled == NOTHING else read_own(rows, empty, report, *given)
     parts = [] if own is None else [own]
     held_out = []
     train_rows = None
@@ -202,7 +212,7 @@ def load_data(
                 splits["train"].subset(out),
             )
             held_out.append(name)
-    if unlabelled is not None and unlabelled != LEFT_OUT:
+    if unlabelled not in (None, LEFT_OUT, NOTHING):
         wanted = samples.columns
         parts.append(read_named(unlabelled, columns or Columns(), wanted, report, *given))
     return DataSet(

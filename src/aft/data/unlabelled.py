@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 LEFT_OUT = "left-out"
 """The word that stands for the training rows that --train-fraction leaves out."""
+NOTHING = "none"
+"""The word for no rows without labels at all, not even those of the labelled data set."""
 _OWN = ("", "train")
 
 
@@ -108,7 +110,7 @@ def join_unlabelled(
     """
     if not parts:
         return None
-    samples = _concatenate(parts)
+    samples = concatenate(parts)
     seen = np.zeros(len(samples), dtype=bool)
     for others in labelled:
         seen |= _shares_content(samples, others)
@@ -147,8 +149,12 @@ def _part_keys(parts: NDArray[np.uint8]) -> NDArray[Any]:
     return rows.view(f"S{rows.shape[1]}").ravel()
 
 
-def _concatenate(parts: Sequence[Samples]) -> Samples:
-    """The samples of all parts without their labels, one after the other."""
+def concatenate(parts: Sequence[Samples]) -> Samples:
+    """The samples of all parts without their labels, one after the other.
+
+    Args:
+        parts: Samples with the same columns; not views.
+    """
     import datasets
 
     first = parts[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_no_kernel import NoKernelAFTLoss
+from aft.losses.aft_soft import AFTSoftLoss
 from aft.losses.btuning import BTuningLoss
 from aft.losses.cka import CKALoss
 from aft.losses.factor import Autoencoder, FTLoss, fit_autoencoder
@@ -16,6 +17,7 @@ from aft.losses.soft_labels import SoftLabelLoss
 
 __all__ = [
     "AFTLoss",
+    "AFTSoftLoss",
     "Autoencoder",
     "BTuningLoss",
     "CKALoss",

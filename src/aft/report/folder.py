@@ -59,6 +59,11 @@ class Run:
         return list(self.result.get("teachers") or ())
 
     @property
+    def safety_net(self) -> dict[str, Any]:
+        """How a second student did that learned from the labels alone; empty without one."""
+        return dict(self.result.get("safety_net") or {})
+
+    @property
     def columns(self) -> list[dict[str, str]]:
         """``name`` and ``modality`` of each input column; empty where that was not recorded."""
         return list(self.result.get("columns") or ())

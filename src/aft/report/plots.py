@@ -96,15 +96,29 @@ def draw_losses(curve: Curve, name: str) -> Markup:
     return draw_figure(paint, f"{name} against training step; it ends at {smooth[-1]:.3g}")
 
 
-def draw_validation(curve: Curve, name: str, best_step: int) -> Markup:
-    """The validation metric against the step, the chosen checkpoint marked."""
-    steps, values = curve
+def draw_validation(
+    curve: Curve, name: str, best_step: int, alone: Curve | None = None, kept_alone: bool = False
+) -> Markup:
+    """The validation metric against the step, the chosen checkpoint marked.
+
+    Args:
+        curve: Of the student.
+        name: Of the metric.
+        best_step: The step of the checkpoint.
+        alone: Of a second student, which learned from the labels alone; dashed.
+        kept_alone: Whether the checkpoint is one of that student.
+    """
+    steps, values = alone if alone is not None and kept_alone else curve
     best = int(np.argmin(np.abs(steps - best_step)))
     text = f"{values[best]:.3f} at step {best_step}"
+    top = max(float(one[1].max()) for one in (curve, alone) if one is not None)
 
     def paint(figure: Figure) -> None:
         axes = new_axes(figure, f"{name}, validation")
-        axes.plot(steps, values, color=BLUE, marker="o", markersize=3)
+        if alone is not None:
+            dashes = (0, (4, 2))
+            axes.plot(*alone, color=GREY, linestyle=dashes, marker="s", markersize=2.5)
+        axes.plot(*curve, color=BLUE, marker="o", markersize=3)
         axes.plot(
             steps[best : best + 1],
             values[best : best + 1],
@@ -118,7 +132,7 @@ def draw_validation(curve: Curve, name: str, best_step: int) -> Markup:
         share = steps[best] / max(1.0, float(steps.max()))
         axes.annotate(
             text,
-            (float(steps[best]), float(values.max())),  # above every line
+            (float(steps[best]), top),  # above every line
             xytext=(0, 9),
             textcoords="offset points",
             ha="left" if share < 0.3 else "right" if share > 0.7 else "center",
@@ -127,7 +141,10 @@ def draw_validation(curve: Curve, name: str, best_step: int) -> Markup:
         )
         _step_axis(axes, steps)
 
-    return draw_figure(paint, f"{name} on the validation split against training step; best {text}")
+    second = "" if alone is None else f"; from the labels alone {alone[1][-1]:.3f} at the end"
+    return draw_figure(
+        paint, f"{name} on the validation split against training step; best {text}{second}"
+    )
 
 
 def draw_gates(gates: NDArray[np.float32]) -> Markup:

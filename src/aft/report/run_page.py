@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from aft.report import plots
@@ -49,6 +48,9 @@ def render_run(run: Run, open_input: OpenInput | None) -> str:
         curves=_curves(run),
         gates=gate_charts([run]),
         shares=_shares(run),
+        net=run.safety_net,
+        further=_further_rows(run),
+        notes=[note for note in run.result["notes"] if note != run.safety_net.get("sentence")],
         confusion=confusion_context(run) if kind == "classification" and run.rows else None,
         classes=class_scores(run, confusion(run)) if kind == "classification" and run.rows else [],
         labels=label_scores(run) if kind == "multilabel" and run.rows else None,
@@ -81,16 +83,33 @@ def gate_charts(runs: list[Run]) -> list[dict[str, Any]]:
     return charts
 
 
-def _curves(run: Run) -> list[Markup]:
+def _further_rows(run: Run) -> str:
+    """What joined the transfer loss beside the labelled rows; empty without any."""
+    rows, views = (run.result.get(name, 0) for name in ("rows_without_labels", "views"))
+    if views:
+        return f"{count(rows, 'stored view')} ({views} a row)"
+    return f"{count(rows, 'row')} without labels" if rows else ""
+
+
+def _curves(run: Run) -> list[dict[str, Any]]:
+    """Charts, and whether they show a second student, which learned from the labels alone."""
     charts = []
     for name, title in (("task_loss", "task loss"), ("transfer_loss", "transfer loss")):
         curve = run.curve("train", name)
         if len(curve[0]):
-            charts.append(plots.draw_losses(curve, title))
+            charts.append({"svg": plots.draw_losses(curve, title), "two": False})
     curve = run.curve("validation", run.main_metric)
     if len(curve[0]):
         best = int(run.result.get("best_step", curve[0][np.argmax(curve[1])]))
-        charts.insert(0, plots.draw_validation(curve, metric_name(run.main_metric), best))
+        alone = run.curve("validation_alone", run.main_metric)
+        svg = plots.draw_validation(
+            curve,
+            metric_name(run.main_metric),
+            best,
+            alone if len(alone[0]) else None,
+            bool(run.safety_net.get("fell_back")),
+        )
+        charts.insert(0, {"svg": svg, "two": len(alone[0]) > 0})
     return charts
 
 

@@ -6,6 +6,7 @@ import importlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,6 +127,7 @@ def load_backbone(
 def build_student(
     specs: Sequence[str],
     samples: Samples,
+    unlabelled: Samples | None = None,
     *,
     fusion: Literal["concat", "product"] = "concat",
     layers: int | None = None,
@@ -137,6 +139,7 @@ def build_student(
     Args:
         specs: One model, or one a column, each written ``[COLUMN=]source:name?option=value``.
         samples: Training samples.
+        unlabelled: Training inputs without labels, whose words join a vocabulary.
         fusion: How several models' features are joined: ``concat`` or ``product``.
         layers: Keep only so many first layers of ``hf`` models.
         seed: Seed of random weights.
@@ -162,7 +165,9 @@ def build_student(
             spec = Spec(spec.source, spec.name, {**spec.options, "layers": str(layers)})
 
         def texts(asked: str | None = asked, model: str = rest) -> Iterable[str]:
-            return _texts(samples.only(*columns_for(model, asked, "text", samples.columns)))
+            names = columns_for(model, asked, "text", samples.columns)
+            parts = [samples] if unlabelled is None else [samples, unlabelled]
+            return chain.from_iterable(_texts(part.only(*names)) for part in parts)
 
         backbone = load_backbone(spec, seed=seed, texts=texts, trust_remote_code=trust_remote_code)
         names = columns_for(rest, asked, backbone.modality, samples.columns)

@@ -1,0 +1,357 @@
+"""Is the advice of `aft score` any good? What it says of the suite's tasks, beside what came true.
+
+    python benchmarks/advice.py                # all of this; about 40 minutes on one core, goes on
+    python benchmarks/advice.py --rank stamps  # when repeated; some of the rankings
+    python benchmarks/advice.py --tables       # only calibration and tables, from what is in results
+
+Rankings: on three tasks the student is trained with each of several teachers on its own, and the
+order of the test scores is compared with the order of each score that `aft score` gives. Advice:
+every task that suite.py has measured is scored as a user would, and verdict and expected gain are
+set beside the measured gain. Run suite.py first. The shares that expected gains are made of go to
+src/aft/calibration.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+import aft
+import suite
+import tables
+from aft.data import default_cache_dir
+from aft.demo_data import DATA_SETS, fetch_minilm
+from aft.scores import Calibration, expect_gain
+
+OURS = "aft-soft"
+"""The method whose gain is expected: the default of aft train."""
+RESULTS = Path(__file__).parent / "results"
+CALIBRATION_FILE = Path(__file__).parent.parent / "src" / "aft" / "calibration.json"
+RUNS = Path("runs") / "advice"
+SEEDS = 3
+SCORES = ("probe", "neighbours", "alignment", "log_me", "tmi")
+FROM_SUITE = ("label_column", "validation_fraction", "unlabelled", "student_layers")
+TRAINING = ("batch_size", "steps", "eval_every", "lr", "head_lr")
+PRIOR = 2.0
+"""How many tasks the mean of all counts as, beside those of a group."""
+SMALL_GAP = 0.05
+"""A gap at which half of the difference between tasks' shares is noise: 0.01 of 0.05 is 0.2."""
+GROUPS = [(pretrained, unlabelled) for pretrained in (False, True) for unlabelled in (False, True)]
+
+
+def text_teachers(cache: Path) -> dict[str, str]:
+    folder = fetch_minilm(cache, False)
+    return {
+        "MiniLM": suite.minilm(cache, 64),
+        "its 1st layer": f"hf:{folder}?layer=1&max_tokens=64",
+        "its 3rd layer": f"hf:{folder}?layer=3&max_tokens=64",
+        "MiniLM, random weights": f"hf:{folder}?weights=random&max_tokens=64",
+    }
+
+
+def picture_teachers(cache: Path) -> dict[str, str]:
+    return {
+        "EfficientNet-Lite0, 128 pixels": suite.LITE0,
+        "EfficientNet-Lite0, 64 pixels": suite.LITE0.replace("size=128", "size=64"),
+        "SqueezeNet 1.1, 64 pixels": suite.squeezenet(cache),
+    }
+
+
+RANKED: dict[str, Callable[[Path], dict[str, str]]] = {
+    "reuters": text_teachers,
+    "snippets": text_teachers,
+    "stamps": picture_teachers,
+}
+
+
+class Outcome(NamedTuple):
+    """What a task says of calibration.
+
+    Attributes:
+        task: Its name in the suite.
+        pretrained: Whether its student starts from pre-trained weights.
+        unlabelled: Whether rows without labels join.
+        gap: Cross-validated probe on the teachers less that on the student's starting features.
+        gap_se: Its standard error.
+        gain: Measured gain over the student alone.
+        gain_se: Its standard error over seeds.
+    """
+
+    task: str
+    pretrained: bool
+    unlabelled: bool
+    gap: float
+    gap_se: float
+    gain: float
+    gain_se: float
+
+    @property
+    def data(self) -> str:
+        """The data set, which the task's name begins with."""
+        return self.task.partition("-")[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rank", nargs="*", choices=RANKED, help="rankings to make (all)")
+    parser.add_argument("--tables", action="store_true", help="train and score nothing")
+    options = parser.parse_args()
+    file = RESULTS / "advice.json"
+    found = json.loads(file.read_text()) if file.exists() else {"ranks": {}, "tasks": {}}
+    if not options.tables:
+        for name in RANKED if options.rank is None else options.rank:
+            found["ranks"][name] = rank(name)
+            _write(file, found)
+        for name in suite.TASKS:
+            if measured(name) is not None:
+                found["tasks"][name] = advise(name)
+                _write(file, found)
+    for name, said in found["tasks"].items():
+        found["tasks"][name] = said | (measured(name) or {})
+    outcomes = list_outcomes(found["tasks"])
+    for one in outcomes:
+        found["tasks"][one.task] |= weigh(one, outcomes, found["tasks"][one.task])
+    _write(file, found)
+    if count_data(outcomes) > 1:
+        write_calibration(outcomes)
+    tables.write_advice(found, {name: task.words for name, task in suite.TASKS.items()})
+
+
+def _write(file: Path, found: Mapping[str, Any]) -> None:
+    document = {
+        "command": "python benchmarks/advice.py",
+        "version": aft.__version__,
+        "machine": tables.machine(),
+        "method": OURS,
+        "ranks": {name: found["ranks"][name] for name in RANKED if name in found["ranks"]},
+        "tasks": {name: found["tasks"][name] for name in suite.TASKS if name in found["tasks"]},
+    }
+    file.write_text(json.dumps(document, indent=1) + "\n")
+
+
+# -------------------------------------------------------------------------------------- rankings
+
+
+def rank(name: str) -> dict[str, Any]:
+    """Train with each teacher on its own, and compare the order with that of each score.
+
+    Without the safety net, which would hide the harm that a poor teacher does.
+    """
+    teachers = RANKED[name](_cache())
+    options = task_options(name) | {"teachers": tuple(teachers.values())}
+    scored = aft.score(**options, out=RUNS / name / "score")
+    metric = scored.document["metric"]
+    single = {row["teachers"][0]: row for row in scored.table if len(row["teachers"]) == 1}
+    training = {key: suite.TASKS[name].options[key] for key in TRAINING if _has(name, key)}
+    rows = []
+    for number, (words, spec) in enumerate(teachers.items()):
+        runs = [
+            aft.train(
+                **{**options, "teachers": (spec,), **training, "seed": seed},
+                loss=OURS,
+                safety_net=False,
+                out=RUNS / name / f"teacher-{number}-seed{seed}",
+                resume=True,
+            )
+            for seed in range(SEEDS)
+        ]
+        row = {score: single[spec][score] for score in SCORES}
+        row |= {"teacher": words, "runs": [float(run.metrics[metric]) for run in runs]}
+        row["mean"] = fmean(row["runs"])
+        rows.append(row)
+        print(name, row, flush=True)
+    means = [row["mean"] for row in rows]
+    chosen = scored.recommendation.teachers
+    return {
+        "metric": metric,
+        "seconds_to_score": scored.document["seconds"],
+        "proposed": [words for words, spec in teachers.items() if spec in chosen],
+        "teachers": rows,
+        "spearman": {score: spearman([row[score] for row in rows], means) for score in SCORES},
+    }
+
+
+def spearman(scores: Sequence[float | None], means: Sequence[float]) -> float | None:
+    """Rank correlation over the teachers that have the score; None with fewer than 3 of these."""
+    pairs = [(a, b) for a, b in zip(scores, means, strict=True) if a is not None]
+    if len(pairs) < 3 or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
+        return None
+    return float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
+
+
+# ---------------------------------------------------------------------------------------- advice
+
+
+def task_options(name: str) -> dict[str, Any]:
+    """What `aft score` and `aft train` are told of a task."""
+    task = suite.TASKS[name]
+    options = {key: task.options[key] for key in FROM_SUITE if key in task.options}
+    (fraction,) = task.options.get("train_fractions", (1.0,))
+    return {
+        "data": str(DATA_SETS[task.data](_cache(), False).folder),
+        "student": task.student(_cache()),
+        "teachers": task.teachers(_cache()),
+        "train_fraction": fraction,
+        "num_workers": 0,
+        "progress": False,
+        **options,
+    }
+
+
+def advise(name: str) -> dict[str, Any]:
+    """What `aft score` says of a task before any training."""
+    found = aft.score(**task_options(name), seed=0, out=RUNS / f"score-{name}")
+    advice, own = found.recommendation, found.document["student"]
+    return {
+        "pretrained": own["weights"] != "random",
+        "unlabelled": found.document["rows"]["unlabelled"] > 0,
+        "rows": found.document["rows"]["train"],
+        "verdict": advice.verdict,
+        "teachers": advice.probe[0],
+        "student": advice.student and advice.student[0],
+        "gap": advice.gap[0],
+        "gap_se": advice.gap[1],
+        "seconds": found.document["seconds"],
+    }
+
+
+def measured(name: str) -> dict[str, Any] | None:
+    """What the suite measured on a task; None where it has not been there."""
+    file = RESULTS / "suite" / f"{name}.json"
+    if not file.exists():
+        return None
+    setting = json.loads(file.read_text())["settings"][-1]
+    own, alone = (setting["methods"].get(method) for method in (OURS, "alone"))
+    if not own or own["low"] is None:
+        return None
+    probes = [one["score"] for one in setting["probes"]]
+    wide = float(stats.t.ppf(0.975, own["pairs"] - 1))
+    return {
+        "gain": own["difference"],
+        "gain_low": own["low"],
+        "gain_high": own["high"],
+        "gain_se": (own["high"] - own["low"]) / 2 / wide,
+        "seeds": own["pairs"],
+        "alone": alone["mean"],
+        "test_gap": probes[-1] - alone["mean"] if probes else None,
+    }
+
+
+def list_outcomes(tasks: Mapping[str, Mapping[str, Any]]) -> list[Outcome]:
+    """The tasks that were both scored and measured."""
+    return [
+        Outcome(name, *(values[key] for key in Outcome._fields[1:]))
+        for name, values in tasks.items()
+        if "gain" in values and "gap" in values
+    ]
+
+
+def count_data(outcomes: Sequence[Outcome]) -> int:
+    return len({one.data for one in outcomes})
+
+
+def weigh(
+    one: Outcome, outcomes: Sequence[Outcome], said: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The gain to be expected from other data sets alone, and what was wrong with the advice."""
+    others = [other for other in outcomes if other.data != one.data]
+    expected = None
+    if count_data(others) > 1:
+        setting = (one.gap, one.gap_se, one.pretrained, one.unlabelled)
+        expected = list(expect_gain(*setting, calibrate(others)))
+    return {"expected": expected, "misses": find_misses(said, expected)}
+
+
+def find_misses(said: Mapping[str, Any], expected: Sequence[float] | None) -> list[str]:
+    """In which ways the measured gain was not what was said."""
+    misses = []
+    shown = said["gain_low"] > 0
+    if said["verdict"] == "use" and not shown:
+        misses.append("harm" if said["gain_high"] < 0 else "no gain shown")
+    if said["verdict"] == "don't" and shown:
+        misses.append("a gain")
+    if expected is not None and not expected[1] <= said["gain"] <= expected[2]:
+        misses.append("outside the interval")
+    return misses
+
+
+# ----------------------------------------------------------------------------------- calibration
+
+
+def calibrate(outcomes: Sequence[Outcome]) -> dict[tuple[bool, bool], Calibration]:
+    """The share of the gap that became gain, for each kind of task.
+
+    A task's share is its gain divided by its gap. Where the gap is small the share is mostly noise,
+    so it counts ``gap² / (gap² + SMALL_GAP²)``. A group's share is the weighted mean of its tasks'
+    and of the mean of all, which counts as two tasks: a group without a task has the mean of all,
+    and one with two tasks is half its own. The deviation of shares is that of each task's share
+    from what the other data sets expect of it (from the mean of the group itself, where there are
+    fewer than three data sets), and is the same for all groups. The spread where there is no gap is
+    what the seeds leave open of a measured gain.
+
+    Args:
+        outcomes: Of at least one task with a gap.
+    """
+    shares = _group_shares(outcomes)
+    errors, weights = [], []
+    for one in outcomes:
+        others = [other for other in outcomes if other.data != one.data]
+        expected = _group_shares(others) if count_data(others) > 1 else shares
+        weight = _weight(one)
+        if weight:
+            errors.append((one.gain / one.gap - expected[one.pretrained, one.unlabelled]) ** 2)
+            weights.append(weight)
+    deviation = math.sqrt(float(np.average(errors, weights=weights)))
+    spread = math.sqrt(fmean(one.gain_se**2 for one in outcomes))
+    return {group: Calibration(share, deviation, spread) for group, share in shares.items()}
+
+
+def _group_shares(outcomes: Sequence[Outcome]) -> dict[tuple[bool, bool], float]:
+    known = [(one, one.gain / one.gap, _weight(one)) for one in outcomes if one.gap > 0]
+    total = sum(weight for _, _, weight in known)
+    mean = sum(weight * share for _, share, weight in known) / total
+    found = {}
+    for group in GROUPS:
+        own = [(s, w) for one, s, w in known if (one.pretrained, one.unlabelled) == group]
+        weight = PRIOR + sum(w for _, w in own)
+        found[group] = (PRIOR * mean + sum(w * s for s, w in own)) / weight
+    return found
+
+
+def _weight(one: Outcome) -> float:
+    room = max(one.gap, 0.0)
+    return room**2 / (room**2 + SMALL_GAP**2)
+
+
+def write_calibration(outcomes: Sequence[Outcome]) -> None:
+    groups = [
+        {
+            "pretrained": group[0],
+            "unlabelled": group[1],
+            **{name: round(value, 4) for name, value in found._asdict().items()},
+            "tasks": [o.task for o in outcomes if (o.pretrained, o.unlabelled) == group],
+        }
+        for group, found in calibrate(outcomes).items()
+    ]
+    document = {"command": "python benchmarks/advice.py", "method": OURS, "groups": groups}
+    CALIBRATION_FILE.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _has(name: str, key: str) -> bool:
+    return key in suite.TASKS[name].options
+
+
+def _cache() -> Path:
+    return default_cache_dir() / "demo"
+
+
+if __name__ == "__main__":
+    main()
