@@ -1,8 +1,8 @@
 """Is the advice of `aft score` any good? What it says of the suite's tasks, beside what came true.
 
-    python benchmarks/advice.py                # all of this; about 40 minutes on one core, goes on
-    python benchmarks/advice.py --rank stamps  # when repeated; some of the rankings
-    python benchmarks/advice.py --tables       # only calibration and tables, from what is in results
+    python benchmarks/advice.py                # all of it; goes on when repeated; 40 minutes on
+    python benchmarks/advice.py --rank stamps  # a core; or only some of the rankings
+    python benchmarks/advice.py --tables       # or only calibration and tables, from results/
 
 Rankings: on three tasks the student is trained with each of several teachers on its own, and the
 order of the test scores is compared with the order of each score that `aft score` gives. Advice:
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+import advice_tables
 import aft
 import suite
 import tables
@@ -31,17 +32,19 @@ from aft.data import default_cache_dir
 from aft.demo_data import DATA_SETS, fetch_minilm
 from aft.scores import Calibration, expect_gain
 
-OURS = "aft-soft"
+OURS = tables.OURS
 """The method whose gain is expected: the default of aft train."""
 RESULTS = Path(__file__).parent / "results"
 CALIBRATION_FILE = Path(__file__).parent.parent / "src" / "aft" / "calibration.json"
 RUNS = Path("runs") / "advice"
 SEEDS = 3
-SCORES = ("probe", "neighbours", "alignment", "log_me", "tmi")
+SCORES = tuple(advice_tables.SCORE_WORDS)
 FROM_SUITE = ("label_column", "validation_fraction", "unlabelled", "student_layers")
 TRAINING = ("batch_size", "steps", "eval_every", "lr", "head_lr")
 PRIOR = 2.0
 """How many tasks the mean of all counts as, beside those of a group."""
+PRIOR_SD = 0.1
+"""How far shares are taken to deviate in as many tasks more: few tasks may agree by chance."""
 SMALL_GAP = 0.05
 """A gap at which half of the difference between tasks' shares is noise: 0.01 of 0.05 is 0.2."""
 GROUPS = [(pretrained, unlabelled) for pretrained in (False, True) for unlabelled in (False, True)]
@@ -53,7 +56,7 @@ def text_teachers(cache: Path) -> dict[str, str]:
         "MiniLM": suite.minilm(cache, 64),
         "its 1st layer": f"hf:{folder}?layer=1&max_tokens=64",
         "its 3rd layer": f"hf:{folder}?layer=3&max_tokens=64",
-        "MiniLM, random weights": f"hf:{folder}?weights=random&max_tokens=64",
+        "1 layer, random weights": f"hf:{folder}?weights=random&layers=1&max_tokens=64",
     }
 
 
@@ -110,22 +113,21 @@ def main() -> None:
         for name in RANKED if options.rank is None else options.rank:
             found["ranks"][name] = rank(name)
             _write(file, found)
-        for name in suite.TASKS:
-            if measured(name) is not None:
-                found["tasks"][name] = advise(name)
-                _write(file, found)
+        for name in suite.SHORT:
+            found["tasks"][name] = advise(name)
+            _write(file, found)
     for name, said in found["tasks"].items():
         found["tasks"][name] = said | (measured(name) or {})
     outcomes = list_outcomes(found["tasks"])
     for one in outcomes:
         found["tasks"][one.task] |= weigh(one, outcomes, found["tasks"][one.task])
-    _write(file, found)
+    document = _write(file, found)
     if count_data(outcomes) > 1:
         write_calibration(outcomes)
-    tables.write_advice(found, {name: task.words for name, task in suite.TASKS.items()})
+    advice_tables.write(document, {name: task.words for name, task in suite.TASKS.items()})
 
 
-def _write(file: Path, found: Mapping[str, Any]) -> None:
+def _write(file: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     document = {
         "command": "python benchmarks/advice.py",
         "version": aft.__version__,
@@ -133,8 +135,10 @@ def _write(file: Path, found: Mapping[str, Any]) -> None:
         "method": OURS,
         "ranks": {name: found["ranks"][name] for name in RANKED if name in found["ranks"]},
         "tasks": {name: found["tasks"][name] for name in suite.TASKS if name in found["tasks"]},
+        "together": sum_up(found["tasks"]),
     }
     file.write_text(json.dumps(document, indent=1) + "\n")
+    return document
 
 
 # -------------------------------------------------------------------------------------- rankings
@@ -145,38 +149,24 @@ def rank(name: str) -> dict[str, Any]:
 
     Without the safety net, which would hide the harm that a poor teacher does.
     """
-    teachers = RANKED[name](_cache())
-    options = task_options(name) | {"teachers": tuple(teachers.values())}
-    scored = aft.score(**options, out=RUNS / name / "score")
-    metric = scored.document["metric"]
-    single = {row["teachers"][0]: row for row in scored.table if len(row["teachers"]) == 1}
+    rows: list[dict[str, Any]] = []
     training = {key: suite.TASKS[name].options[key] for key in TRAINING if _has(name, key)}
-    rows = []
-    for number, (words, spec) in enumerate(teachers.items()):
-        runs = [
-            aft.train(
-                **{**options, "teachers": (spec,), **training, "seed": seed},
-                loss=OURS,
-                safety_net=False,
-                out=RUNS / name / f"teacher-{number}-seed{seed}",
-                resume=True,
-            )
-            for seed in range(SEEDS)
-        ]
-        row = {score: single[spec][score] for score in SCORES}
-        row |= {"teacher": words, "runs": [float(run.metrics[metric]) for run in runs]}
-        row["mean"] = fmean(row["runs"])
-        rows.append(row)
-        print(name, row, flush=True)
+    for number, (words, spec) in enumerate(RANKED[name](_cache()).items()):
+        options = task_options(name) | {"teachers": (spec,)}
+        folder = RUNS / name / f"teacher-{number}"
+        scored = aft.score(**options, out=folder / "score")
+        metric = scored.document["metric"]
+        runs = []
+        for seed in range(SEEDS):
+            own = {"loss": OURS, "safety_net": False, "seed": seed, "out": folder / f"seed-{seed}"}
+            result = aft.train(**options, **training, **own, resume=True)
+            runs.append(float(result.metrics[metric]))
+        scores = {score: scored.table[0][score] for score in SCORES}
+        rows.append({"teacher": words, **scores, "runs": runs, "mean": fmean(runs)})
+        print(name, rows[-1], flush=True)
     means = [row["mean"] for row in rows]
-    chosen = scored.recommendation.teachers
-    return {
-        "metric": metric,
-        "seconds_to_score": scored.document["seconds"],
-        "proposed": [words for words, spec in teachers.items() if spec in chosen],
-        "teachers": rows,
-        "spearman": {score: spearman([row[score] for row in rows], means) for score in SCORES},
-    }
+    found = {score: spearman([row[score] for row in rows], means) for score in SCORES}
+    return {"teachers": rows, "spearman": found}
 
 
 def spearman(scores: Sequence[float | None], means: Sequence[float]) -> float | None:
@@ -212,7 +202,7 @@ def advise(name: str) -> dict[str, Any]:
     advice, own = found.recommendation, found.document["student"]
     return {
         "pretrained": own["weights"] != "random",
-        "unlabelled": found.document["rows"]["unlabelled"] > 0,
+        "unlabelled": found.document["rows"]["unlabelled"],
         "rows": found.document["rows"]["train"],
         "verdict": advice.verdict,
         "teachers": advice.probe[0],
@@ -248,7 +238,12 @@ def measured(name: str) -> dict[str, Any] | None:
 def list_outcomes(tasks: Mapping[str, Mapping[str, Any]]) -> list[Outcome]:
     """The tasks that were both scored and measured."""
     return [
-        Outcome(name, *(values[key] for key in Outcome._fields[1:]))
+        Outcome(
+            name,
+            values["pretrained"],
+            values["unlabelled"] > 0,
+            *(values[key] for key in ("gap", "gap_se", "gain", "gain_se")),
+        )
         for name, values in tasks.items()
         if "gain" in values and "gap" in values
     ]
@@ -258,9 +253,7 @@ def count_data(outcomes: Sequence[Outcome]) -> int:
     return len({one.data for one in outcomes})
 
 
-def weigh(
-    one: Outcome, outcomes: Sequence[Outcome], said: Mapping[str, Any]
-) -> dict[str, Any]:
+def weigh(one: Outcome, outcomes: Sequence[Outcome], said: Mapping[str, Any]) -> dict[str, Any]:
     """The gain to be expected from other data sets alone, and what was wrong with the advice."""
     others = [other for other in outcomes if other.data != one.data]
     expected = None
@@ -283,6 +276,22 @@ def find_misses(said: Mapping[str, Any], expected: Sequence[float] | None) -> li
     return misses
 
 
+def sum_up(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How far off expected gains were, beside expecting none; None without a task to say it of."""
+    known = [said for said in tasks.values() if said.get("expected") is not None]
+    if not known:
+        return None
+    gains = [said["gain"] for said in known]
+    return {
+        "tasks": len(known),
+        "within": sum("outside the interval" not in said["misses"] for said in known),
+        "error": fmean(abs(said["gain"] - said["expected"][0]) for said in known),
+        "error_of_nothing": fmean(map(abs, gains)),
+        "by_gap": spearman([said["gap"] for said in known], gains),
+        "by_test_gap": spearman([said["test_gap"] for said in known], gains),
+    }
+
+
 # ----------------------------------------------------------------------------------- calibration
 
 
@@ -294,14 +303,15 @@ def calibrate(outcomes: Sequence[Outcome]) -> dict[tuple[bool, bool], Calibratio
     and of the mean of all, which counts as two tasks: a group without a task has the mean of all,
     and one with two tasks is half its own. The deviation of shares is that of each task's share
     from what the other data sets expect of it (from the mean of the group itself, where there are
-    fewer than three data sets), and is the same for all groups. The spread where there is no gap is
-    what the seeds leave open of a measured gain.
+    fewer than three data sets), with two more tasks that deviate by ``PRIOR_SD``, and is the same
+    for all groups. The spread where there is no gap is what the seeds leave open of a measured
+    gain.
 
     Args:
-        outcomes: Of at least one task with a gap.
+        outcomes: Of at least one task.
     """
     shares = _group_shares(outcomes)
-    errors, weights = [], []
+    errors, weights = [PRIOR_SD**2], [PRIOR]
     for one in outcomes:
         others = [other for other in outcomes if other.data != one.data]
         expected = _group_shares(others) if count_data(others) > 1 else shares
@@ -317,7 +327,7 @@ def calibrate(outcomes: Sequence[Outcome]) -> dict[tuple[bool, bool], Calibratio
 def _group_shares(outcomes: Sequence[Outcome]) -> dict[tuple[bool, bool], float]:
     known = [(one, one.gain / one.gap, _weight(one)) for one in outcomes if one.gap > 0]
     total = sum(weight for _, _, weight in known)
-    mean = sum(weight * share for _, share, weight in known) / total
+    mean = sum(weight * share for _, share, weight in known) / total if total else 0.0
     found = {}
     for group in GROUPS:
         own = [(s, w) for one, s, w in known if (one.pretrained, one.unlabelled) == group]

@@ -55,11 +55,9 @@ def write_tables() -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| data | teachers' features | student alone | student with AFT | difference, "
-        "95 % interval | outcome |",
-        "|---|---|---|---|---|---|",
+        "| data | student alone | with teachers | difference, 95 % interval | outcome |",
+        "|---|---|---|---|---|",
     ]
-    probed = {row["data"]: row for row in json.loads((RESULTS / "probes.json").read_text())["rows"]}
     for row in rows:
         name = row["command"].split("--data ")[1].split()[0]
         cells = [
@@ -67,16 +65,14 @@ def table(rows: list[dict[str, Any]]) -> str:
             for m in ("alone", "aft")
         ]
         interval = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-        known = f"{probed[name]['accuracy']:.3f}" if name in probed else "-"
-        lines.append(f"| {name} | {known} | {' | '.join(cells)} | {interval} | {row['outcome']} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {interval} | {row['outcome']} |")
     seeds = "/".join(map(str, sorted({len(row["aft"]) for row in rows})))
     commands = "; ".join(f"`{row['command']}`" for row in rows)
     return (
         "\n".join(lines)
         + f"\n\nTest accuracy, mean ± standard deviation over {seeds} seeds; the same budget and "
-        "settings for both. Teachers' features: what a linear classifier on the features of all "
-        "teachers together gets right; it keeps the teachers.\n"
-        f"Made by {commands}; `python benchmarks/probes.py` ({rows[0]['machine']}).\n"
+        "settings for both.\n"
+        f"Made by {commands} ({rows[0]['machine']}).\n"
     )
 
 

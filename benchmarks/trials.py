@@ -16,100 +16,37 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import aft
 import suite
 import tables
-from aft.batches import collate
 from aft.checkpoints import Best
-from aft.config import ExtractConfig
-from aft.data import Columns, Samples, load_data
-from aft.demo_data import DATA_SETS, fetch_minilm
-from aft.evaluate import MAIN_METRIC, compute_metrics
-from aft.extract import extract_teachers
-from aft.labels import Task
-from aft.losses import AFTLoss, SoftLabelLoss
-from aft.model import Student, TransferModel, new_student
-from aft.sampling import (
-    BATCH,
-    STEP,
-    UNLABELLED,
-    Batches,
-    ViewBatch,
-    Views,
-    collate_views,
-    seed_everything,
-    stream,
-)
-from aft.schedule import Schedule, make_optimizer, warmup_cosine
+from aft.model import TransferModel
+from aft.sampling import BATCH, STEP, seed_everything, stream
+from aft.schedule import make_optimizer, warmup_cosine
 from aft.statistics import compare_paired
-from aft.students import Backbone, build_student
-from aft.views import make_views
+from trial_losses import GateSteps, Idea, make_transfer
+from trial_tasks import Bench, draw, evaluate, features_of, load_bench, start, uncertainty
 
 RESULTS = suite.RESULTS / "trials.json"
 TASKS = ("reuters", "snippets", "stamps")
 BETA = 3.0
-VIEWS = 4
 QUEUE = 512
 LOOKS = 10
 FRESH = 5  # what the random stream of fresh batches is for, beside those of the library
 
-Split = Literal["train", "pool", "validation", "test"]
-Plan = Callable[[float, float], tuple[float, float]]
-"""From the share of steps done and the task loss over its first value to the weights of the task
-loss and, times BETA, of the transfer loss."""
-
-
-@dataclass(frozen=True)
-class Idea:
-    """What a trial does; without changes it is "joint".
-
-    Attributes:
-        words: What it changes, for the table.
-        against: The idea that it is a change of.
-        parts: The transfer losses that are summed; none for the labels alone.
-        plan: Weights of both losses over the steps.
-        steps: How many times the steps of the task.
-        loss_lr: Learning rate of the gates.
-        gate_steps: Steps of the gates alone before each of the student; 0 learns both at once.
-        kernel: ``gates`` learns them, ``equal`` has none, ``head`` has those of
-            :func:`gates_of_head`, ``scores`` compares the teachers' scores of the task.
-        scale: Of teachers' features: each dimension, each teacher as a whole, or none.
-        queue: Rows of earlier steps that the kernel sees beside the batch.
-        teachers: How many.
-        apart: Whether each teacher has losses of its own.
-        drop: Which of two teachers' losses half of the steps are without.
-    """
-
-    words: str
-    against: str = "joint"
-    parts: tuple[str, ...] = ("kernel", "labels")
-    plan: Plan = lambda done, loss: (1, 1)
-    steps: int = 1
-    loss_lr: float = 1e-2
-    gate_steps: int = 0
-    kernel: Literal["gates", "equal", "head", "scores"] = "gates"
-    scale: Literal["dimension", "teacher", "none"] = "dimension"
-    queue: int = 0
-    teachers: int = 1
-    apart: bool = False
-    drop: Literal["larger", "smaller"] | None = None
-
-
 # PHI-S (Ranzinger et al. 2024, arXiv 2410.01680) rotates a teacher's features until all dimensions
-# have the same variance, and divides them by one number. A kernel with fixed gates does not see
-# rotations, so what is left of it is one number a teacher; and a kernel of one teacher, whose rows
-# are brought to length 1, does not see that either.
+# have the same variance, and divides them by one number. A kernel does not see rotations (but for
+# the axes that its gates stand on), so what is left is one number a teacher. Rows are brought to
+# length 1, so with one teacher that changes nothing either: "not standardized" is the same.
 IDEAS = {
     "joint": Idea("both losses from the first step to the last, weight 3"),
     "alone": Idea("labels only", parts=()),
@@ -144,128 +81,20 @@ IDEAS = {
     ),
     "two, apart": Idea("each teacher its own losses", "two teachers", teachers=2, apart=True),
     "drop the larger": Idea(
-        "half of the steps without the larger loss", "two, apart", teachers=2, apart=True
+        "half of the steps without the larger loss",
+        "two, apart",
+        teachers=2,
+        apart=True,
+        drop="larger",
     ),
     "drop the smaller": Idea(
-        "half of the steps without the smaller loss", "two, apart", teachers=2, apart=True
+        "half of the steps without the smaller loss",
+        "two, apart",
+        teachers=2,
+        apart=True,
+        drop="smaller",
     ),
 }
-for _which in ("larger", "smaller"):
-    IDEAS[f"drop the {_which}"] = replace(IDEAS[f"drop the {_which}"], drop=_which)
-
-
-@dataclass
-class Bench:
-    """A task in memory.
-
-    Attributes:
-        task: What is to be learned.
-        backbone: The student's, with the weights it starts from.
-        schedule: How it is trained.
-        inputs: Of each split; the pool are the rows without labels.
-        labels: Of each split but the pool.
-        features: Of each teacher for train and pool.
-        heads: Soft labels that were fitted, by the numbers of their teachers.
-    """
-
-    task: Task
-    backbone: Backbone
-    schedule: Schedule
-    inputs: dict[Split, Held]
-    labels: dict[Split, Tensor]
-    features: list[dict[Split, Tensor]]
-    heads: dict[tuple[int, ...], SoftLabelLoss] = field(default_factory=dict)
-
-
-class Held:
-    """Inputs in memory, in the place of :class:`aft.data.Samples` where only these are asked for.
-
-    Args:
-        values: What a transform takes.
-        transform: Makes of it an input of the student; None if that is what they are.
-    """
-
-    def __init__(self, values: Sequence[Any], transform: Callable[[Any], Any] | None) -> None:
-        self.values = values
-        self.transform = transform or (lambda value: value)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def input(self, row: int) -> Any:
-        return self.values[row]
-
-
-class Transfer(nn.Module):
-    """The losses of some teachers, summed.
-
-    Args:
-        kernel: On features, or None.
-        labels: On outputs, or None.
-    """
-
-    needs = "both"
-
-    def __init__(self, kernel: nn.Module | None, labels: SoftLabelLoss | None) -> None:
-        super().__init__()
-        self.kernel, self.labels = kernel, labels
-
-    def forward(self, outputs: tuple[Tensor, Tensor], teachers: list[Tensor]) -> Tensor:
-        logits, features = outputs
-        found = [] if self.kernel is None else [self.kernel(features, teachers)]
-        return sum(found if self.labels is None else [*found, self.labels(logits, teachers)])
-
-
-class Apart(nn.Module):
-    """The mean of each teacher's own loss; of two, half of the steps may be without one.
-
-    Args:
-        losses: One a teacher.
-        drop: Which one those steps are without.
-    """
-
-    needs = "both"
-
-    def __init__(self, losses: Sequence[Transfer], drop: str | None) -> None:
-        super().__init__()
-        self.losses, self.drop = nn.ModuleList(losses), drop
-
-    def forward(self, outputs: tuple[Tensor, Tensor], teachers: list[Tensor]) -> Tensor:
-        pairs = zip(self.losses, teachers, strict=True)
-        found = torch.stack([loss(outputs, [teacher]) for loss, teacher in pairs])
-        if self.drop and torch.rand(()) < 0.5:
-            return found.min() if self.drop == "larger" else found.max()
-        return found.mean()
-
-
-class Scores(nn.Module):
-    """AFT's kernel of the teachers' scores of the task in place of their features."""
-
-    def __init__(self, labels: SoftLabelLoss, known: Tensor) -> None:
-        super().__init__()
-        self.labels = [labels]  # a list, since the other loss holds its state
-        scores = labels.teacher_logits(known)
-        statistics = [(scores.mean(0), scores.std(0, correction=0))]
-        self.kernel = AFTLoss([scores.shape[1]], weights="fixed", statistics=statistics)
-
-    def forward(self, features: Tensor, teachers: list[Tensor]) -> Tensor:
-        return self.kernel(features, self.labels[0].teacher_logits(teachers))
-
-
-class Queue(nn.Module):
-    """A kernel of the batch and of the rows of earlier steps, as the student saw them then."""
-
-    def __init__(self, kernel: nn.Module, rows: int) -> None:
-        super().__init__()
-        self.kernel, self.rows = kernel, rows
-        self.earlier: list[Tensor] | None = None
-
-    def forward(self, features: Tensor, teachers: list[Tensor]) -> Tensor:
-        sides = [features, torch.cat(teachers, dim=1)]
-        if self.earlier is not None:
-            sides = [torch.cat(pair) for pair in zip(sides, self.earlier, strict=True)]
-        self.earlier = [side.detach()[: self.rows] for side in sides]
-        return self.kernel(*sides)
 
 
 def main() -> None:
@@ -283,14 +112,14 @@ def main() -> None:
         for seed in range(options.seeds):
             kept = {idea: trials.get(task, {}).get(idea, {}) for idea in options.ideas}
             missing = [idea for idea in options.ideas if str(seed) not in kept[idea]]
-            bench = load_bench(task, seed) if missing else None
+            if not missing:
+                continue
+            bench = load_bench(task, seed)
             for idea in missing:
-                started = time.perf_counter()
+                started = time.process_time()
                 score = train(bench, IDEAS[idea], seed)
-                took = time.perf_counter() - started
-                print(
-                    f"[trials] {task}, {idea}, seed {seed}: {score:.4f}, {took:.0f} s", flush=True
-                )
+                took = time.process_time() - started
+                print(f"{task}, {idea}, seed {seed}: {score:.4f}, {took:.0f} s", flush=True)
                 known = trials.setdefault(task, {}).setdefault(idea, {})
                 known[str(seed)] = {"score": score, "seconds": round(took, 1)}
                 found = {
@@ -303,55 +132,6 @@ def main() -> None:
     print(as_table(trials))
 
 
-def load_bench(name: str, seed: int) -> Bench:
-    """A task of the suite; where all labels are used, views of its rows are the pool."""
-    entry, cache = suite.TASKS[name], suite._cache()
-    given = entry.options
-    fraction = given.get("train_fractions", (1.0,))[0]
-    data = load_data(
-        folder := str(DATA_SETS[entry.data](cache, False).folder),
-        Columns(label=given.get("label_column", ())),
-        validation_fraction=given.get("validation_fraction", 0.1),
-        train_fraction=fraction,
-        unlabelled="left-out" if fraction < 1 else None,
-        seed=seed,
-        progress=False,
-    )
-    rows: dict[Split, Samples] = {split: data.splits[split] for split in get_args(Split)[::2]}
-    rows["validation"] = data.splits["validation"]
-    rows["test"] = data.splits["test"]
-    rows["pool"] = data.unlabelled or make_views(rows["train"], VIEWS, seed, "standard")
-    second = f"hf:{fetch_minilm(cache, False)}?layer=1&max_tokens=64"
-    if rows["train"].columns[0].modality == "image":
-        second = suite.squeezenet(cache)
-    config = ExtractConfig(data=folder, teachers=(*entry.teachers(cache), second), progress=False)
-    features: list[dict[Split, Tensor]] = [{} for _ in config.teachers]
-    for split in ("train", "pool"):
-        stored = extract_teachers(config, rows[split], torch.device("cpu"))
-        for one, teacher in zip(features, stored, strict=True):
-            one[split] = teacher.gather(range(len(rows[split])))
-    backbone, _ = build_student(entry.student(cache), rows["train"], data.unlabelled, seed=seed)
-    inputs = {split: hold(samples, backbone, split) for split, samples in rows.items()}
-    labels = {s: torch.from_numpy(one.labels) for s, one in rows.items() if s != "pool"}
-    schedule = Schedule(
-        steps=given["steps"],
-        batch_size=given["batch_size"],
-        unlabelled_batch_size=2 * given["batch_size"],
-        lr=given.get("lr", 3e-4),
-        head_lr=given.get("head_lr", given.get("lr", 3e-3)),
-    )
-    return Bench(data.task, backbone, schedule, inputs, labels, features)
-
-
-def hold(samples: Samples, backbone: Backbone, split: Split) -> Held:
-    """Inputs as the student takes them; pictures of train as they are, to be cropped anew."""
-    values = (samples.input(row) for row in range(len(samples)))
-    if split == "train" and samples.columns[0].modality == "image":
-        return Held(list(values), backbone.preprocessing.augment("standard"))
-    transform = backbone.preprocessing.evaluate()
-    return Held([transform(value) for value in values], None)
-
-
 def train(bench: Bench, idea: Idea, seed: int) -> float:
     """The test score of the checkpoint that validation rows choose."""
     task = bench.task
@@ -361,38 +141,34 @@ def train(bench: Bench, idea: Idea, seed: int) -> float:
     model = TransferModel(start(bench, seed), transfer, beta=BETA, task=task.kind)
     optimizer = make_optimizer(model, schedule)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps, schedule.warmup))
-    gates = list(transfer.parameters()) if transfer and idea.gate_steps else []
-    gate_optimizer = torch.optim.Adam(gates, lr=idea.loss_lr) if gates else None
     labelled, pool = draw(bench, "train", steps, seed, BATCH), draw(bench, "pool", steps, seed)
-    fresh = draw(bench, "pool", steps * idea.gate_steps, seed, FRESH)
-    best, kept, first = Best(), model.student.state_dict(), []
+    gates = None
+    if transfer is not None and idea.gate_steps:
+        fresh = draw(bench, "pool", steps * idea.gate_steps, seed, FRESH)
+        gates = GateSteps(transfer, idea.gate_steps, idea.loss_lr, bench, fresh)
+    best, kept, first = Best(), model.student.state_dict(), list[float]()
     for step in range(steps):
         model.train()
         seed_everything(stream(seed, STEP, step))
-        for _ in range(idea.gate_steps):
-            inputs, rows = next(fresh)
-            with torch.no_grad():
-                seen = model.student(inputs).features
-            gate_optimizer.zero_grad()
-            transfer.kernel(seen, features_of(bench, idea, "pool", rows)).backward()
-            gate_optimizer.step()
+        if gates is not None:
+            gates.learn(model.student)
         inputs, rows = next(labelled)
-        batch: tuple[Any, ...] = (inputs, None, bench.labels["train"][rows])
+        known = features_of(bench, "train", rows, idea.teachers) if transfer else None
+        batch: tuple[Any, ...] = (inputs, known, bench.labels["train"][rows])
         if transfer is not None:
             others, more = next(pool)
-            batch = (inputs, features_of(bench, idea, "train", rows), batch[2])
-            batch += (others, features_of(bench, idea, "pool", more))
+            batch += (others, features_of(bench, "pool", more, idea.teachers))
         out = model(*batch)
-        first += [float(out["task_loss"])] if step < max(1, steps // 10) else []
-        relative = float(out["task_loss"]) / fmean(first)
-        for_labels, for_transfer = idea.plan(step / steps, relative)
+        task_loss = out["task_loss"].item()
+        first += [task_loss] if step < max(1, steps // 10) else []
+        for_labels, for_transfer = idea.plan(step / steps, task_loss / fmean(first))
         loss = for_labels * out["task_loss"]
         if transfer is not None:
             loss = loss + for_transfer * BETA * out["transfer_loss"]
         optimizer.zero_grad()
         loss.backward()
-        for gate in gates:
-            gate.grad = None
+        if gates is not None:
+            gates.optimizer.zero_grad()  # so that the student's step leaves them as they are
         nn.utils.clip_grad_norm_(model.student.parameters(), schedule.clip_norm)
         optimizer.step()
         rates.step()
@@ -402,99 +178,6 @@ def train(bench: Bench, idea: Idea, seed: int) -> float:
                 kept = copy.deepcopy(model.student.state_dict())
     model.student.load_state_dict(kept)
     return evaluate(model.student, bench, "test")
-
-
-def start(bench: Bench, seed: int) -> Student:
-    """A student of its own, begun as `aft train` does."""
-    torch.manual_seed(seed)
-    mean = std = None
-    if bench.task.kind == "regression":
-        targets = bench.labels["train"]
-        mean, std = targets.mean(0), targets.std(0, correction=0)
-    student = new_student(copy.deepcopy(bench.backbone), bench.task, mean, std)
-    if bench.backbone.info["weights"] != "random":
-        for parameter in student.head.parameters():
-            nn.init.zeros_(parameter)
-    return student
-
-
-def draw(
-    bench: Bench, split: Split, steps: int, seed: int, purpose: int = UNLABELLED
-) -> Iterator[ViewBatch]:
-    """Batches of a split, in an order and as views that the purpose and the seed draw."""
-    held, schedule = bench.inputs[split], bench.schedule
-    size = schedule.batch_size if split == "train" else schedule.unlabelled_batch_size
-    views = Views(held, held.transform, stream(seed, purpose))  # type: ignore[arg-type]
-    for batch in Batches(len(held), size, range(steps), seed, 0, 1, purpose):
-        yield collate_views([views[key] for key in batch])
-
-
-def features_of(bench: Bench, idea: Idea, split: Split, rows: Any) -> list[Tensor]:
-    return [one[split][rows] for one in bench.features[: idea.teachers]]
-
-
-def make_transfer(bench: Bench, idea: Idea, seed: int) -> Transfer | Apart:
-    """The transfer loss of an idea."""
-    teachers = tuple(range(idea.teachers))
-    if not idea.apart:
-        return make_losses(bench, idea, teachers, seed)
-    return Apart([make_losses(bench, idea, (one,), seed) for one in teachers], idea.drop)
-
-
-def make_losses(bench: Bench, idea: Idea, teachers: tuple[int, ...], seed: int) -> Transfer:
-    known = [bench.features[one]["train"] for one in teachers]
-    task = bench.task
-    if teachers not in bench.heads:
-        bench.heads[teachers] = SoftLabelLoss.fit(
-            known, bench.labels["train"], kind=task.kind, num_outputs=task.num_outputs, seed=seed
-        )
-    labels = bench.heads[teachers]
-    kernel: nn.Module = make_kernel(idea, known, labels)
-    if idea.queue:
-        kernel = Queue(kernel, idea.queue)
-    return Transfer(
-        kernel if "kernel" in idea.parts else None, labels if "labels" in idea.parts else None
-    )
-
-
-def make_kernel(idea: Idea, known: list[Tensor], labels: SoftLabelLoss) -> nn.Module:
-    if idea.kernel == "scores":
-        return Scores(labels, torch.cat(known, dim=1))
-    statistics = [(one.mean(0), one.std(0, correction=0)) for one in known]
-    if idea.scale == "teacher":
-        statistics = [(mean, std.square().mean().sqrt().expand_as(std)) for mean, std in statistics]
-    kernel = AFTLoss(
-        [one.shape[1] for one in known],
-        weights="diagonal" if idea.kernel == "gates" else "fixed",
-        normalize="none" if idea.scale == "none" else "standardize",
-        statistics=None if idea.scale == "none" else statistics,
-    )
-    if idea.kernel == "head":
-        kernel.feature_weights.copy_(gates_of_head(labels, torch.cat(known, dim=1)).logit(1e-4))
-    return kernel
-
-
-def gates_of_head(labels: SoftLabelLoss, known: Tensor) -> Tensor:
-    """How much the linear model makes of each standardized dimension, the most being 1."""
-    length = torch.linalg.vector_norm(labels.weight, dim=0) * known.std(0, correction=0)
-    return length / length.max()
-
-
-@torch.no_grad()
-def evaluate(student: nn.Module, bench: Bench, split: Split) -> float:
-    held = bench.inputs[split]
-    student.eval()
-    batches = (held.values[at : at + 256] for at in range(0, len(held), 256))
-    logits = torch.cat([student(collate(batch)).logits for batch in batches])
-    metrics = compute_metrics(logits.numpy(), bench.labels[split].numpy(), bench.task)
-    return metrics[MAIN_METRIC[bench.task.kind]]
-
-
-def uncertainty(score: float, bench: Bench) -> float:
-    """As in training: the standard error of a share of right answers, else 0."""
-    if bench.task.kind != "classification":
-        return 0.0
-    return math.sqrt(max(0.0, score * (1 - score)) / len(bench.inputs["validation"]))
 
 
 def as_table(trials: dict[str, Any]) -> str:
@@ -515,6 +198,7 @@ def as_table(trials: dict[str, Any]) -> str:
 
 
 def cell(known: dict[str, Any], name: str, against: str) -> str:
+    """The scores of an idea in one task, and the difference from another."""
     own = {seed: one["score"] for seed, one in known.get(name, {}).items()}
     base = {seed: one["score"] for seed, one in known.get(against, {}).items()}
     if not own:

@@ -17,6 +17,7 @@ PACKAGE = Path(aft.__file__).parent
 ORDER = [
     "errors",
     "specs",
+    "options",
     "config",
     "devices",
     "hub",

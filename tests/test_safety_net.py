@@ -239,28 +239,28 @@ def test_other_tasks(
 
 class TestJudge:
     def test_classes(self) -> None:
-        labels = np.array([0, 1, 2, 0])
+        labels = np.arange(16) % 3
         right = np.eye(3, dtype=np.float32)[labels]
         wrong = np.roll(right, 1, axis=1)
-        half = np.where(np.arange(4)[:, None] < 2, right, wrong)
+        half = np.where(np.arange(16)[:, None] < 8, right, wrong)
         found = judge(half, right, labels, CLASSES)
-        # 0, 0, -1, -1: mean -1/2, deviation sqrt(1/3), of the mean sqrt(1/12)
+        # eight 0, eight -1, and the made-up +1 and -1: 10 squares, sum -8, of 18 rows
         assert found.difference == -0.5
-        assert found.standard_error == pytest.approx(np.sqrt(1 / 12))
+        assert found.standard_error == pytest.approx(np.sqrt((10 - 64 / 18) / 17 / 18))
         assert found.fell_back
         assert not judge(right, half, labels, CLASSES).fell_back
         same = judge(half, half, labels, CLASSES)
         assert (same.difference, same.standard_error, same.fell_back) == (0.0, 0.0, False)
 
     def test_a_small_loss_may_be_chance(self) -> None:
-        """One row of a hundred is just one standard error, two of a hundred are more."""
+        """Five rows of a hundred that all speak for one student may be chance, seven are not."""
         labels = np.zeros(100, dtype=np.int64)
         right = np.eye(3, dtype=np.float32)[labels]
-        fewer = [right.copy() for _ in range(2)]
-        fewer[0][:1] = fewer[1][:2] = [0, 1, 0]
-        verdicts = [judge(one, right, labels, CLASSES) for one in fewer]
-        assert verdicts[0].difference == -0.01 and verdicts[0].standard_error == pytest.approx(0.01)
-        assert verdicts[1].fell_back
+        fewer = {number: right.copy() for number in (4, 5, 7)}
+        for number, outputs in fewer.items():
+            outputs[:number] = [0, 1, 0]
+        fell = {n: judge(one, right, labels, CLASSES).fell_back for n, one in fewer.items()}
+        assert fell == {4: False, 5: False, 7: True}
 
     def test_several_labels(self) -> None:
         labels = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], dtype=np.float32)
@@ -280,13 +280,13 @@ class TestJudge:
         off = labels + np.array([0.5, 0.0], dtype=np.float32) * spread
         found = judge(off, labels, labels, NUMBERS)
         assert found.difference == pytest.approx(-0.125, rel=1e-4)
-        assert found.standard_error < 1e-5 and found.fell_back
+        assert found.standard_error < 0.03 and found.fell_back
         mirrored = judge(labels, off, labels, NUMBERS)
         assert mirrored.difference == pytest.approx(0.125, rel=1e-4) and not mirrored.fell_back
 
     def test_one_row_and_a_constant_target(self) -> None:
         classes = np.eye(3, dtype=np.float32)
-        assert judge(classes[[1]], classes[[0]], np.array([0]), CLASSES).fell_back
+        assert not judge(classes[[1]], classes[[0]], np.array([0]), CLASSES).fell_back
         constant = np.full((4, 2), 3.0, dtype=np.float32)
         assert not judge(constant, constant, constant, NUMBERS).fell_back
 

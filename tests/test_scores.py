@@ -17,6 +17,7 @@ from aft.functional import cka
 from aft.labels import Task
 from aft.scores import (
     CALIBRATION,
+    Calibration,
     chance_level,
     compare_probes,
     cross_validate_probe,
@@ -355,3 +356,16 @@ def test_expected_gain_is_a_share_of_the_gap(setting: tuple[bool, bool]) -> None
     assert expect_gain(-0.2, 0.02, *setting)[0] == 0
     unsure = expect_gain(0.2, 0.2, *setting)
     assert unsure[0] == mean and unsure[2] > high
+
+
+def test_expected_gain_by_other_experience() -> None:
+    table = {(True, False): Calibration(share=0.5, share_sd=0.0, spread=0.01)}
+    mean, low, high = expect_gain(0.2, 0.0, True, False, table)
+    assert mean == pytest.approx(0.1) and (low, high) == pytest.approx((0.0804, 0.1196))
+    nothing = expect_gain(0.0, 0.0, True, False, table)
+    assert nothing == pytest.approx((0, -0.0196, 0.0196))  # what is open where there is no gap
+
+
+def test_calibration_has_every_kind_of_task() -> None:
+    assert set(CALIBRATION) == {(a, b) for a in (False, True) for b in (False, True)}
+    assert all(one.share_sd > 0 and one.spread > 0 for one in CALIBRATION.values())

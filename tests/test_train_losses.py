@@ -8,9 +8,9 @@ from typing import Any, get_args
 import pytest
 
 import aft
-from aft.config import LossOptions
 from aft.errors import ConfigError
 from aft.logs import read_metrics
+from aft.options import LossOptions
 from aft.trainer import Trainer
 from test_train import assert_same, weights
 from test_train_text import TEACHERS

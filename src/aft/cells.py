@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from aft.config import CompareConfig, LossDetails, TrainConfig, resolve
+from aft.config import CompareConfig, TrainConfig, resolve
 from aft.data import NOTHING
 from aft.errors import AftError
+from aft.options import LossDetails
 from aft.runs import TrainResult, is_finished, open_run
 from aft.specs import short_name
 from aft.train import train
@@ -91,7 +92,7 @@ def cell_options(
         for name in TrainConfig.model_fields
         if name in CompareConfig.model_fields and name not in ("out", "overwrite")
     }
-    if method != "aft" and method not in VARIANTS:  # the form of a kernel means nothing to others
+    if method not in ("aft", "aft-soft", *VARIANTS):  # the form of a kernel means nothing to others
         plain = LossDetails()
         values |= {name: getattr(plain, name) for name in ("kernel", "weights", "combine")}
     elif len(setting.teachers) < 2:  # nothing to multiply

@@ -24,13 +24,14 @@ from typing import Any
 
 from aft import config as configs
 from aft.errors import AftError
+from aft.options import Options
 
 
 @dataclass(frozen=True)
 class Verb:
     """A verb: its options, the module with the function of the same name, how to print results."""
 
-    options: type[configs.Options]
+    options: type[Options]
     show: Callable[[Any], str]
     as_json: Callable[[Any], Any] = lambda result: result
 
@@ -126,9 +127,7 @@ def _run(name: str, arguments: list[str]) -> int:
     return 0
 
 
-def _parse(
-    name: str, kind: type[configs.Options], arguments: list[str], values: dict[str, Any]
-) -> configs.Options:
+def _parse(name: str, kind: type[Options], arguments: list[str], values: dict[str, Any]) -> Options:
     """Flags over the values of a configuration file over the defaults."""
     import tyro
     from pydantic import ValidationError
@@ -172,7 +171,7 @@ def _take_option(arguments: list[str], option: str) -> tuple[str | None, list[st
     return None, arguments
 
 
-def _explain_unknown(unknown: list[str], kind: type[configs.Options]) -> str:
+def _explain_unknown(unknown: list[str], kind: type[Options]) -> str:
     flags = [f"--{field.replace('_', '-')}" for field in kind.model_fields]
     first = unknown[0].partition("=")[0]
     if not first.startswith("-"):
@@ -181,7 +180,7 @@ def _explain_unknown(unknown: list[str], kind: type[configs.Options]) -> str:
     return f"unknown flag {first}" + (f"; did you mean {close[0]}?" if close else "")
 
 
-def _one_line(box: str, kind: type[configs.Options]) -> str:
+def _one_line(box: str, kind: type[Options]) -> str:
     """The sentence in a framed complaint of the parser, less its title and explanations."""
     lines = [line.strip("│| ") for line in box.splitlines()[1:]]
     blocks = [
@@ -208,7 +207,7 @@ def _one_line(box: str, kind: type[configs.Options]) -> str:
     return text
 
 
-def _description(kind: type[configs.Options]) -> str:
+def _description(kind: type[Options]) -> str:
     return (
         cleandoc(kind.__doc__ or "")
         + "\n\nEvery option can also stand in a YAML file given with --config FILE; flags override "

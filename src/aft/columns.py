@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aft.config import ReadOptions
 from aft.data import Columns, InputColumn
 from aft.errors import ConfigError
+from aft.options import ReadOptions
 
 
 def asked_columns(options: ReadOptions, usual: Sequence[InputColumn] = ()) -> Columns:

@@ -29,7 +29,7 @@ from aft.cells import (
 )
 from aft.config import CompareConfig, resolve, write_config_file
 from aft.costs import measure_costs
-from aft.data import DataSet, Samples
+from aft.data import LEFT_OUT, DataSet, Samples
 from aft.devices import choose_device
 from aft.errors import AftError, ConfigError
 from aft.evaluate import MAIN_METRIC, compute_metrics, load_training_data
@@ -230,6 +230,11 @@ def _check(config: CompareConfig) -> list[str]:
     methods = [ALONE, *(m for m in dict.fromkeys(config.methods) if m != ALONE)]
     if len(methods) == 1:
         raise ConfigError("expected a method beside alone, e.g. --methods alone aft")
+    if config.unlabelled == LEFT_OUT and max(config.train_fractions) >= 1:
+        raise ConfigError(
+            "--unlabelled left-out takes the rows that --train-fractions leave out: expected "
+            "fractions below 1"
+        )
     if not config.teachers:
         raise ConfigError(f"--teachers is missing: expected at least one for {methods[1]}")
     for method in methods:

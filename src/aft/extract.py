@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from aft.columns import asked_columns, columns_for
-from aft.config import ExtractConfig, FeatureOptions, resolve
+from aft.config import ExtractConfig, resolve
 from aft.data import Samples, default_cache_dir, load_inputs
 from aft.devices import choose_device
 from aft.errors import ConfigError, DataError, TeacherError
 from aft.forward import Compute, Positions, Precision, compute_features
+from aft.options import FeatureOptions
 from aft.shards import as_keys, format_bytes
 from aft.specs import split_column
 from aft.store import FeatureStore, FeatureWriter, Statistics

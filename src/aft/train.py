@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aft import __version__
-from aft.config import LossOptions, TrainConfig, resolve
+from aft.config import TrainConfig, resolve
 from aft.data import DataSet, Samples, concatenate
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import ConfigError, StudentError
@@ -28,6 +28,7 @@ from aft.labels import Task
 from aft.logs import RunLog
 from aft.losses import AFTLoss, AFTSoftLoss
 from aft.model import SavedStudent, Student, TeacherHead, TransferModel, new_student
+from aft.options import LossOptions
 from aft.outcome import choose_student, finish
 from aft.runs import (
     TrainResult,

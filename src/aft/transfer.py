@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aft.config import LossOptions, TrainConfig
+from aft.config import TrainConfig
 from aft.data import Samples
 from aft.errors import ConfigError
 from aft.extract import StoredFeatures
@@ -32,6 +32,7 @@ from aft.losses import (
     fit_autoencoder,
 )
 from aft.model import Student
+from aft.options import LossOptions
 from aft.sampling import Transform
 from aft.schedule import Schedule
 from aft.specs import split_column

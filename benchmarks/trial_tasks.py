@@ -1,0 +1,179 @@
+"""A task of the trials in memory: inputs, labels, teachers' features, and the student's start."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import suite
+from aft.batches import collate
+from aft.config import ExtractConfig
+from aft.data import Columns, Samples, load_data
+from aft.demo_data import DATA_SETS, fetch_minilm
+from aft.evaluate import MAIN_METRIC, compute_metrics
+from aft.extract import extract_teachers
+from aft.labels import Task
+from aft.losses import SoftLabelLoss
+from aft.model import Student, new_student
+from aft.sampling import UNLABELLED, Batches, ViewBatch, Views, collate_views, stream
+from aft.schedule import Schedule
+from aft.students import Backbone, build_student
+from aft.views import make_views
+
+VIEWS = 4
+
+Split = Literal["train", "pool", "validation", "test"]
+SCORED: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass
+class Bench:
+    """A task in memory.
+
+    Attributes:
+        task: What is to be learned.
+        backbone: The student's, with the weights it starts from.
+        schedule: How it is trained.
+        inputs: Of each split; the pool are the rows without labels.
+        labels: Of each split but the pool.
+        features: Of each teacher for train and pool.
+        heads: Soft labels that were fitted, by the numbers of their teachers.
+    """
+
+    task: Task
+    backbone: Backbone
+    schedule: Schedule
+    inputs: dict[Split, Held]
+    labels: dict[Split, Tensor]
+    features: list[dict[Split, Tensor]]
+    heads: dict[tuple[int, ...], SoftLabelLoss] = field(default_factory=dict)
+
+
+class Held:
+    """Inputs in memory, in the place of :class:`aft.data.Samples` where only these are asked for.
+
+    Args:
+        values: What a transform takes.
+        transform: Draws from it an input of the student; None if that is what they are.
+    """
+
+    def __init__(self, values: Sequence[Any], transform: Callable[[Any], Any] | None) -> None:
+        self.values = values
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def input(self, row: int) -> Any:
+        return self.values[row]
+
+
+def load_bench(name: str, seed: int) -> Bench:
+    """A task of the suite; where all labels are used, views of its rows are the pool."""
+    entry, cache = suite.TASKS[name], suite._cache()
+    given = entry.options
+    fraction = given.get("train_fractions", (1.0,))[0]
+    data = load_data(
+        folder := str(DATA_SETS[entry.data](cache, False).folder),
+        Columns(label=given.get("label_column", ())),
+        validation_fraction=given.get("validation_fraction", 0.1),
+        train_fraction=fraction,
+        unlabelled="left-out" if fraction < 1 else None,
+        seed=seed,
+        progress=False,
+    )
+    rows: dict[Split, Samples] = {
+        "train": data.splits["train"],
+        "pool": data.unlabelled or make_views(data.splits["train"], VIEWS, seed, "standard"),
+        "validation": data.splits["validation"],
+        "test": data.splits["test"],
+    }
+    second = f"hf:{fetch_minilm(cache, False)}?layer=1&max_tokens=64"
+    if rows["train"].columns[0].modality == "image":
+        second = suite.squeezenet(cache)
+    config = ExtractConfig(data=folder, teachers=(*entry.teachers(cache), second), progress=False)
+    features: list[dict[Split, Tensor]] = [{} for _ in config.teachers]
+    for split in ("train", "pool"):
+        stored = extract_teachers(config, rows[split], torch.device("cpu"))
+        for one, teacher in zip(features, stored, strict=True):
+            one[split] = teacher.gather(np.arange(len(rows[split])))
+    backbone, _ = build_student(entry.student(cache), rows["train"], data.unlabelled, seed=seed)
+    inputs = {split: hold(samples, backbone, split) for split, samples in rows.items()}
+    labels = {s: torch.from_numpy(rows[s].labels) for s in SCORED}
+    schedule = Schedule(
+        steps=given["steps"],
+        batch_size=given["batch_size"],
+        unlabelled_batch_size=2 * given["batch_size"],
+        lr=given.get("lr", 3e-4),
+        head_lr=given.get("head_lr", given.get("lr", 3e-3)),
+    )
+    return Bench(data.task, backbone, schedule, inputs, labels, features)
+
+
+def hold(samples: Samples, backbone: Backbone, split: Split) -> Held:
+    """Inputs as the student takes them; pictures of train as they are, to be cropped anew."""
+    values = (samples.input(row) for row in range(len(samples)))
+    if split == "train" and samples.columns[0].modality == "image":
+        return Held(list(values), backbone.preprocessing.augment("standard"))
+    transform = backbone.preprocessing.evaluate()
+    return Held([transform(value) for value in values], None)
+
+
+def start(bench: Bench, seed: int) -> Student:
+    """A student of its own, begun as `aft train` does."""
+    torch.manual_seed(seed)
+    mean = std = None
+    if bench.task.kind == "regression":
+        targets = bench.labels["train"]
+        mean, std = targets.mean(0), targets.std(0, correction=0)
+    student = new_student(copy.deepcopy(bench.backbone), bench.task, mean, std)
+    if bench.backbone.info["weights"] != "random":
+        for parameter in student.head.parameters():
+            nn.init.zeros_(parameter)
+    return student
+
+
+def draw(
+    bench: Bench, split: Split, steps: int, seed: int, purpose: int = UNLABELLED
+) -> Iterator[ViewBatch]:
+    """Batches of a split, in an order and as views that the purpose and the seed draw."""
+    held, schedule = bench.inputs[split], bench.schedule
+    size = schedule.batch_size if split == "train" else schedule.unlabelled_batch_size
+    for batch in Batches(len(held), size, range(steps), seed, 0, 1, purpose):
+        if held.transform is None:
+            rows = [row for _, row in batch]
+            yield collate([held.values[row] for row in rows]), np.asarray(rows)
+        else:
+            views = Views(held, held.transform, stream(seed, purpose))  # type: ignore[arg-type]
+            yield collate_views([views[key] for key in batch])
+
+
+def features_of(bench: Bench, split: Split, rows: NDArray[np.int64], teachers: int) -> list[Tensor]:
+    """What the first teachers say of some rows."""
+    return [one[split][rows] for one in bench.features[:teachers]]
+
+
+@torch.no_grad()
+def evaluate(student: nn.Module, bench: Bench, split: Split) -> float:
+    """Accuracy, or R² where labels are numbers."""
+    held = bench.inputs[split]
+    student.eval()
+    batches = (held.values[at : at + 256] for at in range(0, len(held), 256))
+    logits = torch.cat([student(collate(batch)).logits for batch in batches])
+    metrics = compute_metrics(logits.numpy(), bench.labels[split].numpy(), bench.task)
+    return float(metrics[MAIN_METRIC[bench.task.kind]])
+
+
+def uncertainty(score: float, bench: Bench) -> float:
+    """As in training: the standard error of a share of right answers, else 0."""
+    if bench.task.kind != "classification":
+        return 0.0
+    return math.sqrt(max(0.0, score * (1 - score)) / len(bench.inputs["validation"]))
