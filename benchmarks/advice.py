@@ -41,12 +41,13 @@ SEEDS = 3
 SCORES = tuple(advice_tables.SCORE_WORDS)
 FROM_SUITE = ("label_column", "validation_fraction", "unlabelled", "student_layers")
 TRAINING = ("batch_size", "steps", "eval_every", "lr", "head_lr")
-PRIOR = 2.0
-"""How many tasks the mean of all counts as, beside those of a group."""
+PRIOR = 1.0
+"""How many tasks with a large gap the mean of all counts as, beside those of a group."""
 PRIOR_SD = 0.1
-"""How far shares are taken to deviate in as many tasks more: few tasks may agree by chance."""
-SMALL_GAP = 0.05
-"""A gap at which half of the difference between tasks' shares is noise: 0.01 of 0.05 is 0.2."""
+"""How far the share is taken to deviate in as many more: few tasks may agree by chance."""
+SMALL_GAP = 0.2
+"""The gap at which tasks differ as much for other reasons as by their shares: gains differ by about
+0.02 where there is no gap, and shares by about 0.1."""
 GROUPS = [(pretrained, unlabelled) for pretrained in (False, True) for unlabelled in (False, True)]
 
 
@@ -298,29 +299,35 @@ def sum_up(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
 def calibrate(outcomes: Sequence[Outcome]) -> dict[tuple[bool, bool], Calibration]:
     """The share of the gap that became gain, for each kind of task.
 
-    A task's share is its gain divided by its gap. Where the gap is small the share is mostly noise,
-    so it counts ``gap² / (gap² + SMALL_GAP²)``. A group's share is the weighted mean of its tasks'
-    and of the mean of all, which counts as two tasks: a group without a task has the mean of all,
-    and one with two tasks is half its own. The deviation of shares is that of each task's share
-    from what the other data sets expect of it (from the mean of the group itself, where there are
-    fewer than three data sets), with two more tasks that deviate by ``PRIOR_SD``, and is the same
-    for all groups. The spread where there is no gap is what the seeds leave open of a measured
-    gain.
+    A task's share is its gain divided by its gap. Where the gap is small other things decide, so it
+    counts ``weight = gap² / (gap² + SMALL_GAP²)``. A group's share is the weighted mean of its
+    tasks' and of the mean of all, which counts as one task with a large gap: a group without a task
+    has the mean of all, and one with two tasks of a gap of 0.2 is half its own.
+
+    How much tasks differ is the same for all groups. It is seen in how far each gain is from what
+    the other data sets expect of it (from what all do, where there are fewer than three): of the
+    squared distance the part ``weight`` is put down to the share, the rest to the spread that there
+    is without a gap. Beside the tasks counts one more, whose share deviates by ``PRIOR_SD``, and
+    whose gain by what the seeds leave open.
 
     Args:
         outcomes: Of at least one task.
     """
     shares = _group_shares(outcomes)
-    errors, weights = [PRIOR_SD**2], [PRIOR]
+    seeds = fmean(one.gain_se**2 for one in outcomes)
+    of_share, of_spread = [(PRIOR_SD**2, PRIOR)], [(seeds, PRIOR)]
     for one in outcomes:
         others = [other for other in outcomes if other.data != one.data]
         expected = _group_shares(others) if count_data(others) > 1 else shares
-        weight = _weight(one)
-        if weight:
-            errors.append((one.gain / one.gap - expected[one.pretrained, one.unlabelled]) ** 2)
-            weights.append(weight)
-    deviation = math.sqrt(float(np.average(errors, weights=weights)))
-    spread = math.sqrt(fmean(one.gain_se**2 for one in outcomes))
+        room, weight = max(one.gap, 0.0), _weight(one)
+        distance = (one.gain - expected[one.pretrained, one.unlabelled] * room) ** 2
+        of_spread.append(((1 - weight) * distance, 1 - weight))
+        if room:
+            of_share.append((weight * distance / room**2, weight))
+    deviation, spread = (
+        math.sqrt(np.average(values, weights=weights))
+        for values, weights in (zip(*parts, strict=True) for parts in (of_share, of_spread))
+    )
     return {group: Calibration(share, deviation, spread) for group, share in shares.items()}
 
 

@@ -130,7 +130,7 @@ class Queue(nn.Module):
 
 
 class GateSteps:
-    """Steps of the gates alone, on what a fixed student says of batches that it never learned from.
+    """Steps of the gates alone, on other batches than the student's, which stays as it is.
 
     Args:
         transfer: The loss that has the gates.

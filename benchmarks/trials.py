@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--ideas", nargs="+", default=list(IDEAS), choices=IDEAS)
     parser.add_argument("--seeds", type=int, default=3, help="at least 2")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true", help="print the table, train nothing")
+    parser.add_argument("--table", action="store_true", help="write the table, train nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
@@ -129,7 +129,7 @@ def main() -> None:
                     "trials": trials,
                 }
                 options.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(as_table(trials))
+    tables.put("trials", as_table(trials) + _origin(found), ["docs/benchmarks.md"])
 
 
 def train(bench: Bench, idea: Idea, seed: int) -> float:
@@ -195,6 +195,10 @@ def as_table(trials: dict[str, Any]) -> str:
         "from the idea under *against*, with its 95 % interval (Student's t). **Bold** is better, "
         "_italic_ worse; of so many intervals one in twenty excludes zero by chance.\n"
     )
+
+
+def _origin(found: dict[str, Any]) -> str:
+    return f"Made by `{found['command']}` ({found['machine']}).\n"
 
 
 def cell(known: dict[str, Any], name: str, against: str) -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from aft.advice import Candidate, recommend
 from aft.errors import InputError
 from aft.functional import cka
 from aft.labels import Task
@@ -369,3 +370,18 @@ def test_expected_gain_by_other_experience() -> None:
 def test_calibration_has_every_kind_of_task() -> None:
     assert set(CALIBRATION) == {(a, b) for a in (False, True) for b in (False, True)}
     assert all(one.share_sd > 0 and one.spread > 0 for one in CALIBRATION.values())
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_rows_without_labels_may_pay_all_the_same(unlabelled: bool) -> None:
+    probe = cross_validate_probe(*samples(), CLASSES)
+    teacher, student = Candidate(("t",), ("x",), 8, probe), Candidate(("s",), (), 8, probe)
+    found = recommend(
+        [teacher], student, chance=0.3, metric="accuracy", rows=60, unlabelled=unlabelled
+    )
+    assert found.verdict == ("unclear" if unlabelled else "don't")
+    worse = Candidate(("t",), ("x",), 8, cross_validate_probe(*samples(noise=9.0), CLASSES))
+    found = recommend(
+        [worse], student, chance=0.0, metric="accuracy", rows=60, unlabelled=unlabelled
+    )
+    assert found.verdict == "don't" and ("aft compare tells" in found.sentences[-1]) == unlabelled

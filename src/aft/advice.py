@@ -120,7 +120,7 @@ def recommend(
     if student is not None:
         gap = compare_probes(taken.probe, student.probe)
         gain = expect_gain(*gap, pretrained, unlabelled)
-    verdict = _judge(gap, score - chance, se)
+    verdict = _judge(gap, score - chance, se, unlabelled)
     sentences = [_say_what(verdict, taken, best, candidates, student)]
     sentences.append(_say_scores(taken, student, chance, METRIC_WORDS.get(metric, metric), rows))
     if gain is not None and verdict != "don't":
@@ -133,6 +133,11 @@ def recommend(
         sentences.append(_say_student(pretrained))
     if verdict == "don't":
         sentences.append("Train on the labels alone, or look for other teachers or other layers.")
+        if unlabelled and student is not None:
+            sentences.append(
+                "But rows without labels join, and with these transfer has paid where the teachers "
+                "knew no more than the student: aft compare tells."
+            )
     elif cost:
         sentences.append(cost)
     return Recommendation(
@@ -147,8 +152,10 @@ def recommend(
     )
 
 
-def _judge(gap: tuple[float, float], over_chance: float, se: float) -> Verdict:
-    if gap[0] <= gap[1] or over_chance <= CLEAR * se:
+def _judge(gap: tuple[float, float], over_chance: float, se: float, unlabelled: bool) -> Verdict:
+    """What a lead means; with rows without labels teachers that are level have helped, too."""
+    least = -gap[1] if unlabelled else gap[1]
+    if gap[0] <= least or over_chance <= CLEAR * se:
         return "don't"
     return "use" if gap[0] > CLEAR * gap[1] else "unclear"
 
@@ -175,8 +182,8 @@ def _say_what(
     if verdict == "unclear":
         know = "know" if len(taken.names) > 1 else "knows"
         return (
-            f"Unclear: {them} {know} a little more of the task than the student does before "
-            "training, but that may be chance."
+            f"Unclear: {them} {know} about as much of the task as the student does before "
+            "training; what is between them may be chance."
         )
     if len(best.names) > len(taken.names):
         return (
