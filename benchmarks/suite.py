@@ -7,7 +7,7 @@
     python benchmarks/suite.py --tables          # only the tables, from what is in results
 
 The numbers of each task go to benchmarks/results/suite/TASK.json, the runs and pages to
-runs/suite/TASK. The tables of README and docs/benchmarks.md are made from the numbers. About two
+runs/suite/TASK. The tables of README and docs/benchmarks.md are made from the numbers. About three
 hours on two cores.
 """
 
