@@ -198,7 +198,8 @@ def draw(found: Mapping[str, Any], words: Words) -> Figure:
                 zorder=3 if own else 2,
             )
     axes.axvline(1, color="#444444", linewidth=1, linestyle=(0, (4, 3)))
-    labels = [f"{words[n][0]}\n{words[n][1]}, {words[n][2]}" for n in found]
+    rows = {n: document["settings"][-1]["rows"]["train"] for n, document in found.items()}
+    labels = [f"{words[n][0]}, {rows[n]:,} labels\n{words[n][1]}, {words[n][2]}" for n in found]
     axes.set_yticks(range(len(found)), labels, fontsize=8)
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(
