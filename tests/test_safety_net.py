@@ -166,7 +166,7 @@ class TestNoHarm:
         assert found["alone"]["final"] == plain.metrics["accuracy"]
         assert found["alone"]["best_step"] == plain.summary["best_step"]
         assert found["with_transfer"]["best_step"] == helped.summary["best_step"]
-        assert helped.summary["notes"][-1].startswith("the transfer did no harm that shows")
+        assert helped.summary["notes"][-1].startswith("the student with the teachers was kept")
 
     def test_it_is_the_same_without_the_net(
         self,

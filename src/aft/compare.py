@@ -19,6 +19,7 @@ from aft.cells import (
     ALONE,
     KEEPS_TEACHERS,
     NO_BETA,
+    UNSEARCHED,
     VARIANTS,
     Cells,
     Setting,
@@ -279,6 +280,16 @@ def _cautions(
             f"To pick one of {looks} results after the scores are known flatters it: part of a "
             "lead is luck, and of many intervals one may exclude zero by chance. New seeds or new "
             "data, with this method alone, say what it is worth."
+        )
+    ours = sorted({name for one in found for name in one["methods"] if name in UNSEARCHED})
+    if ours:
+        more = max(one["unlabelled"] for one in found)
+        rows = f"{more:,} rows without labels" if more else "stored views of the rows"
+        notes.append(
+            f"{' and '.join(ours)} see {rows} in a second batch of every step, which the others do "
+            "not: a step takes about three times as long, and a student that makes its own "
+            "vocabulary has the words of these rows too. Rows and costs in this report are those "
+            "of the labelled rows."
         )
     if split != "test":
         notes.append(

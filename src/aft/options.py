@@ -94,7 +94,8 @@ class TaskOptions(TaskOption):
     """Further inputs for the transfer loss that need no labels: a folder, a table or a .txt file
     with one text a line, with the columns of --data. left-out takes the rows that
     --train-fraction leaves out, without their labels, to measure what such rows bring. Rows of
-    --data without a label join in any case, but with none."""
+    --data without a label join without being asked for; the word none keeps them out. Labels of
+    these rows are never read."""
 
 
 class TeacherOptions(Options):

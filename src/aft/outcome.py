@@ -163,7 +163,7 @@ def describe_choice(found: Mapping[str, Any], rows: int) -> str:
             f"the safety net stepped in: {seen}, so the student that learned from the labels alone "
             "was kept"
         )
-    return f"the transfer did no harm that shows: {seen}"
+    return f"the student with the teachers was kept: {seen}"
 
 
 def final_split(data: DataSet) -> str:

@@ -49,6 +49,10 @@ DOCUMENT, PAGE = "score.json", "score.html"
 MOST_KERNEL_ROWS = 2000
 MOST_LAYERS = 6
 STUDENT = "student before training"
+_COST_OF_VIEWS = (
+    " The default of aft train has the teachers look at four stored views of each row, too; "
+    "--views clean does without."
+)
 
 
 @dataclass
@@ -368,8 +372,12 @@ def _describe_cost(teachers: Sequence[Source], train: int, unlabelled: int) -> s
         rows += f" and {unlabelled:,} without labels"
     took = sum(one.facts["seconds"] for one in teachers)
     done = f" (what was lacking took {format_seconds(took)})" if took else ""
+    views = "" if unlabelled else _COST_OF_VIEWS
     if not left:
-        return f"Cost: none, the features of all {rows} are in the store{done}."
+        return f"Cost: none, the features of all {rows} are in the store{done}.{views}"
     known = [one.facts["seconds_left"] for one in teachers if one.facts["rows_left"]]
     about = f", about {format_seconds(sum(known))} at the speed measured" if all(known) else ""
-    return f"Cost: {left:,} of the features of {rows} are still to be computed once{about}{done}."
+    return (
+        f"Cost: the features of {left:,} inputs, of {rows}, are still to be computed"
+        f"{about}{done}.{views}"
+    )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aft import __version__
 from aft.config import TrainConfig, resolve
-from aft.data import DataSet, Samples, concatenate
+from aft.data import NOTHING, DataSet, Samples, concatenate
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import ConfigError, StudentError
 from aft.evaluate import load_training_data
@@ -83,6 +83,8 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     if main:
         write_inputs(out, config.model_copy(update={"out": out}), data)
     say("\n".join([_describe(data), *data.lines()]))
+    if not config.teachers and (config.unlabelled not in (None, NOTHING)):
+        say("without --teachers nothing is transferred, and rows without labels are not used")
     teachers = _extract(config, samples, accelerator)
     pool_teachers = [] if pool is None else _extract(config, pool, accelerator, teachers)
     for features in teachers:

@@ -226,7 +226,7 @@ def introduction(document: Mapping[str, Any]) -> str:
     betas = document["betas"]
     if len(betas) > 1:
         return words + (
-            f"The weight of each method was chosen among {', '.join(f'{b:g}' for b in betas)} by "
+            f"Each weight was chosen among {', '.join(f'{b:g}' for b in betas)} by "
             f"the score of seed 0 on the validation split{', in each setting' if several else ''}, "
             "and then used for all seeds."
         )
