@@ -220,7 +220,7 @@ def test_rows_are_drawn_and_the_rest_is_announced(made: Made) -> None:
     assert found.document["rows"]["scored"] == 60
     (teacher,) = found.document["teachers"]
     assert teacher["rows_computed"] == 60 and teacher["rows_left"] == 75
-    assert "75 of the features of 135 training rows are still to be computed" in str(
+    assert "the features of 75 inputs, of 135 training rows, are still to be computed" in str(
         found.recommendation
     )
 

@@ -372,7 +372,9 @@ def _describe_cost(teachers: Sequence[Source], train: int, unlabelled: int) -> s
         rows += f" and {unlabelled:,} without labels"
     took = sum(one.facts["seconds"] for one in teachers)
     done = f" (what was lacking took {format_seconds(took)})" if took else ""
-    views = "" if unlabelled else _COST_OF_VIEWS
+    # Rows without labels take the place of views, and tables of features know nothing of these.
+    tables = any(split_column(one.spec)[1].startswith("features:") for one in teachers)
+    views = "" if unlabelled or tables else _COST_OF_VIEWS
     if not left:
         return f"Cost: none, the features of all {rows} are in the store{done}.{views}"
     known = [one.facts["seconds_left"] for one in teachers if one.facts["rows_left"]]
