@@ -48,7 +48,7 @@ def test_a_run_with_each_loss(loss: str, run: dict[str, Any], tmp_path: Path) ->
         line["transfer_loss"] for line in read_metrics(result.out) if line["split"] == "train"
     ]
     assert values[-1] < values[0]
-    assert (result.out / "feature_weights.safetensors").exists() == (loss == "aft")
+    assert (result.out / "feature_weights.safetensors").exists() == (loss in ("aft", "aft-soft"))
     assert (result.out / "report.html").exists()
 
 

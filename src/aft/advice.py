@@ -154,8 +154,8 @@ def recommend(
 
 def _judge(gap: tuple[float, float], over_chance: float, se: float, unlabelled: bool) -> Verdict:
     """What a lead means; with rows without labels teachers that are level have helped, too."""
-    least = -gap[1] if unlabelled else gap[1]
-    if gap[0] <= least or over_chance <= CLEAR * se:
+    behind = gap[0] < -gap[1] if unlabelled else gap[0] <= gap[1]
+    if behind or over_chance <= CLEAR * se:
         return "don't"
     return "use" if gap[0] > CLEAR * gap[1] else "unclear"
 
