@@ -10,7 +10,7 @@ from torchmetrics.functional import accuracy, f1_score, mean_absolute_error, r2_
 from torchmetrics.functional.classification import binary_average_precision
 
 from aft.columns import asked_columns
-from aft.config import EvaluateConfig, TrainConfig, read_config_file, resolve
+from aft.config import EvaluateConfig, ScoreConfig, TrainConfig, read_config_file, resolve
 from aft.data import DataSet, Samples, load_data, match_columns
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import ConfigError, DataError
@@ -153,9 +153,9 @@ def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
 
 
 def load_training_data(
-    config: TrainConfig, task: Task | None = None, *, unlabelled: bool = True
+    config: TrainConfig | ScoreConfig, task: Task | None = None, *, unlabelled: bool = True
 ) -> DataSet:
-    """The data of a training run, split by its seed.
+    """The data of a training run, or of scores before one, split by its seed.
 
     Args:
         config: The options of the run.

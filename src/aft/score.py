@@ -16,12 +16,11 @@ import torch
 
 from aft import __version__
 from aft.advice import Candidate, Recommendation, recommend
-from aft.columns import asked_columns
 from aft.config import ScoreConfig, resolve
-from aft.data import DataSet, Samples, load_data
+from aft.data import Samples
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import AftError, ConfigError, DataError
-from aft.evaluate import MAIN_METRIC
+from aft.evaluate import MAIN_METRIC, load_training_data
 from aft.extract import (
     StoredFeatures,
     extract_features,
@@ -100,7 +99,7 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     _open_folder(out)
     started = time.perf_counter()
     device = choose_device(config.device)
-    data = _load(config)
+    data = load_training_data(config)
     train = data.splits["train"]
     drawn = np.random.default_rng(config.seed).permutation(len(train))[: config.rows]
     samples = train.subset(np.sort(drawn))
@@ -191,22 +190,6 @@ def _open_folder(out: Path) -> None:
     other = out.exists() and (not out.is_dir() or any(out.iterdir()))
     if other and not (out / DOCUMENT).is_file():
         raise ConfigError(f"{out} exists and holds no scores of aft; name another --out")
-
-
-def _load(config: ScoreConfig) -> DataSet:
-    """The data as aft train splits it."""
-    return load_data(
-        config.data,
-        asked_columns(config),
-        task=config.task,
-        validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction,
-        train_fraction=config.train_fraction,
-        seed=config.seed,
-        on_bad_input=config.on_bad_input,
-        progress=config.progress,
-        unlabelled=config.unlabelled,
-    )
 
 
 # ---------------------------------------------------------------------------------------- features
