@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aft.losses import AFTLoss, SoftLabelLoss
+from aft.losses import AFTLoss, AFTSoftLoss, SoftLabelLoss
 from aft.sampling import ViewBatch
 from trial_tasks import Bench, features_of
 
@@ -28,10 +29,13 @@ class Idea:
         parts: The transfer losses that are summed; none for the labels alone.
         plan: Weights of both losses over the steps.
         steps: How many times the steps of the task.
+        rows: How many times the rows without labels a step.
+        temperature: Of the soft labels; for classes alone.
         loss_lr: Learning rate of the gates.
         gate_steps: Steps of the gates alone before each of the student; 0 learns both at once.
-        kernel: ``gates`` learns them, ``equal`` has none, ``head`` has those of
-            :func:`gates_of_head`, ``scores`` compares the teachers' scores of the task.
+        kernel: ``both`` sees features and the linear model's scores of the task, ``scores`` and
+            ``features`` see these only. Features without gates are ``equal``, with those of
+            :func:`gates_of_head` ``head``.
         scale: Of teachers' features: each dimension, each teacher as a whole, or none.
         queue: Rows of earlier steps that the kernel sees beside the batch.
         teachers: How many.
@@ -44,9 +48,11 @@ class Idea:
     parts: tuple[str, ...] = ("kernel", "labels")
     plan: Plan = lambda done, loss: (1, 1)
     steps: int = 1
+    rows: int = 1
+    temperature: float = 1.0
     loss_lr: float = 1e-2
     gate_steps: int = 0
-    kernel: Literal["gates", "equal", "head", "scores"] = "gates"
+    kernel: Literal["both", "scores", "features", "equal", "head"] = "both"
     scale: Literal["dimension", "teacher", "none"] = "dimension"
     queue: int = 0
     teachers: int = 1
@@ -75,6 +81,34 @@ class Transfer(nn.Module):
         return torch.stack(found).sum()
 
 
+class Both(nn.Module):
+    """The kernel of the library's loss."""
+
+    def __init__(self, labels: SoftLabelLoss, known: list[Tensor]) -> None:
+        super().__init__()
+        self.whole = [AFTSoftLoss.from_labels(labels, known)]  # a list, to have its kernel once
+        self.kernel = self.whole[0].kernel
+
+    def forward(self, features: Tensor, teachers: Tensor | list[Tensor]) -> Tensor:
+        loss: Tensor = self.kernel(features, self.whole[0].with_scores(teachers))
+        return loss
+
+
+class Scores(nn.Module):
+    """A kernel of the linear model's scores alone."""
+
+    def __init__(self, labels: SoftLabelLoss, known: list[Tensor]) -> None:
+        super().__init__()
+        self.labels = [labels]  # a list, since the other loss holds its state
+        scores = labels.teacher_logits(known)
+        statistics = [(scores.mean(0), scores.std(0, correction=0))]
+        self.kernel = AFTLoss([scores.shape[1]], weights="fixed", statistics=statistics)
+
+    def forward(self, features: Tensor, teachers: Tensor | list[Tensor]) -> Tensor:
+        loss: Tensor = self.kernel(features, self.labels[0].teacher_logits(teachers))
+        return loss
+
+
 class Apart(nn.Module):
     """The mean of each teacher's own loss; of two, half of the steps may be without one.
 
@@ -95,21 +129,6 @@ class Apart(nn.Module):
         if self.drop and torch.rand(()) < 0.5:
             return found.min() if self.drop == "larger" else found.max()
         return found.mean()
-
-
-class Scores(nn.Module):
-    """AFT's kernel of the teachers' scores of the task in place of their features."""
-
-    def __init__(self, labels: SoftLabelLoss, known: Tensor) -> None:
-        super().__init__()
-        self.labels = [labels]  # a list, since the other loss holds its state
-        scores = labels.teacher_logits(known)
-        statistics = [(scores.mean(0), scores.std(0, correction=0))]
-        self.kernel = AFTLoss([scores.shape[1]], weights="fixed", statistics=statistics)
-
-    def forward(self, features: Tensor, teachers: list[Tensor]) -> Tensor:
-        loss: Tensor = self.kernel(features, self.labels[0].teacher_logits(teachers))
-        return loss
 
 
 class Queue(nn.Module):
@@ -158,7 +177,7 @@ class GateSteps:
 
 def make_transfer(bench: Bench, idea: Idea, seed: int) -> Transfer | Apart:
     """The transfer loss of an idea."""
-    teachers = tuple(range(idea.teachers))
+    teachers = tuple(range(len(bench.features) - 2 + idea.teachers))
     if not idea.apart:
         return make_losses(bench, idea, teachers, seed)
     return Apart([make_losses(bench, idea, (one,), seed) for one in teachers], idea.drop)
@@ -172,7 +191,8 @@ def make_losses(bench: Bench, idea: Idea, teachers: tuple[int, ...], seed: int) 
         bench.heads[teachers] = SoftLabelLoss.fit(
             known, bench.labels["train"], kind=task.kind, num_outputs=task.num_outputs, seed=seed
         )
-    labels = bench.heads[teachers]
+    labels = copy.copy(bench.heads[teachers])
+    labels.temperature = idea.temperature
     kernel: nn.Module = make_kernel(idea, known, labels)
     if idea.queue:
         kernel = Queue(kernel, idea.queue)
@@ -183,14 +203,14 @@ def make_losses(bench: Bench, idea: Idea, teachers: tuple[int, ...], seed: int) 
 
 def make_kernel(idea: Idea, known: list[Tensor], labels: SoftLabelLoss) -> nn.Module:
     """AFT as an idea has it, from the teachers' features of the training rows."""
-    if idea.kernel == "scores":
-        return Scores(labels, torch.cat(known, dim=1))
+    if idea.kernel in ("both", "scores"):
+        return (Both if idea.kernel == "both" else Scores)(labels, known)
     statistics = [(one.mean(0), one.std(0, correction=0)) for one in known]
     if idea.scale == "teacher":
         statistics = [(mean, std.square().mean().sqrt().expand_as(std)) for mean, std in statistics]
     kernel = AFTLoss(
         [one.shape[1] for one in known],
-        weights="diagonal" if idea.kernel == "gates" else "fixed",
+        weights="diagonal" if idea.kernel == "features" else "fixed",
         normalize="none" if idea.scale == "none" else "standardize",
         statistics=None if idea.scale == "none" else statistics,
     )

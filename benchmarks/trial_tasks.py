@@ -44,7 +44,7 @@ class Bench:
         schedule: How it is trained.
         inputs: Of each split; the pool are the rows without labels.
         labels: Of each split but the pool.
-        features: Of each teacher for train and pool.
+        features: Of each teacher for train and pool; the last is the second teacher.
         heads: Soft labels that were fitted, by the numbers of their teachers.
     """
 
@@ -99,6 +99,8 @@ def load_bench(name: str, seed: int) -> Bench:
     second = f"hf:{fetch_minilm(cache, False)}?layer=1&max_tokens=64"
     if rows["train"].columns[0].modality == "image":
         second = suite.squeezenet(cache)
+    if len(rows["train"].columns) > 1:
+        second = f"image={second}"
     config = ExtractConfig(data=folder, teachers=(*entry.teachers(cache), second), progress=False)
     features: list[dict[Split, Tensor]] = [{} for _ in config.teachers]
     for split in ("train", "pool"):
@@ -106,7 +108,8 @@ def load_bench(name: str, seed: int) -> Bench:
         for one, teacher in zip(features, stored, strict=True):
             one[split] = teacher.gather(np.arange(len(rows[split])))
     backbone, _ = build_student(entry.student(cache), rows["train"], data.unlabelled, seed=seed)
-    inputs = {split: hold(samples, backbone, split) for split, samples in rows.items()}
+    anew = ("train",) if data.unlabelled is None else ("train", "pool")
+    inputs = {split: hold(samples, backbone, split in anew) for split, samples in rows.items()}
     labels = {s: torch.from_numpy(rows[s].labels) for s in SCORED}
     schedule = Schedule(
         steps=given["steps"],
@@ -118,10 +121,10 @@ def load_bench(name: str, seed: int) -> Bench:
     return Bench(data.task, backbone, schedule, inputs, labels, features)
 
 
-def hold(samples: Samples, backbone: Backbone, split: Split) -> Held:
-    """Inputs as the student takes them; pictures of train as they are, to be cropped anew."""
+def hold(samples: Samples, backbone: Backbone, anew: bool) -> Held:
+    """Inputs as the student takes them; or pictures as they are, to be cropped anew each time."""
     values = (samples.input(row) for row in range(len(samples)))
-    if split == "train" and samples.columns[0].modality == "image":
+    if anew and samples.columns[0].modality == "image":
         return Held(list(values), backbone.preprocessing.augment("standard"))
     transform = backbone.preprocessing.evaluate()
     return Held([transform(value) for value in values], None)
@@ -157,8 +160,8 @@ def draw(
 
 
 def features_of(bench: Bench, split: Split, rows: NDArray[np.int64], teachers: int) -> list[Tensor]:
-    """What the first teachers say of some rows."""
-    return [one[split][rows] for one in bench.features[:teachers]]
+    """What the teachers of the task say of some rows, or with 2 these and the second teacher."""
+    return [one[split][rows] for one in bench.features[: len(bench.features) - 2 + teachers]]
 
 
 @torch.no_grad()

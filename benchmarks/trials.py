@@ -1,10 +1,11 @@
 """What was left out, and why: ideas for the transfer, each tried beside the plain sum of losses.
 
-Every idea is one change to "joint": AFT and soft labels, summed, with weight 3 from the first step
-to the last, over labelled rows and rows without labels. Students, losses and data are those of the
-library; inputs and features are in memory and the loop is short, so that a new idea is a line in
-IDEAS and perhaps a small module. Every trial is kept, so the command goes on where it stopped.
-A trial takes 5 to 60 seconds on one core, all of them about two hours.
+Every idea is one change to "joint", the default of `aft train`: AFT's kernel and soft
+labels, summed, with weight 3 from the first step to the last, over labelled rows and rows without
+labels; or to what stands under "against". Students, losses and data are those of the library;
+inputs and features are in memory and the loop is short, so that a new idea is a line in IDEAS and
+perhaps a small module. Every trial is kept, so the command goes on where it stopped. A trial takes
+5 to 60 seconds on one core, all of them about two hours.
 
     python benchmarks/trials.py
     python benchmarks/trials.py --tasks reuters --ideas rising falling --seeds 3
@@ -53,6 +54,11 @@ IDEAS = {
     "alone, 3 x steps": Idea("labels only, three times as long", parts=(), steps=3),
     "soft labels": Idea("without the kernel", parts=("labels",)),
     "kernel": Idea("without soft labels", parts=("kernel",)),
+    "softer labels": Idea("soft labels of temperature 2", temperature=2),
+    "the softest labels": Idea("of temperature 4", temperature=4),
+    "more rows": Idea(
+        "twice the rows without labels a step, weight 5", rows=2, plan=lambda *_: (1, 5 / 3)
+    ),
     "transfer first": Idea(
         "transfer only for the first half, then both", plan=lambda done, _: (done >= 0.5, 1)
     ),
@@ -65,20 +71,26 @@ IDEAS = {
     "falling with the task loss": Idea(
         "weight 3 times task loss / its start, at most 3", plan=lambda _, loss: (1, min(1, loss))
     ),
-    "fast gates": Idea("gates learn ten times as fast", loss_lr=0.1),
-    "bi-level gates": Idea("5 steps of the gates on fresh batches a step", gate_steps=5),
-    "equal gates": Idea("no gates", kernel="equal"),
-    "gates of the head": Idea("fixed: a dimension's weight in the linear model", kernel="head"),
-    "kernel of scores": Idea("compares the linear model's scores, not features", kernel="scores"),
     "queue": Idea(f"the kernel sees {QUEUE} earlier rows too", queue=QUEUE),
-    "not standardized": Idea("teacher's features in their own units", scale="none"),
+    "scores alone": Idea("the kernel sees the linear model's scores only", kernel="scores"),
+    "features alone": Idea("the kernel sees features only, each under its gate", kernel="features"),
+    "fast gates": Idea(
+        "gates learn ten times as fast", "features alone", kernel="features", loss_lr=0.1
+    ),
+    "bi-level gates": Idea(
+        "5 steps of the gates on fresh batches a step",
+        "features alone",
+        kernel="features",
+        gate_steps=5,
+    ),
+    "equal gates": Idea("no gates", "features alone", kernel="equal"),
+    "gates of the head": Idea(
+        "fixed: a dimension's weight in the linear model", "features alone", kernel="head"
+    ),
+    "not standardized": Idea(
+        "teacher's features in their own units", "features alone", kernel="features", scale="none"
+    ),
     "two teachers": Idea("a second, weaker teacher beside it", teachers=2),
-    "two, one scale each": Idea(
-        "PHI-S: each teacher divided by one number", "two teachers", scale="teacher", teachers=2
-    ),
-    "two, not standardized": Idea(
-        "features in their own units", "two teachers", scale="none", teachers=2
-    ),
     "two, apart": Idea("each teacher its own losses", "two teachers", teachers=2, apart=True),
     "drop the larger": Idea(
         "half of the steps without the larger loss",
@@ -94,12 +106,29 @@ IDEAS = {
         apart=True,
         drop="smaller",
     ),
+    "two, features alone": Idea(
+        "the kernel sees features only", "two teachers", kernel="features", teachers=2
+    ),
+    "two, one scale each": Idea(
+        "PHI-S: each teacher divided by one number",
+        "two, features alone",
+        kernel="features",
+        scale="teacher",
+        teachers=2,
+    ),
+    "two, not standardized": Idea(
+        "features in their own units",
+        "two, features alone",
+        kernel="features",
+        scale="none",
+        teachers=2,
+    ),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
+    parser.add_argument("--tasks", nargs="+", default=TASKS, choices=suite.TASKS)
     parser.add_argument("--ideas", nargs="+", default=list(IDEAS), choices=IDEAS)
     parser.add_argument("--seeds", type=int, default=3, help="at least 2")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -116,6 +145,8 @@ def main() -> None:
                 continue
             bench = load_bench(task, seed)
             for idea in missing:
+                if IDEAS[idea].temperature != 1 and bench.task.kind != "classification":
+                    continue
                 started = time.process_time()
                 score = train(bench, IDEAS[idea], seed)
                 took = time.process_time() - started
@@ -136,7 +167,15 @@ def train(bench: Bench, idea: Idea, seed: int) -> float:
     """The test score of the checkpoint that validation rows choose."""
     task = bench.task
     steps = bench.schedule.steps * idea.steps
-    schedule = replace(bench.schedule, steps=steps, loss_lr=idea.loss_lr, seed=seed)
+    rows = bench.schedule.unlabelled_batch_size * idea.rows
+    schedule = replace(
+        bench.schedule,
+        steps=steps,
+        unlabelled_batch_size=rows,
+        loss_lr=idea.loss_lr,
+        seed=seed,
+    )
+    bench = replace(bench, schedule=schedule)
     transfer = make_transfer(bench, idea, seed) if idea.parts else None
     model = TransferModel(start(bench, seed), transfer, beta=BETA, task=task.kind)
     optimizer = make_optimizer(model, schedule)

@@ -13,6 +13,7 @@ import torch
 
 from aft.config import CompareConfig, ScoreConfig, TrainConfig, resolve
 from aft.labels import Task
+from aft.losses import AFTSoftLoss
 from aft.schedule import Schedule
 from aft.students import load_backbone
 
@@ -304,7 +305,8 @@ def test_ideas_change_the_loss_as_they_say(bench: trial_tasks.Bench) -> None:
         told = {round(loss(outputs, known).item(), 5) for _ in range(40)}
         assert told == {round(kept.item(), 5), round(each.mean().item(), 5)}
     # One number a teacher does not change the kernel of one teacher.
-    both = [trials.replace(ideas["kernel"], scale=scale) for scale in ("none", "teacher")]
+    features = trials.replace(ideas["kernel"], kernel="features")
+    both = [trials.replace(features, scale=scale) for scale in ("none", "teacher")]
     plain, scaled = (
         trial_losses.make_transfer(bench, idea, 0)(outputs, known[:1]) for idea in both
     )
@@ -315,8 +317,15 @@ def test_ideas_change_the_loss_as_they_say(bench: trial_tasks.Bench) -> None:
     assert len(queue.earlier[0]) == 48
     gates = trial_losses.make_transfer(bench, ideas["gates of the head"], 0).kernel.gates()
     assert gates[0].max() > 0.999 and gates[0].min() < 0.9
-    scores = trial_losses.make_transfer(bench, ideas["kernel of scores"], 0)
+    scores = trial_losses.make_transfer(bench, ideas["scores alone"], 0)
     assert not list(scores.parameters())
+    # "joint" is the library's loss, to the bit, with the gates that it has.
+    whole = AFTSoftLoss.from_labels(bench.heads[(0,)], known[:1])
+    joint = trial_losses.make_transfer(bench, ideas["joint"], 0)
+    assert joint(outputs, known[:1]) == whole(outputs, known[:1])
+    assert len(list(joint.parameters())) == 1
+    softer = trial_losses.make_transfer(bench, ideas["softer labels"], 0)
+    assert softer.labels.temperature == 2 and joint.labels.temperature == 1
 
 
 def test_ranking_trains_with_each_teacher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

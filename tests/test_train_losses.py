@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from safetensors.torch import load_file
 
 import aft
 from aft.errors import ConfigError
@@ -71,6 +72,21 @@ def test_losses_that_are_fitted_resume_as_they_were(
             aft.train(**options, out=tmp_path / "broken")
     resumed = aft.train(**options, out=tmp_path / "broken", resume=True)
     assert_same(weights(whole.out), weights(resumed.out))
+
+
+@pytest.mark.parametrize("loss", ["aft", "aft-soft"])
+def test_the_page_says_what_weighs_the_features(
+    loss: str, run: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {**run, "loss": loss, "steps": 2, "safety_net": False}
+    for weights, words in (("diagonal", "has a gate, learned"), ("dense", "A matrix that was")):
+        result = aft.train(**options, weights=weights, out=tmp_path / weights)
+        page = (result.out / "report.html").read_text()
+        assert words in page and page.count("learned together with the student") == 1
+        assert ("mean gate" in page) == (weights == "diagonal")
+        gates = load_file(result.out / "feature_weights.safetensors")
+        teachers = result.summary["teachers"]
+        assert [len(gate) for gate in gates.values()] == [one["dim"] for one in teachers]
 
 
 def test_options_that_do_not_fit_are_said(run: dict[str, Any], tmp_path: Path) -> None:

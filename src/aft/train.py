@@ -219,9 +219,8 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
             "notes": [*data.lines(), *notes],
             **choice,
         }
-        kernel = loss.kernel if isinstance(loss, AFTSoftLoss) else loss
-        if isinstance(kernel, AFTLoss):
-            _save_gates(out, kernel, teachers, summary)
+        if isinstance(loss, AFTLoss | AFTSoftLoss):
+            _save_gates(out, loss, teachers, summary)
         finish(out, config, data, saved, summary, device, model, kept)
     accelerator.wait_for_everyone()
     result = TrainResult.load(out)
@@ -360,7 +359,7 @@ def _target_statistics(samples: Samples, task: Task) -> tuple[Tensor | None, Ten
 
 def _save_gates(
     out: Path,
-    loss: AFTLoss,
+    loss: AFTLoss | AFTSoftLoss,
     teachers: list[StoredFeatures],
     summary: dict[str, Any],
 ) -> None:

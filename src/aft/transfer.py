@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ def make_loss(
         scale["statistics"] = [features.statistics() for features in teachers]
     match options.loss:
         case "aft":
-            return _make_aft(options, dims, scale)
+            return AFTLoss(dims, **_kernel_options(options), **scale)
         case "aft-no-kernel":
             return NoKernelAFTLoss(student.dim, dims, **scale)
         case "kd":
@@ -110,13 +110,11 @@ def make_loss(
     labels = torch.from_numpy(np.asarray(inputs.labels)[rows])
     if options.loss == "logit-kd":
         return LogitKDLoss.fit(features, labels, num_classes=task.num_outputs, seed=seed)
-    if options.loss in SOFT:
-        soft = SoftLabelLoss.fit(
-            features, labels, kind=task.kind, num_outputs=task.num_outputs, seed=seed
-        )
-        if options.loss == "soft-labels":
-            return soft
-        return AFTSoftLoss(_make_aft(options, dims, scale), soft)
+    wanted: dict[str, Any] = {"kind": task.kind, "num_outputs": task.num_outputs, "seed": seed}
+    if options.loss == "soft-labels":
+        return SoftLabelLoss.fit(features, labels, **wanted)
+    if options.loss == "aft-soft":
+        return AFTSoftLoss.fit(features, labels, **wanted, **_kernel_options(options), **scale)
     batches = run_student(
         student.to(device), transform, inputs.subset(rows), device=torch.device(device)
     )
@@ -161,14 +159,8 @@ def weight_of_transfer(config: TrainConfig, schedule: Schedule, rows: int, pool:
     return 1 + min(schedule.unlabelled_batch_size, pool) / labelled
 
 
-def _make_aft(options: LossOptions, dims: Sequence[int], scale: Mapping[str, Any]) -> AFTLoss:
-    return AFTLoss(
-        dims,
-        kernel=options.kernel,
-        weights=options.weights,
-        combine=options.combine,
-        **scale,
-    )
+def _kernel_options(options: LossOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("kernel", "weights", "combine")}
 
 
 def check_loss(loss: str, task: Task) -> None:

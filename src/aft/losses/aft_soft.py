@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
+from aft import functional as AF
 from aft.errors import InputError
+from aft.labels import TaskKind
 from aft.losses.aft import AFTLoss
+from aft.losses.inputs import describe, join_teachers
 from aft.losses.soft_labels import SoftLabelLoss
 
 
 class AFTSoftLoss(nn.Module):
     """The sum of :class:`AFTLoss` on features and :class:`SoftLabelLoss` on outputs.
 
-    The kernel tells the student which samples the teachers find alike, whatever that means for
-    the task; the soft labels tell it what follows for the task. Both need no labels, so that rows
-    without labels and views of rows join them.
+    The kernel tells the student which samples the teachers find alike, the soft labels tell it
+    what follows for the task. Both need no labels, so that rows without labels and views of rows
+    join them. The linear model that soft labels come from helps the kernel too: its scores stand
+    beside the teachers' features like one more teacher and have an equal part in it, so that half
+    of what makes two samples alike is what matters for the task.
 
     References:
         Qiu et al., ICML 2024, arXiv 2406.07337, for the kernel; Chen et al., "Big Self-Supervised
         Models are Strong Semi-Supervised Learners", NeurIPS 2020, arXiv 2006.10029, for soft
-        labels of unlabelled rows. Their sum is of this library; `benchmarks/` compares it with
-        either alone.
+        labels of unlabelled rows. Their sum and the kernel's scores are of this library;
+        `benchmarks/` compares them with either alone.
 
     Inputs:
         ==================  ==================================================================
@@ -35,30 +41,115 @@ class AFTSoftLoss(nn.Module):
         pass both. Processes share a batch as in the two losses.
 
     Args:
-        kernel: The first.
-        labels: The second, for the same teachers.
+        kernel: The first; for the teachers of the second, and one more of width C if there is a
+            ``score_scale``.
+        labels: The second.
+        score_scale: ``(C,)``, what the scores are multiplied by before the kernel sees them;
+            without it the kernel sees the teachers' features alone. :meth:`fit` finds it.
 
     Raises:
         InputError: If the two are for other teachers, and as the two do.
 
     Example::
 
-        loss_fn = AFTSoftLoss(AFTLoss([1280]), SoftLabelLoss.fit(stored, labels))
+        loss_fn = AFTSoftLoss.fit(stored, labels, kind="classification", num_outputs=10)
         logits, features = student(images)
         loss = F.cross_entropy(logits[:n], labels) + 3 * loss_fn((logits, features), teacher)
     """
 
     needs: ClassVar[Literal["both"]] = "both"
+    score_scale: Tensor | None
 
-    def __init__(self, kernel: AFTLoss, labels: SoftLabelLoss) -> None:
+    def __init__(
+        self, kernel: AFTLoss, labels: SoftLabelLoss, score_scale: Tensor | None = None
+    ) -> None:
         super().__init__()
-        if kernel.teacher_dims != labels.teacher_dims:
+        self.teacher_dims = labels.teacher_dims
+        outputs = len(labels.weight)
+        wanted = [*self.teacher_dims, *([] if score_scale is None else [outputs])]
+        if list(kernel.teacher_dims) != wanted:
             raise InputError(
-                "Expected both losses to be for the same teachers, but their `teacher_dims` are "
-                f"{list(kernel.teacher_dims)} and {list(labels.teacher_dims)}."
+                f"Expected the kernel's `teacher_dims` to be {wanted}, those of the soft labels"
+                f"{'' if score_scale is None else ' and one for their scores'}, but got "
+                f"{list(kernel.teacher_dims)}."
+            )
+        if score_scale is not None and score_scale.shape != (outputs,):
+            raise InputError(
+                f"Expected `score_scale` to have shape ({outputs},), but got "
+                f"{describe(score_scale)}."
             )
         self.kernel = kernel
         self.labels = labels
+        self.register_buffer("score_scale", score_scale)
+
+    @classmethod
+    def fit(
+        cls,
+        teacher_features: Tensor | Sequence[Tensor],
+        labels: Tensor,
+        *,
+        kind: TaskKind,
+        num_outputs: int,
+        seed: int = 0,
+        statistics: Sequence[tuple[Tensor, Tensor]] | None = None,
+        **kernel: Any,
+    ) -> AFTSoftLoss:
+        """The loss for a training set; fits one head on all teachers' stored features.
+
+        Args:
+            teacher_features: As in :meth:`SoftLabelLoss.fit`.
+            labels: Likewise.
+            kind: Likewise.
+            num_outputs: Likewise.
+            seed: Likewise.
+            statistics: As in :class:`AFTLoss`; those of ``teacher_features`` where not given.
+            kernel: Further options of :class:`AFTLoss`. With ``combine="product"``, where
+                teachers do not stand side by side, the kernel sees their features alone.
+
+        Raises:
+            InputError: As the two losses.
+        """
+        soft = SoftLabelLoss.fit(
+            teacher_features, labels, kind=kind, num_outputs=num_outputs, seed=seed
+        )
+        return cls.from_labels(soft, teacher_features, statistics=statistics, **kernel)
+
+    @classmethod
+    def from_labels(
+        cls,
+        soft: SoftLabelLoss,
+        teacher_features: Tensor | Sequence[Tensor],
+        *,
+        statistics: Sequence[tuple[Tensor, Tensor]] | None = None,
+        **kernel: Any,
+    ) -> AFTSoftLoss:
+        """As :meth:`fit`, for soft labels that have been fitted already.
+
+        Args:
+            soft: The soft labels.
+            teacher_features: What they were fitted to.
+            statistics: As in :meth:`fit`.
+            kernel: Likewise.
+        """
+        outputs = len(soft.weight)
+        known = AF.full_precision(join_teachers(teacher_features, soft.teacher_dims))
+        parts = known.split(soft.teacher_dims, dim=1)
+        scale: dict[str, Any] = {}
+        if kernel.get("normalize", "standardize") == "standardize":
+            found = statistics or [(part.mean(0), part.std(0, correction=0)) for part in parts]
+            mean, std = (torch.cat(values).to(known) for values in zip(*found, strict=True))
+            known = AF.standardize(known, mean, std)
+            scale["statistics"] = [*found, (torch.zeros(outputs), torch.ones(outputs))]
+        if kernel.get("combine") == "product":
+            if scale:
+                scale["statistics"].pop()
+            return cls(AFTLoss(soft.teacher_dims, **kernel, **scale), soft)
+        # Each score the same part, all of them together as much as the features.
+        deviation = soft.teacher_logits(teacher_features).std(0, correction=0)
+        varies = deviation > 0
+        energy = known.var(0, correction=0).sum() / varies.sum().clamp_min(1)
+        score_scale = varies * energy.sqrt() / torch.where(varies, deviation, 1.0)
+        return cls(AFTLoss([*soft.teacher_dims, outputs], **kernel, **scale), soft, score_scale)
 
     def forward(
         self,
@@ -67,6 +158,34 @@ class AFTSoftLoss(nn.Module):
     ) -> Tensor:
         """The loss of one batch, a scalar; see the class for shapes and errors."""
         logits, features = student_outputs
-        kernel: Tensor = self.kernel(features, teacher_features)
         labels: Tensor = self.labels(logits, teacher_features)
+        kernel: Tensor = self.kernel(features, self.with_scores(teacher_features))
         return kernel + labels
+
+    def gates(self) -> list[Tensor]:
+        """As :meth:`AFTLoss.gates`, of the teachers alone."""
+        return self.kernel.gates()[: len(self.teacher_dims)]
+
+    @torch.no_grad()
+    def kernel_shares(self, teacher_features: Tensor | Sequence[Tensor]) -> list[float]:
+        """As :meth:`AFTLoss.kernel_shares`, without the part of the scores.
+
+        Args:
+            teacher_features: As in the loss; rows of this process only.
+        """
+        found = self.kernel.kernel_shares(self.with_scores(teacher_features))
+        own = found[: len(self.teacher_dims)]
+        return [share / (sum(own) or 1.0) for share in own]
+
+    @torch.no_grad()
+    def with_scores(self, teacher_features: Tensor | Sequence[Tensor]) -> Tensor:
+        """What the kernel compares the student with: teachers' features, and scores beside them.
+
+        Args:
+            teacher_features: As in the loss; rows of this process only.
+        """
+        known = join_teachers(teacher_features, self.teacher_dims)
+        if self.score_scale is None:
+            return known
+        scores = self.labels.teacher_logits(known) * self.score_scale
+        return torch.cat([known.to(scores.dtype), scores], dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -25,7 +26,7 @@ from aft.losses.inputs import (
 )
 
 
-class HeadLoss(nn.Module):
+class HeadLoss(nn.Module, ABC):
     """What losses share that compare the student's outputs with those of a head of the teachers.
 
     Args:
@@ -60,9 +61,9 @@ class HeadLoss(nn.Module):
         self.register_buffer("weight", weight.detach().float())
         self.register_buffer("bias", bias.detach().float())
 
+    @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss, from the outputs of both for the whole batch, ``(B, C)`` each."""
-        raise NotImplementedError
 
     def forward(
         self, student_logits: Tensor, teacher_features: Tensor | Sequence[Tensor]

@@ -147,8 +147,8 @@ def draw_validation(
     )
 
 
-def draw_gates(gates: NDArray[np.float32]) -> Markup:
-    """Histogram of the learned gates of one teacher, beside where all of them started."""
+def draw_gates(gates: NDArray[np.float32], gated: bool) -> Markup:
+    """Histogram of one teacher's gates, beside where learned ones started; or of its weights."""
     low, high = min(0.0, float(gates.min())), max(1.0, float(gates.max()))
     counts, edges = np.histogram(gates, bins=40, range=(low, high))
     shares = 100 * counts / len(gates)
@@ -156,8 +156,12 @@ def draw_gates(gates: NDArray[np.float32]) -> Markup:
     def paint(figure: Figure) -> None:
         axes = new_axes(figure, "% of the teacher's features")
         axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=BLUE, linewidth=0)
-        axes.axvline(0.5, color=ORANGE, linewidth=1.5, linestyle=(0, (4, 3)))
         axes.set_ylim(0, max(1.0, float(shares.max())) * 1.2)
+        axes.set_xlim(low, high)
+        axes.set_xlabel("gate: 0 shut, 1 open" if gated else "weight: 1 the largest")
+        if not gated:
+            return
+        axes.axvline(0.5, color=ORANGE, linewidth=1.5, linestyle=(0, (4, 3)))
         axes.annotate(
             "start",
             (0.5, 1),
@@ -166,13 +170,12 @@ def draw_gates(gates: NDArray[np.float32]) -> Markup:
             textcoords="offset points",
             color=ORANGE,
         )
-        axes.set_xlim(low, high)
-        axes.set_xlabel("gate: 0 shut, 1 open")
 
+    what = "learned gates, all started at 0.5" if gated else "weights, the largest being 1"
     return draw_figure(
         paint,
-        f"Histogram of {len(gates)} learned gates, all started at 0.5: mean {gates.mean():.2f}, "
-        f"from {gates.min():.2f} to {gates.max():.2f}",
+        f"Histogram of {len(gates)} {what}: mean {gates.mean():.2f}, from {gates.min():.2f} to "
+        f"{gates.max():.2f}",
     )
 
 

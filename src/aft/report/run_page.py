@@ -62,9 +62,20 @@ def render_run(run: Run, open_input: OpenInput | None) -> str:
     )
 
 
+GATES = (
+    "Each feature of a teacher has a gate, learned together with the student. All started half "
+    "open, at 0.5; an open gate lets its feature through to the student, a shut one leaves it out."
+)
+DENSE = (
+    "A matrix that was learned together with the student maps the teachers' features. Shown is how "
+    "much each feature weighs in it, beside the one that weighs most, at 1."
+)
+
+
 def gate_charts(runs: list[Run]) -> list[dict[str, Any]]:
-    """Chart and summary of each teacher's gates, those of several runs together."""
+    """Chart and summary of each teacher's gates or weights, those of several runs together."""
     charts = []
+    dense = runs[0].config.get("weights") == "dense"
     for place, teacher in enumerate(runs[0].teachers):
         found = [run.gates[place] for run in runs if place < len(run.gates)]
         if not found:
@@ -77,7 +88,9 @@ def gate_charts(runs: list[Run]) -> list[dict[str, Any]]:
                 "mean": float(gates.mean()),
                 "shut": float((gates < 0.25).mean()),
                 "open": float((gates > 0.75).mean()),
-                "svg": plots.draw_gates(gates),
+                "what": "weight" if dense else "gate",
+                "sentence": DENSE if dense else GATES,
+                "svg": plots.draw_gates(gates, gated=not dense),
             }
         )
     return charts
