@@ -79,11 +79,11 @@ def test_the_page_says_what_weighs_the_features(
     loss: str, run: dict[str, Any], tmp_path: Path
 ) -> None:
     options = {**run, "loss": loss, "steps": 2, "safety_net": False}
-    for weights, words in (("diagonal", "has a gate, learned"), ("dense", "A matrix that was")):
-        result = aft.train(**options, weights=weights, out=tmp_path / weights)
+    for form, words in (("diagonal", "has a gate, learned"), ("dense", "A matrix that was")):
+        result = aft.train(**options, weights=form, out=tmp_path / form)
         page = (result.out / "report.html").read_text()
         assert words in page and page.count("learned together with the student") == 1
-        assert ("mean gate" in page) == (weights == "diagonal")
+        assert ("mean gate" in page) == (form == "diagonal")
         gates = load_file(result.out / "feature_weights.safetensors")
         teachers = result.summary["teachers"]
         assert [len(gate) for gate in gates.values()] == [one["dim"] for one in teachers]
