@@ -222,7 +222,10 @@ class TestNamedSource:
         with pytest.raises(DataError, match=r"--unlabelled .*pictures: .*nothing fits"):
             load(labelled, unlabelled=str(picture_folder()))
         (tmp_path / "more.csv").write_text("first,second\n1,2\n")
-        with pytest.raises(DataError, match="--unlabelled .*more.csv: no image or text column"):
+        with pytest.raises(
+            DataError,
+            match="--unlabelled .*more.csv: no image or text column.*Call it 'text', as in",
+        ):
             load(labelled, unlabelled=str(tmp_path / "more.csv"))
         with pytest.raises(DataError, match="--unlabelled ./nowhere: there is no folder or file"):
             load(labelled, unlabelled="./nowhere")

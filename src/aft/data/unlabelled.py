@@ -76,7 +76,9 @@ def read_named(
     """
     own = DataReport()
     try:
-        columns = Columns(usual=tuple(wanted), label=columns.label)
+        names = " or ".join(repr(column.name) for column in wanted)
+        hint = f"Call it {names}, as in the labelled data"
+        columns = Columns(usual=tuple(wanted), label=columns.label, hint=hint)
         rows = read_source(source, columns, labelled=False)
         chosen = np.isin(rows.splits, _OWN)
         if not chosen.any():

@@ -85,6 +85,7 @@ class Columns:
         split: The column that says which split a row belongs to.
         usual: The input columns of a trained student. They are looked for before the usual names,
             and what takes their place gets their names and order.
+        hint: What an error says to do about missing input columns, where no option names them.
     """
 
     image: str | None = None
@@ -92,6 +93,7 @@ class Columns:
     label: tuple[str, ...] = ()
     split: str | None = None
     usual: tuple[InputColumn, ...] = ()
+    hint: str = ""
 
     def may_use(self, name: str) -> bool:
         """Whether a column of this name may be needed."""
@@ -177,7 +179,7 @@ def _usual_inputs(
         kinds = "".join(f" {c!r} holds {kind_of(table, c)}." for c in strange)
         raise DataError(
             f"no image or text column found in {where}; its columns are {', '.join(names)}.{kinds} "
-            "Name it with --image-column or --text-column"
+            + (columns.hint or "Name it with --image-column or --text-column")
         )
     return image, found
 
