@@ -86,7 +86,7 @@ class Both(nn.Module):
 
     def __init__(self, labels: SoftLabelLoss, known: list[Tensor]) -> None:
         super().__init__()
-        self.whole = [AFTSoftLoss.from_labels(labels, known)]  # a list, to have its kernel once
+        self.whole = [AFTSoftLoss.fit(labels, known)]  # a list, to have its kernel once
         self.kernel = self.whole[0].kernel
 
     def forward(self, features: Tensor, teachers: Tensor | list[Tensor]) -> Tensor:

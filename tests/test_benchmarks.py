@@ -320,7 +320,7 @@ def test_ideas_change_the_loss_as_they_say(bench: trial_tasks.Bench) -> None:
     scores = trial_losses.make_transfer(bench, ideas["scores alone"], 0)
     assert not list(scores.parameters())
     # "joint" is the library's loss, to the bit, with the gates that it has.
-    whole = AFTSoftLoss.from_labels(bench.heads[(0,)], known[:1])
+    whole = AFTSoftLoss.fit(bench.heads[(0,)], known[:1])
     joint = trial_losses.make_transfer(bench, ideas["joint"], 0)
     assert joint(outputs, known[:1]) == whole(outputs, known[:1])
     assert len(list(joint.parameters())) == 1

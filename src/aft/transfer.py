@@ -110,11 +110,13 @@ def make_loss(
     labels = torch.from_numpy(np.asarray(inputs.labels)[rows])
     if options.loss == "logit-kd":
         return LogitKDLoss.fit(features, labels, num_classes=task.num_outputs, seed=seed)
-    wanted: dict[str, Any] = {"kind": task.kind, "num_outputs": task.num_outputs, "seed": seed}
-    if options.loss == "soft-labels":
-        return SoftLabelLoss.fit(features, labels, **wanted)
-    if options.loss == "aft-soft":
-        return AFTSoftLoss.fit(features, labels, **wanted, **_kernel_options(options), **scale)
+    if options.loss in SOFT:
+        soft = SoftLabelLoss.fit(
+            features, labels, kind=task.kind, num_outputs=task.num_outputs, seed=seed
+        )
+        if options.loss == "soft-labels":
+            return soft
+        return AFTSoftLoss.fit(soft, features, **_kernel_options(options), **scale)
     batches = run_student(
         student.to(device), transform, inputs.subset(rows), device=torch.device(device)
     )

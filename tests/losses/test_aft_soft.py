@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aft.errors import InputError
 from aft.labels import TaskKind
-from aft.losses import AFTLoss, AFTSoftLoss
+from aft.losses import AFTLoss, AFTSoftLoss, SoftLabelLoss
 
 OPTIONS = [
     {"weights": weights, "normalize": normalize}
@@ -25,7 +25,8 @@ def fit(
 ) -> tuple[AFTSoftLoss, list[Tensor]]:
     """A loss, and the features that it was fitted to."""
     teachers, labels = stored(kind, noise=noise)
-    return AFTSoftLoss.fit(teachers, labels, kind=kind, num_outputs=3, **options), teachers
+    soft = SoftLabelLoss.fit(teachers, labels, kind=kind, num_outputs=3)
+    return AFTSoftLoss.fit(soft, teachers, **options), teachers
 
 
 def batch(
@@ -82,7 +83,8 @@ def test_gates_and_shares_are_those_of_the_teachers() -> None:
 def test_a_score_that_never_changes_is_left_out() -> None:
     teachers, labels = stored("regression")
     labels[:, 1] = 7.0
-    loss_fn = AFTSoftLoss.fit(teachers, labels, kind="regression", num_outputs=3)
+    soft = SoftLabelLoss.fit(teachers, labels, kind="regression", num_outputs=3)
+    loss_fn = AFTSoftLoss.fit(soft, teachers)
     assert loss_fn.score_scale is not None
     assert [bool(scale > 0) for scale in loss_fn.score_scale] == [True, False, True]
     assert loss_fn(*batch()).isfinite()

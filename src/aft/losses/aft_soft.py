@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from aft import functional as AF
 from aft.errors import InputError
-from aft.labels import TaskKind
 from aft.losses.aft import AFTLoss
 from aft.losses.inputs import describe, join_teachers
 from aft.losses.soft_labels import SoftLabelLoss
@@ -52,7 +51,8 @@ class AFTSoftLoss(nn.Module):
 
     Example::
 
-        loss_fn = AFTSoftLoss.fit(stored, labels, kind="classification", num_outputs=10)
+        soft = SoftLabelLoss.fit(stored, labels, kind="classification", num_outputs=10)
+        loss_fn = AFTSoftLoss.fit(soft, stored)
         logits, features = student(images)
         loss = F.cross_entropy(logits[:n], labels) + 3 * loss_fn((logits, features), teacher)
     """
@@ -85,55 +85,27 @@ class AFTSoftLoss(nn.Module):
     @classmethod
     def fit(
         cls,
+        labels: SoftLabelLoss,
         teacher_features: Tensor | Sequence[Tensor],
-        labels: Tensor,
         *,
-        kind: TaskKind,
-        num_outputs: int,
-        seed: int = 0,
         statistics: Sequence[tuple[Tensor, Tensor]] | None = None,
         **kernel: Any,
     ) -> AFTSoftLoss:
-        """The loss for a training set; fits one head on all teachers' stored features.
+        """The loss for a training set, from the soft labels for it.
 
         Args:
-            teacher_features: As in :meth:`SoftLabelLoss.fit`.
-            labels: Likewise.
-            kind: Likewise.
-            num_outputs: Likewise.
-            seed: Likewise.
+            labels: What :meth:`SoftLabelLoss.fit` makes.
+            teacher_features: The features that it was made of.
             statistics: As in :class:`AFTLoss`; those of ``teacher_features`` where not given.
             kernel: Further options of :class:`AFTLoss`. With ``combine="product"``, where
                 teachers do not stand side by side, the kernel sees their features alone.
 
         Raises:
-            InputError: As the two losses.
+            InputError: As :class:`AFTLoss`.
         """
-        soft = SoftLabelLoss.fit(
-            teacher_features, labels, kind=kind, num_outputs=num_outputs, seed=seed
-        )
-        return cls.from_labels(soft, teacher_features, statistics=statistics, **kernel)
-
-    @classmethod
-    def from_labels(
-        cls,
-        soft: SoftLabelLoss,
-        teacher_features: Tensor | Sequence[Tensor],
-        *,
-        statistics: Sequence[tuple[Tensor, Tensor]] | None = None,
-        **kernel: Any,
-    ) -> AFTSoftLoss:
-        """As :meth:`fit`, for soft labels that have been fitted already.
-
-        Args:
-            soft: The soft labels.
-            teacher_features: What they were fitted to.
-            statistics: As in :meth:`fit`.
-            kernel: Likewise.
-        """
-        outputs = len(soft.weight)
-        known = AF.full_precision(join_teachers(teacher_features, soft.teacher_dims))
-        parts = known.split(soft.teacher_dims, dim=1)
+        dims, outputs = labels.teacher_dims, len(labels.weight)
+        known = AF.full_precision(join_teachers(teacher_features, dims))
+        parts = known.split(dims, dim=1)
         scale: dict[str, Any] = {}
         if kernel.get("normalize", "standardize") == "standardize":
             found = statistics or [(part.mean(0), part.std(0, correction=0)) for part in parts]
@@ -143,13 +115,14 @@ class AFTSoftLoss(nn.Module):
         if kernel.get("combine") == "product":
             if scale:
                 scale["statistics"].pop()
-            return cls(AFTLoss(soft.teacher_dims, **kernel, **scale), soft)
+            return cls(AFTLoss(dims, **kernel, **scale), labels)
         # Each score the same part, all of them together as much as the features.
-        deviation = soft.teacher_logits(teacher_features).std(0, correction=0)
-        varies = deviation > 0
+        scores = labels.teacher_logits(teacher_features)
+        deviation = scores.std(0, correction=0)
+        varies = deviation > 1e-6 * scores.mean(0).abs() + 1e-12  # and is not a rounding error
         energy = known.var(0, correction=0).sum() / varies.sum().clamp_min(1)
         score_scale = varies * energy.sqrt() / torch.where(varies, deviation, 1.0)
-        return cls(AFTLoss([*soft.teacher_dims, outputs], **kernel, **scale), soft, score_scale)
+        return cls(AFTLoss([*dims, outputs], **kernel, **scale), labels, score_scale)
 
     def forward(
         self,
