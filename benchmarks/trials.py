@@ -141,12 +141,12 @@ def main() -> None:
         for seed in range(options.seeds):
             kept = {idea: trials.get(task, {}).get(idea, {}) for idea in options.ideas}
             missing = [idea for idea in options.ideas if str(seed) not in kept[idea]]
+            if "label_column" in suite.TASKS[task].options:  # a temperature is of classes
+                missing = [idea for idea in missing if IDEAS[idea].temperature == 1]
             if not missing:
                 continue
             bench = load_bench(task, seed)
             for idea in missing:
-                if IDEAS[idea].temperature != 1 and bench.task.kind != "classification":
-                    continue
                 started = time.process_time()
                 score = train(bench, IDEAS[idea], seed)
                 took = time.process_time() - started

@@ -324,16 +324,19 @@ class Trainer:
         """Go on from :attr:`last`.
 
         Raises:
-            StudentError: If the checkpoint cannot be read.
+            StudentError: If the checkpoint cannot be read, or is of another model.
         """
         try:
             state = torch.load(self.last, weights_only=True, map_location="cpu")
+            self.module.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.progress = Progress.from_dict(state["progress"])
         except Exception as error:
-            raise StudentError(f"cannot read the checkpoint {self.last}: {error}") from None
-        self.module.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.progress = Progress.from_dict(state["progress"])
+            raise StudentError(
+                f"cannot read the checkpoint {self.last}, or it is of another version of aft: "
+                f"{error}"
+            ) from None
 
 
 @contextmanager

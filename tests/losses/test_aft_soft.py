@@ -90,6 +90,13 @@ def test_a_score_that_never_changes_is_left_out() -> None:
     assert loss_fn(*batch()).isfinite()
 
 
+def test_of_a_matrix_the_largest_weight_of_a_teacher_is_1() -> None:
+    loss_fn, _ = fit(weights="dense")
+    with torch.no_grad():
+        loss_fn.kernel.feature_weights[-1] = 50.0  # of a score
+    assert float(torch.cat(loss_fn.gates()).max()) == 1
+
+
 def test_gradcheck() -> None:
     loss_fn = fit()[0].double()
     (logits, features), teachers = batch(5, torch.float64)
@@ -132,6 +139,12 @@ def test_parts_that_do_not_fit() -> None:
         AFTSoftLoss(AFTLoss([4, 3]), labels, torch.ones(3))
     with pytest.raises(InputError, match=r"`score_scale` to have shape \(3,\).*\(2,\)"):
         AFTSoftLoss(AFTLoss([4, 3, 3]), labels, torch.ones(2))
+    good = (torch.zeros(4), torch.ones(4))
+    teachers, _ = stored("classification")
+    with pytest.raises(InputError, match="hold 2 pairs.*got 1"):
+        AFTSoftLoss.fit(labels, teachers, statistics=[good])
+    with pytest.raises(InputError, match="normalize='none'"):
+        AFTSoftLoss.fit(labels, teachers, statistics=[good, good], normalize="none")
     loss_fn = AFTSoftLoss(AFTLoss([4, 3]), labels)
     (logits, features), teachers = batch()
     teachers[1][3] = torch.nan

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aft.errors import InputError
 from aft.losses import (
+    AFTSoftLoss,
     Autoencoder,
     BTuningLoss,
     CKALoss,
@@ -34,6 +35,19 @@ STATISTICS = [(torch.arange(4.0), torch.ones(4)), (torch.zeros(3), torch.full((3
 
 def random_head() -> LinearHead:
     return LinearHead(torch.randn(5, 7), torch.randn(5), 1.0)
+
+
+class OfBoth(nn.Module):
+    """A loss of outputs and features, where both are the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        labels = SoftLabelLoss([4, 3], random_head(), kind="classification")
+        self.loss = AFTSoftLoss.fit(labels, [torch.randn(30, 4), torch.randn(30, 3)])
+
+    def forward(self, student: Tensor, teachers: list[Tensor]) -> Tensor:
+        loss: Tensor = self.loss((student, student), teachers)
+        return loss
 
 
 # Each for a student of width 5 and teachers of widths 4 and 3. A new loss gets a line here.
@@ -58,6 +72,7 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
         [4, 3], random_head(), kind="regression", target_std=torch.arange(1.0, 6.0)
     ),
     "kdep": lambda: KDEPLoss(5, [4, 3], mean=torch.randn(7), components=torch.randn(7, 5)),
+    "aft_soft": OfBoth,
     "cka": CKALoss,
     "cka_statistics": lambda: CKALoss(statistics=STATISTICS),
 }

@@ -13,6 +13,7 @@ from aft.errors import InputError
 from aft.losses.aft import AFTLoss
 from aft.losses.inputs import describe, join_teachers
 from aft.losses.soft_labels import SoftLabelLoss
+from aft.losses.standardize import join_statistics
 
 
 class AFTSoftLoss(nn.Module):
@@ -21,14 +22,15 @@ class AFTSoftLoss(nn.Module):
     The kernel tells the student which samples the teachers find alike, the soft labels tell it
     what follows for the task. Both need no labels, so that rows without labels and views of rows
     join them. The linear model that soft labels come from helps the kernel too: its scores stand
-    beside the teachers' features like one more teacher and have an equal part in it, so that half
-    of what makes two samples alike is what matters for the task.
+    beside the teachers' features like one more teacher, under gates of their own, and begin with
+    as much weight as all features together. So what matters for the task has a large part in what
+    makes two samples alike, however few of the features tell it.
 
     References:
         Qiu et al., ICML 2024, arXiv 2406.07337, for the kernel; Chen et al., "Big Self-Supervised
         Models are Strong Semi-Supervised Learners", NeurIPS 2020, arXiv 2006.10029, for soft
         labels of unlabelled rows. Their sum and the kernel's scores are of this library;
-        `benchmarks/` compares them with either alone.
+        `benchmarks/trials.py` compares them with either alone.
 
     Inputs:
         ==================  ==================================================================
@@ -96,7 +98,9 @@ class AFTSoftLoss(nn.Module):
         Args:
             labels: What :meth:`SoftLabelLoss.fit` makes.
             teacher_features: The features that it was made of.
-            statistics: As in :class:`AFTLoss`; those of ``teacher_features`` where not given.
+            statistics: As in :class:`AFTLoss`; those of ``teacher_features`` where not given. By
+                these features the scores are scaled, too: on rows without labels, which the
+                linear model was not fitted to, they may vary less.
             kernel: Further options of :class:`AFTLoss`. With ``combine="product"``, where
                 teachers do not stand side by side, the kernel sees their features alone.
 
@@ -105,24 +109,24 @@ class AFTSoftLoss(nn.Module):
         """
         dims, outputs = labels.teacher_dims, len(labels.weight)
         known = AF.full_precision(join_teachers(teacher_features, dims))
-        parts = known.split(dims, dim=1)
-        scale: dict[str, Any] = {}
-        if kernel.get("normalize", "standardize") == "standardize":
-            found = statistics or [(part.mean(0), part.std(0, correction=0)) for part in parts]
-            mean, std = (torch.cat(values).to(known) for values in zip(*found, strict=True))
-            known = AF.standardize(known, mean, std)
-            scale["statistics"] = [*found, (torch.zeros(outputs), torch.ones(outputs))]
+        scores = labels.teacher_logits(known)
+        normalize = kernel.get("normalize", "standardize")
+        if statistics is None and normalize == "standardize":
+            parts = known.split(dims, dim=1)
+            statistics = [(part.mean(0), part.std(0, correction=0)) for part in parts]
+        if statistics is not None:
+            known = AF.standardize(known, *join_statistics(statistics, dims, normalize))
         if kernel.get("combine") == "product":
-            if scale:
-                scale["statistics"].pop()
-            return cls(AFTLoss(dims, **kernel, **scale), labels)
+            return cls(AFTLoss(dims, **kernel, statistics=statistics), labels)
+        if statistics is not None:
+            statistics = [*statistics, (scores.new_zeros(outputs), scores.new_ones(outputs))]
         # Each score the same part, all of them together as much as the features.
-        scores = labels.teacher_logits(teacher_features)
         deviation = scores.std(0, correction=0)
         varies = deviation > 1e-6 * scores.mean(0).abs() + 1e-12  # and is not a rounding error
         energy = known.var(0, correction=0).sum() / varies.sum().clamp_min(1)
         score_scale = varies * energy.sqrt() / torch.where(varies, deviation, 1.0)
-        return cls(AFTLoss([*dims, outputs], **kernel, **scale), labels, score_scale)
+        both = AFTLoss([*dims, outputs], **kernel, statistics=statistics)
+        return cls(both, labels, score_scale)
 
     def forward(
         self,
@@ -137,18 +141,22 @@ class AFTSoftLoss(nn.Module):
 
     def gates(self) -> list[Tensor]:
         """As :meth:`AFTLoss.gates`, of the teachers alone."""
-        return self.kernel.gates()[: len(self.teacher_dims)]
+        gates = self.kernel.gates()[: len(self.teacher_dims)]
+        if self.kernel.weights != "dense":
+            return gates
+        largest = torch.cat(gates).max().clamp_min(torch.finfo(gates[0].dtype).tiny)
+        return [gate / largest for gate in gates]
 
     @torch.no_grad()
     def kernel_shares(self, teacher_features: Tensor | Sequence[Tensor]) -> list[float]:
-        """As :meth:`AFTLoss.kernel_shares`, without the part of the scores.
+        """As :meth:`AFTLoss.kernel_shares`, of the part that features have; scores are left out.
 
         Args:
             teacher_features: As in the loss; rows of this process only.
         """
-        found = self.kernel.kernel_shares(self.with_scores(teacher_features))
-        own = found[: len(self.teacher_dims)]
-        return [share / (sum(own) or 1.0) for share in own]
+        known = self.with_scores(teacher_features)
+        known[:, sum(self.teacher_dims) :] = 0
+        return self.kernel.kernel_shares(known)[: len(self.teacher_dims)]
 
     @torch.no_grad()
     def with_scores(self, teacher_features: Tensor | Sequence[Tensor]) -> Tensor:

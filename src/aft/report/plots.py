@@ -171,7 +171,7 @@ def draw_gates(gates: NDArray[np.float32], gated: bool) -> Markup:
             color=ORANGE,
         )
 
-    what = "learned gates, all started at 0.5" if gated else "weights, the largest being 1"
+    what = "gates, all started at 0.5" if gated else "weights, the largest of all being 1"
     return draw_figure(
         paint,
         f"Histogram of {len(gates)} {what}: mean {gates.mean():.2f}, from {gates.min():.2f} to "

@@ -68,14 +68,17 @@ GATES = (
 )
 DENSE = (
     "A matrix that was learned together with the student maps the teachers' features. Shown is how "
-    "much each feature weighs in it, beside the one that weighs most, at 1."
+    "much each feature weighs in it, beside the one of all teachers that weighs most, at 1."
 )
+FIXED = "Each feature of a teacher has the same weight: fixed gates learn nothing."
 
 
 def gate_charts(runs: list[Run]) -> list[dict[str, Any]]:
     """Chart and summary of each teacher's gates or weights, those of several runs together."""
     charts = []
-    dense = runs[0].config.get("weights") == "dense"
+    weights = str(runs[0].config.get("weights"))
+    dense = weights == "dense"
+    sentence = {"dense": DENSE, "fixed": FIXED}.get(weights, GATES)
     for place, teacher in enumerate(runs[0].teachers):
         found = [run.gates[place] for run in runs if place < len(run.gates)]
         if not found:
@@ -89,7 +92,7 @@ def gate_charts(runs: list[Run]) -> list[dict[str, Any]]:
                 "shut": float((gates < 0.25).mean()),
                 "open": float((gates > 0.75).mean()),
                 "what": "weight" if dense else "gate",
-                "sentence": DENSE if dense else GATES,
+                "sentence": sentence,
                 "svg": plots.draw_gates(gates, gated=not dense),
             }
         )
