@@ -92,7 +92,9 @@ def test_the_page_says_what_weighs_the_features(
 
 
 def test_options_that_do_not_fit_are_said(run: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--combine is an option of --loss aft, got --loss kd"):
+    with pytest.raises(
+        ConfigError, match="--combine is an option of --loss aft and aft-soft, got --loss kd"
+    ):
         aft.train(**run, loss="kd", combine="product", out=tmp_path / "a")
     rows = [f'{{"text": "text {i}", "label": ["a", "b"]}}\n' for i in range(20)]
     (tmp_path / "tags.jsonl").write_text("".join(rows))

@@ -163,7 +163,9 @@ def describe_choice(found: Mapping[str, Any], rows: int) -> str:
             f"the safety net stepped in: {seen}, so the student that learned from the labels alone "
             "was kept"
         )
-    return f"the student with the teachers was kept: {seen}"
+    behind = found["difference"] < 0
+    why = ", which is within two standard errors" if behind else ""
+    return f"the student with the teachers was kept: {seen}{why}"
 
 
 def final_split(data: DataSet) -> str:

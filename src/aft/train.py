@@ -247,9 +247,14 @@ def _check(config: TrainConfig) -> None:
             if getattr(config, name) != plain[name]
         ]
         if others:
-            raise ConfigError(f"--{others[0]} is an option of --loss aft, got --loss {config.loss}")
+            raise ConfigError(
+                f"--{others[0]} is an option of --loss aft and aft-soft, got --loss {config.loss}"
+            )
     if isinstance(config.views, int) and config.views and config.augment == "none":
-        raise ConfigError("--views stores random views: --augment none leaves nothing to draw")
+        raise ConfigError(
+            "--views stores random views: --augment none leaves nothing to draw. Leave out one of "
+            "them"
+        )
     if config.keep_teachers and not config.teachers:
         raise ConfigError("--keep-teachers needs --teachers, those whose features to keep")
     if config.combine == "product" and len(config.teachers) < 2:

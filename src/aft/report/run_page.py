@@ -64,7 +64,8 @@ def render_run(run: Run, open_input: OpenInput | None) -> str:
 
 GATES = (
     "Each feature of a teacher has a gate, learned together with the student. All started half "
-    "open, at 0.5; an open gate lets its feature through to the student, a shut one leaves it out."
+    "open, at 0.5. An open gate lets its feature count in what the teachers find alike, a shut one "
+    "leaves it out; scores of the task, which aft-soft sets beside the features, are not shown."
 )
 DENSE = (
     "A matrix that was learned together with the student maps the teachers' features. Shown is how "
