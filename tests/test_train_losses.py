@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import aft
-from aft.errors import ConfigError
+from aft.errors import ConfigError, StudentError
 from aft.logs import read_metrics
 from aft.options import LossOptions
 from aft.trainer import Trainer
@@ -53,12 +54,19 @@ def test_a_run_with_each_loss(loss: str, run: dict[str, Any], tmp_path: Path) ->
     assert (result.out / "report.html").exists()
 
 
-@pytest.mark.parametrize("loss", ["ft", "b-tuning", "logit-kd", "kdep"])
+@pytest.mark.parametrize("loss", ["ft", "b-tuning", "logit-kd", "kdep", "soft-labels", "aft-soft"])
 def test_losses_that_are_fitted_resume_as_they_were(
     loss: str, run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {**run, "loss": loss, "steps": 12, "eval_every": 4}
     whole = aft.train(**options, out=tmp_path / "whole")
+    interrupt(options | {"out": tmp_path / "broken"}, monkeypatch)
+    resumed = aft.train(**options, out=tmp_path / "broken", resume=True)
+    assert_same(weights(whole.out), weights(resumed.out))
+
+
+def interrupt(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin a run that stops after six steps."""
     step = Trainer._step
 
     def broken(self: Trainer, *args: Any) -> Any:
@@ -69,9 +77,22 @@ def test_losses_that_are_fitted_resume_as_they_were(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", broken)
         with pytest.raises(RuntimeError, match="the power failed"):
-            aft.train(**options, out=tmp_path / "broken")
-    resumed = aft.train(**options, out=tmp_path / "broken", resume=True)
-    assert_same(weights(whole.out), weights(resumed.out))
+            aft.train(**options)
+
+
+def test_a_checkpoint_of_another_version_is_told(
+    run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**run, "steps": 12, "eval_every": 4, "out": tmp_path / "run"}
+    interrupt(options, monkeypatch)
+    last = tmp_path / "run/checkpoints/last.pt"
+    state = torch.load(last, weights_only=True)
+    del state["model"]["transfer_loss.score_scale"]
+    torch.save(state, last)
+    with pytest.raises(
+        StudentError, match=r"(?s)last.pt, or it is of another version.*--overwrite.*score_scale"
+    ):
+        aft.train(**options, resume=True)
 
 
 @pytest.mark.parametrize("loss", ["aft", "aft-soft"])
@@ -86,6 +107,7 @@ def test_the_page_says_what_weighs_the_features(
         assert words in page
         assert page.count("learned together with the student") == (form != "fixed")
         assert ("mean gate" in page) == (form != "dense")
+        assert ("scores of the task" in page) == (loss == "aft-soft")
         gates = load_file(result.out / "feature_weights.safetensors")
         teachers = result.summary["teachers"]
         assert [len(gate) for gate in gates.values()] == [one["dim"] for one in teachers]

@@ -43,15 +43,12 @@ from aft.store import FeatureStore
 from aft.students import build_student
 from aft.teachers import FeatureTable, Teacher
 from aft.tokenization import Tokenization
+from aft.transfer import AUTO_VIEWS
 
 DOCUMENT, PAGE = "score.json", "score.html"
 MOST_KERNEL_ROWS = 2000
 MOST_LAYERS = 6
 STUDENT = "student before training"
-_COST_OF_VIEWS = (
-    " The default of aft train has the teachers look at four stored views of each row, too; "
-    "--views clean does without."
-)
 
 
 @dataclass
@@ -357,7 +354,12 @@ def _describe_cost(teachers: Sequence[Source], train: int, unlabelled: int) -> s
     done = f" (what was lacking took {format_seconds(took)})" if took else ""
     # Rows without labels take the place of views, and tables of features know nothing of these.
     tables = any(split_column(one.spec)[1].startswith("features:") for one in teachers)
-    views = "" if unlabelled or tables else _COST_OF_VIEWS
+    views = ""
+    if not unlabelled and not tables:
+        views = (
+            f" The default of aft train has the teachers look at {AUTO_VIEWS} stored views of each "
+            f"row, too, {AUTO_VIEWS * train:,} inputs more; --views clean does without."
+        )
     if not left:
         return f"Cost: none, the features of all {rows} are in the store{done}.{views}"
     known = [one.facts["seconds_left"] for one in teachers if one.facts["rows_left"]]

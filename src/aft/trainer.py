@@ -334,8 +334,8 @@ class Trainer:
             self.progress = Progress.from_dict(state["progress"])
         except Exception as error:
             raise StudentError(
-                f"cannot read the checkpoint {self.last}, or it is of another version of aft: "
-                f"{error}"
+                f"cannot read the checkpoint {self.last}, or it is of another version of aft; "
+                f"--overwrite instead of --resume trains anew: {error}"
             ) from None
 
 

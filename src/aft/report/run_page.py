@@ -65,8 +65,9 @@ def render_run(run: Run, open_input: OpenInput | None) -> str:
 GATES = (
     "Each feature of a teacher has a gate, learned together with the student. All started half "
     "open, at 0.5. An open gate lets its feature count in what the teachers find alike, a shut one "
-    "leaves it out; scores of the task, which aft-soft sets beside the features, are not shown."
+    "leaves it out."
 )
+SCORES = " The scores of the task, which stand beside the features, are not shown."
 DENSE = (
     "A matrix that was learned together with the student maps the teachers' features. Shown is how "
     "much each feature weighs in it, beside the one of all teachers that weighs most, at 1."
@@ -80,6 +81,8 @@ def gate_charts(runs: list[Run]) -> list[dict[str, Any]]:
     weights = str(runs[0].config.get("weights"))
     dense = weights == "dense"
     sentence = {"dense": DENSE, "fixed": FIXED}.get(weights, GATES)
+    if runs[0].result.get("loss") == "aft-soft" and runs[0].config.get("combine") == "concat":
+        sentence += SCORES
     for place, teacher in enumerate(runs[0].teachers):
         found = [run.gates[place] for run in runs if place < len(run.gates)]
         if not found:
