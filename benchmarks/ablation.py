@@ -18,9 +18,9 @@ from typing import Any
 import aft
 import suite
 import tables
-from aft.data import default_cache_dir
-from aft.demo_data import DATA_SETS
-from aft.evaluate import MAIN_METRIC
+from aft.ids import default_cache_dir
+from aft.metrics import MAIN_METRIC
+from data_sets import DATA_SETS
 
 FILE = Path(__file__).parent / "results" / "ablation.json"
 TASKS = ("snippets", "stamps", "reuters")

@@ -28,9 +28,10 @@ import advice_tables
 import aft
 import suite
 import tables
-from aft.data import default_cache_dir
-from aft.demo_data import DATA_SETS, fetch_minilm
-from aft.scores import Calibration, expect_gain
+from aft.demo_data.models import fetch_minilm
+from aft.ids import default_cache_dir
+from aft.scoring.measures import Calibration, expect_gain
+from data_sets import DATA_SETS
 
 OURS = tables.OURS
 """The method whose gain is expected: the default of aft train."""

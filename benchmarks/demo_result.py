@@ -19,7 +19,7 @@ import torch
 
 import aft
 import tables
-from aft.demo import DEMONSTRATIONS
+from aft.commands.demo import DEMONSTRATIONS
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = tuple(DEMONSTRATIONS)

@@ -24,11 +24,12 @@ from torch import Tensor
 import aft
 import suite
 import tables
-from aft.config import TrainConfig, read_config_file
-from aft.data import Samples, match_columns
-from aft.evaluate import MAIN_METRIC, compute_metrics, load_training_data
-from aft.extract import extract_teachers
-from aft.inference import run_student
+from aft.config.commands import TrainConfig, read_config_file
+from aft.data.options import load_training_data
+from aft.data.samples import Samples, match_columns
+from aft.features.stored import extract_teachers
+from aft.metrics import MAIN_METRIC, compute_metrics
+from aft.students.run_student import run_student
 
 MOST_ROWS = 1000
 METHODS = ("alone", "kd", "rkd", "cka", "aft")

@@ -25,12 +25,13 @@ from safetensors.numpy import load_file
 
 import aft
 import tables
-from aft.config import ExtractConfig
-from aft.data import default_cache_dir, load_data
-from aft.demo import DEMONSTRATIONS, run_options
-from aft.extract import extract_teachers
-from aft.statistics import PairedComparison, compare_paired
-from aft.train import TrainResult
+from aft.commands.demo import DEMONSTRATIONS, run_options
+from aft.comparison.statistics import PairedComparison, compare_paired
+from aft.config.commands import ExtractConfig
+from aft.data.loading import load_data
+from aft.features.stored import extract_teachers
+from aft.ids import default_cache_dir
+from aft.training.run_folder import TrainResult
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = DEMONSTRATIONS["clipart"]

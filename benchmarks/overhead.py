@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 import aft
-from aft.labels import Task
+from aft.features.store import FeatureStore, FeatureWriter
 from aft.losses import AFTLoss
-from aft.model import TransferModel, new_student
-from aft.store import FeatureStore, FeatureWriter
-from aft.students import load_backbone
+from aft.students.backbone import load_backbone
+from aft.students.student import new_student
+from aft.tasks import Task
+from aft.training.transfer_model import TransferModel
 
 RESULTS = Path(__file__).parent / "results"
 STUDENTS = ("torchvision:squeezenet1_1?weights=random&size=96", "timm:resnet18?weights=random")

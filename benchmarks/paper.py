@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 
 import aft
-from aft.config import CompareConfig, resolve
+from aft.backbones.specs import short_name, split_column
+from aft.config.commands import CompareConfig, resolve
 from aft.errors import AftError, ConfigError, DataError
 from aft.hub import why_unreachable
-from aft.specs import short_name, split_column
 
 FOLDER = Path(__file__).parent / "paper"
 

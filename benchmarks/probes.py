@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 import aft
-from aft.config import ExtractConfig
-from aft.data import default_cache_dir, load_data
-from aft.demo import DEMONSTRATIONS
-from aft.demo_data import fetch_minilm
-from aft.extract import extract_teachers
+from aft.commands.demo import DEMONSTRATIONS
+from aft.config.commands import ExtractConfig
+from aft.data.loading import load_data
+from aft.demo_data.models import fetch_minilm
+from aft.features.stored import extract_teachers
+from aft.ids import default_cache_dir
 from aft.losses.heads import fit_head
 
 RESULTS = Path(__file__).parent / "results"

@@ -25,11 +25,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 import aft
-from aft.batches import collate
-from aft.data import Samples, default_cache_dir, load_data
-from aft.demo_data import fetch_newsgroups, fetch_reuters, fetch_trec
-from aft.model import SavedStudent
-from aft.train import TrainResult
+from aft.backbones.batches import collate
+from aft.data.loading import load_data
+from aft.data.samples import Samples
+from aft.demo_data import fetch_reuters, fetch_trec
+from aft.ids import default_cache_dir
+from aft.students.saved import SavedStudent
+from aft.training.run_folder import TrainResult
+from data_sets import fetch_newsgroups
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"

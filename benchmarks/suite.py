@@ -26,9 +26,11 @@ from typing import Any
 
 import aft
 import tables
-from aft.data import default_cache_dir, load_inputs
-from aft.demo_data import DATA_SETS, fetch_minilm, fetch_squeezenet
-from aft.report.methods_page import render_methods
+from aft.data.loading import load_inputs
+from aft.demo_data.models import fetch_minilm, fetch_squeezenet
+from aft.ids import default_cache_dir
+from aft.report.comparison.page import render_methods
+from data_sets import DATA_SETS
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs" / "reports"

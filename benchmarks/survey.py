@@ -32,12 +32,16 @@ from sklearn.metrics import accuracy_score, r2_score
 
 import aft
 import tables
-from aft.config import ExtractConfig
-from aft.data import Columns, DataSet, Samples, default_cache_dir, load_data
-from aft.demo_data import DATA_SETS, fetch_minilm, fetch_squeezenet
-from aft.extract import extract_teachers
-from aft.labels import Task
-from aft.scores import linear_probe
+from aft.config.commands import ExtractConfig
+from aft.data.loading import DataSet, load_data
+from aft.data.readers.find_columns import Columns
+from aft.data.samples import Samples
+from aft.demo_data.models import fetch_minilm, fetch_squeezenet
+from aft.features.stored import extract_teachers
+from aft.ids import default_cache_dir
+from aft.scoring.measures import linear_probe
+from aft.tasks import Task
+from data_sets import DATA_SETS
 
 RESULTS = Path(__file__).parent / "results"
 LABELS = {"snippets": "score"}

@@ -11,10 +11,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from aft.statistics import compare_paired, summarize_tasks
+from aft.comparison.statistics import compare_paired
+from aft.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -307,3 +309,46 @@ def _ablation_cell(scores: Mapping[str, Mapping[str, float]], change: str, defau
         return f"{mean} ({len(seeds)} seeds)"
     found = compare_paired("score", [base[s] for s in seeds], [own[s] for s in seeds])
     return f"{mean}: {found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def summarize_tasks(
+    ratios: Sequence[float], others: Sequence[float] | None = None
+) -> dict[str, float | int | None]:
+    """One method over several data sets, against the labels alone or against another method.
+
+    Data sets are what is drawn here, not seeds: each counts once, with the mean over its seeds.
+
+    References:
+        Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 2006: the
+        signed-rank test of Wilcoxon (1945).
+
+    Args:
+        ratios: The method's error on each data set, divided by that of the labels alone.
+        others: The same of the other method, in the same order; without it that of the labels
+            alone, 1.
+
+    Returns:
+        ``tasks``; ``mean`` of the ratios; ``difference``, the mean of ratio - other, with ``low``
+        and ``high``, its 95 % interval (Student's t); ``p_value``, two-sided. What fewer than two
+        data sets cannot tell is None.
+
+    Raises:
+        InputError: If there are no data sets, or the lengths differ.
+    """
+    from scipy import stats
+
+    against = [1.0] * len(ratios) if others is None else list(others)
+    if not ratios or len(against) != len(ratios):
+        raise InputError(f"expected pairs of ratios, got {len(ratios)} and {len(against)}")
+    found: dict[str, float | int | None] = {
+        "tasks": len(ratios),
+        "mean": float(np.mean(ratios)),
+        "difference": float(np.mean(np.subtract(ratios, against))),
+        **dict.fromkeys(("low", "high", "p_value")),
+    }
+    if len(ratios) > 1:
+        paired = compare_paired("error", against, ratios)
+        same = all(a == b for a, b in zip(ratios, against, strict=True))
+        test = 1.0 if same else stats.wilcoxon(ratios, against).pvalue
+        found |= {"low": paired.low, "high": paired.high, "p_value": float(test)}
+    return found

@@ -25,10 +25,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import aft
-from aft.data import Samples, load_inputs
-from aft.demo_data import fetch_minilm, fetch_reuters, fetch_trec
-from aft.extract import extract_features
-from aft.identity import default_cache_dir
+from aft.data.loading import load_inputs
+from aft.data.samples import Samples
+from aft.demo_data import fetch_reuters, fetch_trec
+from aft.demo_data.models import fetch_minilm
+from aft.features.extraction import extract_features
+from aft.ids import default_cache_dir
 
 RESULTS = Path(__file__).parent / "results"
 BATCH_SIZES = (16, 32, 64)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aft.losses import AFTLoss, AFTSoftLoss, SoftLabelLoss
-from aft.sampling import ViewBatch
+from aft.training.sampling import ViewBatch
 from trial_tasks import Bench, features_of
 
 Plan = Callable[[float, float], tuple[float, float]]

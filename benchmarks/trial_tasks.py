@@ -14,19 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import suite
-from aft.batches import collate
-from aft.config import ExtractConfig
-from aft.data import Columns, Samples, load_data
-from aft.demo_data import DATA_SETS, fetch_minilm
-from aft.evaluate import MAIN_METRIC, compute_metrics
-from aft.extract import extract_teachers
-from aft.labels import Task
+from aft.backbones.batches import collate
+from aft.config.commands import ExtractConfig
+from aft.data.loading import load_data
+from aft.data.readers.find_columns import Columns
+from aft.data.samples import Samples
+from aft.data.views import make_views
+from aft.demo_data.models import fetch_minilm
+from aft.features.stored import extract_teachers
 from aft.losses import SoftLabelLoss
-from aft.model import Student, new_student
-from aft.sampling import UNLABELLED, Batches, ViewBatch, Views, collate_views, stream
-from aft.schedule import Schedule
-from aft.students import Backbone, build_student
-from aft.views import make_views
+from aft.metrics import MAIN_METRIC, compute_metrics
+from aft.students.backbone import Backbone
+from aft.students.build import build_student
+from aft.students.student import Student, new_student
+from aft.tasks import Task
+from aft.training.sampling import UNLABELLED, Batches, ViewBatch, Views, collate_views, stream
+from aft.training.schedule import Schedule
+from data_sets import DATA_SETS
 
 VIEWS = 4
 

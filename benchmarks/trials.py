@@ -29,11 +29,11 @@ from torch import nn
 import aft
 import suite
 import tables
-from aft.checkpoints import Best
-from aft.model import TransferModel
-from aft.sampling import BATCH, STEP, seed_everything, stream
-from aft.schedule import make_optimizer, warmup_cosine
-from aft.statistics import compare_paired
+from aft.comparison.statistics import compare_paired
+from aft.training.checkpoints import Best
+from aft.training.sampling import BATCH, STEP, seed_everything, stream
+from aft.training.schedule import make_optimizer, warmup_cosine
+from aft.training.transfer_model import TransferModel
 from trial_losses import GateSteps, Idea, make_transfer
 from trial_tasks import Bench, draw, evaluate, features_of, load_bench, start, uncertainty
 

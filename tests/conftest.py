@@ -25,7 +25,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from pictures import make_picture_folder  # noqa: E402
+from helpers.pictures import make_picture_folder  # noqa: E402
 
 torch.set_num_threads(1)
 # A shared machine may take its time: no deadline, and the same examples every run.

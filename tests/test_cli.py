@@ -14,10 +14,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import aft
-from aft import config as configs
 from aft.cli import VERBS, main
+from aft.config import commands as configs
 from aft.errors import ConfigError
-from aft.shards import map_shard
+from aft.features.shards import map_shard
 
 Folder = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]

@@ -1,6 +1,6 @@
 """Adaptive feature transfer: the knowledge of large frozen models in small ones.
 
-The verbs of the command line are functions here: :func:`extract`, :func:`score`,
+The commands of the command line are functions here: :func:`extract`, :func:`score`,
 :func:`train`, :func:`compare`, :func:`evaluate`, :func:`predict`, :func:`inspect`, :func:`demo`.
 Everything is imported when it is first used, so ``import aft`` costs nothing.
 """
@@ -8,50 +8,58 @@ Everything is imported when it is first used, so ``import aft`` costs nothing.
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
+
+from aft.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from aft import losses as losses
-    from aft.compare import compare as compare
-    from aft.data import load_data as load_data
-    from aft.demo import demo as demo
+    from aft.backbones.preprocessing import Preprocessing as Preprocessing
+    from aft.backbones.specs import Spec as Spec
+    from aft.backbones.tokenization import Tokenization as Tokenization
+    from aft.commands.compare import compare as compare
+    from aft.commands.demo import demo as demo
+    from aft.commands.evaluate import evaluate as evaluate
+    from aft.commands.extract import extract as extract
+    from aft.commands.inspect import inspect as inspect
+    from aft.commands.predict import predict as predict
+    from aft.commands.score import ScoreResult as ScoreResult
+    from aft.commands.score import score as score
+    from aft.commands.train import train as train
+    from aft.data.loading import load_data as load_data
+    from aft.data.views import make_views as make_views
     from aft.errors import AftError as AftError
-    from aft.evaluate import evaluate as evaluate
-    from aft.extract import extract as extract
-    from aft.inspect import inspect as inspect
-    from aft.model import SavedStudent as SavedStudent
-    from aft.model import Student as Student
-    from aft.model import TransferModel as TransferModel
-    from aft.predict import predict as predict
-    from aft.score import ScoreResult as ScoreResult
-    from aft.score import score as score
-    from aft.store import FeatureStore as FeatureStore
-    from aft.store import FeatureWriter as FeatureWriter
-    from aft.students import load_backbone as load_backbone
-    from aft.teachers import Teacher as Teacher
-    from aft.teachers import load_teacher as load_teacher
-    from aft.train import TrainResult as TrainResult
-    from aft.train import train as train
+    from aft.features.extraction import extract_features as extract_features
+    from aft.features.store import FeatureStore as FeatureStore
+    from aft.features.store import FeatureWriter as FeatureWriter
+    from aft.students.backbone import load_backbone as load_backbone
+    from aft.students.saved import SavedStudent as SavedStudent
+    from aft.students.student import Student as Student
+    from aft.teachers.loading import load_teacher as load_teacher
+    from aft.teachers.teacher import Teacher as Teacher
+    from aft.training.run_folder import TrainResult as TrainResult
+    from aft.training.transfer_model import TransferModel as TransferModel
 
-__version__ = "0.1.0"
-
-_VERBS = ("extract", "score", "train", "compare", "evaluate", "predict", "inspect", "demo")
+_COMMANDS = ("extract", "score", "train", "compare", "evaluate", "predict", "inspect", "demo")
 _HOMES = {
-    **{verb: f"aft.{verb}" for verb in _VERBS},
+    **{command: f"aft.commands.{command}" for command in _COMMANDS},
     "AftError": "aft.errors",
-    "FeatureStore": "aft.store",
-    "FeatureWriter": "aft.store",
-    "SavedStudent": "aft.model",
-    "ScoreResult": "aft.score",
-    "Student": "aft.model",
-    "Teacher": "aft.teachers",
-    "TrainResult": "aft.train",
-    "TransferModel": "aft.model",
-    "load_backbone": "aft.students",
-    "load_data": "aft.data",
-    "load_teacher": "aft.teachers",
+    "FeatureStore": "aft.features.store",
+    "FeatureWriter": "aft.features.store",
+    "Preprocessing": "aft.backbones.preprocessing",
+    "SavedStudent": "aft.students.saved",
+    "ScoreResult": "aft.commands.score",
+    "Spec": "aft.backbones.specs",
+    "Student": "aft.students.student",
+    "Teacher": "aft.teachers.teacher",
+    "Tokenization": "aft.backbones.tokenization",
+    "TrainResult": "aft.training.run_folder",
+    "TransferModel": "aft.training.transfer_model",
+    "extract_features": "aft.features.extraction",
+    "load_backbone": "aft.students.backbone",
+    "load_data": "aft.data.loading",
+    "load_teacher": "aft.teachers.loading",
+    "make_views": "aft.data.views",
 }
 
 __all__ = ["__version__", "losses", *_HOMES]
@@ -67,14 +75,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(types.ModuleType):
-    """A verb has the name of the module it lives in; importing that module must not hide it."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _VERBS and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

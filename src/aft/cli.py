@@ -22,9 +22,9 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
-from aft import config as configs
+from aft.config import commands as configs
+from aft.config.groups import Options
 from aft.errors import AftError
-from aft.options import Options
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):
-        from aft import __version__
+        from aft.version import __version__
 
         print(f"aft {__version__}")
         return 0
@@ -117,7 +117,7 @@ def _run(name: str, arguments: list[str]) -> int:
     file, arguments = _take_option(arguments, "--config")
     values = configs.read_config_file(Path(file), verb.options) if file else {}
     config = _parse(name, verb.options, arguments, values)
-    result = getattr(importlib.import_module(f"aft.{name}"), name)(config)
+    result = getattr(importlib.import_module(f"aft.commands.{name}"), name)(config)
     if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
         return 0
     if as_json:

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_soft_labels import KINDS, outputs, stored
 from torch import Tensor
 
 from aft.errors import InputError
-from aft.labels import TaskKind
 from aft.losses import AFTLoss, AFTSoftLoss, SoftLabelLoss
+from aft.tasks import TaskKind
+from helpers.soft_labels import KINDS, outputs, stored
 
 OPTIONS = [
     {"weights": weights, "normalize": normalize}

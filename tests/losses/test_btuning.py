@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aft.errors import InputError
 from aft.losses.btuning import BTuningLoss
-from aft.scores import log_me
+from aft.losses.logme import log_me
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 

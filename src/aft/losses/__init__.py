@@ -7,7 +7,7 @@ from aft.losses.aft_no_kernel import NoKernelAFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
 from aft.losses.btuning import BTuningLoss
 from aft.losses.cka import CKALoss
-from aft.losses.factor import Autoencoder, FTLoss, fit_autoencoder
+from aft.losses.ft import Autoencoder, FTLoss, fit_autoencoder
 from aft.losses.kd import KDLoss
 from aft.losses.kdep import KDEPLoss
 from aft.losses.kernel_kd import KernelKDLoss

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aft import functional as AF
-from aft.losses.inputs import (
+from aft.losses.checks import (
     check_batch,
     check_choice,
     check_teacher_dims,

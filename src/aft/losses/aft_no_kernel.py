@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aft import functional as AF
-from aft.losses.inputs import (
+from aft.losses.checks import (
     check_batch,
     check_count,
     check_teacher_dims,

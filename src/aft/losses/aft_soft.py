@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aft import functional as AF
 from aft.errors import InputError
 from aft.losses.aft import AFTLoss
-from aft.losses.inputs import describe, join_teachers
+from aft.losses.checks import describe, join_teachers
 from aft.losses.soft_labels import SoftLabelLoss
 from aft.losses.standardize import join_statistics
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from aft import functional as AF
 from aft.errors import InputError
-from aft.losses.inputs import check_batch, describe, explain_non_finite, gather_batch
+from aft.losses.checks import check_batch, describe, explain_non_finite, gather_batch
 from aft.losses.logme import log_me
 
 
@@ -119,12 +119,12 @@ class BTuningLoss(nn.Module):
             student_features: ``(n, S)``, of the student as it is before training.
             teacher_features: ``(n, D_t)``, one tensor a teacher.
             labels: ``(n,)`` class numbers, or ``(n, T)`` floating-point targets; see
-                :func:`aft.scores.log_me`.
+                :func:`aft.losses.logme.log_me`.
             num_classes: C, where ``labels`` may lack the last ones.
             temperature: See the class.
 
         Raises:
-            InputError: As :func:`aft.scores.log_me`.
+            InputError: As :func:`aft.losses.logme.log_me`.
         """
         parts = [teacher_features] if isinstance(teacher_features, Tensor) else teacher_features
         student = log_me(student_features, labels, num_classes=num_classes)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from aft import functional as AF
-from aft.losses.inputs import check_batch, explain_non_finite, gather_batch, infer_teacher_dims
+from aft.losses.checks import check_batch, explain_non_finite, gather_batch, infer_teacher_dims
 from aft.losses.standardize import Normalize, Standardize
 
 

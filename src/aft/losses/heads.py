@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from aft import functional as AF
 from aft.errors import InputError
-from aft.labels import TaskKind
-from aft.losses.inputs import check_choice, describe
+from aft.losses.checks import check_choice, describe
 from aft.losses.logme import log_me
+from aft.tasks import TaskKind
 
 # From strong to weak; each fit starts where the one before ended.
 _STRENGTHS = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)

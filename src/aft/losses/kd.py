@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aft.losses.inputs import (
+from aft.losses.checks import (
     check_batch,
     check_count,
     check_teacher_dims,

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from aft import functional as AF
 from aft.errors import InputError
-from aft.losses.inputs import (
+from aft.losses.checks import (
     check_batch,
     check_choice,
     check_count,

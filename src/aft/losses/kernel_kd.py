@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from aft import functional as AF
-from aft.losses.inputs import (
+from aft.losses.checks import (
     check_batch,
     check_count,
     check_teacher_dims,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from aft.losses.checks import infer_teacher_dims, join_teachers
 from aft.losses.heads import LinearHead, fit_head
-from aft.losses.inputs import infer_teacher_dims, join_teachers
 from aft.losses.soft_labels import HeadLoss, check_temperature, soft_divergence
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aft.errors import InputError
-from aft.losses.inputs import describe
+from aft.losses.checks import describe
 
 _EPS = 1e-5
 _MOST_STEPS = 11

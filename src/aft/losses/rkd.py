@@ -9,12 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from aft import functional as AF
-from aft.losses.inputs import (
-    check_batch,
-    explain_non_finite,
-    gather_batch,
-    infer_teacher_dims,
-)
+from aft.losses.checks import check_batch, explain_non_finite, gather_batch, infer_teacher_dims
 from aft.losses.standardize import Normalize, Standardize
 
 # How many angles are computed at a time; as float32 they take 4 MiB.

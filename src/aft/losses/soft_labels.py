@@ -12,9 +12,7 @@ from torch.nn import functional as F
 
 from aft import functional as AF
 from aft.errors import InputError
-from aft.labels import TaskKind
-from aft.losses.heads import LinearHead, fit_task_head
-from aft.losses.inputs import (
+from aft.losses.checks import (
     check_batch,
     check_choice,
     check_teacher_dims,
@@ -24,6 +22,8 @@ from aft.losses.inputs import (
     infer_teacher_dims,
     join_teachers,
 )
+from aft.losses.heads import LinearHead, fit_task_head
+from aft.tasks import TaskKind
 
 
 class HeadLoss(nn.Module, ABC):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aft import functional as AF
 from aft.errors import InputError
-from aft.losses.inputs import check_choice, check_teacher_dims, describe
+from aft.losses.checks import check_choice, check_teacher_dims, describe
 
 Normalize = Literal["standardize", "none"]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aft.errors import AftError, InputError
-from aft.report.methods_markdown import methods_as_markdown
-from aft.report.score_text import as_text as score_as_text
+from aft.report.comparison.markdown import methods_as_markdown
+from aft.report.score.text import as_text as score_as_text
 
 if TYPE_CHECKING:
-    from aft.report.inputs import OpenInput
-    from aft.report.methods_changes import OpenFile
-    from aft.statistics import PairedComparison
+    from aft.comparison.statistics import PairedComparison
+    from aft.report.cards import OpenInput
+    from aft.report.comparison.changes import OpenFile
 
 __all__ = [
     "score_as_text",
@@ -40,8 +40,8 @@ def write_run_report(folder: Path, open_input: OpenInput | None = None) -> Path:
         AftError: If matplotlib or jinja2 are not installed.
     """
     _require_extra()
-    from aft.report.folder import read_run
     from aft.report.run_page import render_run
+    from aft.training.run_folder import read_run
 
     return _write(folder, render_run(read_run(folder), open_input))
 
@@ -81,7 +81,7 @@ def write_comparison_report(
     """
     _require_extra()
     from aft.report.comparison_page import render_comparison
-    from aft.report.folder import read_run
+    from aft.training.run_folder import read_run
 
     lengths = (len(baseline_runs), len(transfer_runs), len(comparison.baseline))
     if len(set(lengths)) > 1:
@@ -109,7 +109,7 @@ def write_methods_report(
 
     Args:
         folder: The folder of the comparison, with its runs.
-        document: What :func:`aft.compare.compare` returns.
+        document: What :func:`aft.commands.compare.compare` returns.
         open_file: Gives the input of a row of the final split by its name in the column ``file``
             of ``evaluation.parquet``: a picture, a text, None where it is missing, or a dictionary
             of these by column. Without it no inputs are shown.
@@ -123,7 +123,7 @@ def write_methods_report(
     text = methods_as_markdown(folder, document)
     (folder / "report.md").write_text(text, encoding="utf-8", errors="replace")
     _require_extra()
-    from aft.report.methods_page import render_methods
+    from aft.report.comparison.page import render_methods
 
     return _write(folder, render_methods(folder, document, open_file))
 
@@ -142,7 +142,7 @@ def write_score_report(folder: Path, document: Mapping[str, Any]) -> Path:
         AftError: If matplotlib or jinja2 are not installed.
     """
     _require_extra()
-    from aft.report.score_page import render_score
+    from aft.report.score.page import render_score
 
     return _write(folder, render_score(document), "score.html")
 

@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aft.comparison.statistics import PairedComparison
 from aft.report import plots
-from aft.report.folder import Run
-from aft.report.inputs import show_input
-from aft.report.rendering import (
-    MOST_MATRIX_CLASSES,
-    confusion_context,
-    metric_name,
-    render,
-)
+from aft.report.cards import show_input
+from aft.report.rendering import MOST_MATRIX_CLASSES, confusion_context, metric_name, render
 from aft.report.run_page import gate_charts
 from aft.report.tables import Changes, confusion, difference_rows, find_changes
-from aft.statistics import PairedComparison
+from aft.training.run_folder import Run
 
 if TYPE_CHECKING:
-    from aft.report.inputs import OpenInput
+    from aft.report.cards import OpenInput
 
 MOST_EXAMPLES = 12
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from aft.statistics import PairedComparison
+from aft.comparison.statistics import PairedComparison
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import jinja2
 
-from aft import __version__
-from aft.report.folder import Run
+from aft.backbones.specs import short_name, shorten_paths, split_column
 from aft.report.tables import confusion, matrix_rows, most_confused
-from aft.specs import short_name, shorten_paths, split_column
+from aft.training.run_folder import Run
+from aft.version import __version__
 
 MOST_MATRIX_CLASSES = 30
 METRICS = {

@@ -11,25 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aft.report import plots
-from aft.report.folder import Run
-from aft.report.inputs import show_input
-from aft.report.rendering import (
-    confusion_context,
-    count,
-    metric_name,
-    render,
-    student_name,
-)
-from aft.report.tables import (
-    class_scores,
-    confusion,
-    label_scores,
-    target_scores,
-    wilson_interval,
-)
+from aft.report.cards import show_input
+from aft.report.rendering import confusion_context, count, metric_name, render, student_name
+from aft.report.tables import class_scores, confusion, label_scores, target_scores, wilson_interval
+from aft.training.run_folder import Run
 
 if TYPE_CHECKING:
-    from aft.report.inputs import OpenInput
+    from aft.report.cards import OpenInput
 
 MOST_MISTAKES, MOST_RIGHT = 12, 6
 MOST_BAD_INPUTS = 50

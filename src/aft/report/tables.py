@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aft.report.folder import Run
+from aft.training.run_folder import Run
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
 

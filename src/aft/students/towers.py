@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from aft.backbones.network import seeded
+from aft.backbones.preprocessing import Preprocessing
+from aft.backbones.specs import Spec
+from aft.backbones.tokenization import Tokenization
+from aft.backbones.weights import state_hash
+from aft.config.groups import Augmentation
 from aft.errors import StudentError
-from aft.preprocessing import Augmentation, Preprocessing
-from aft.specs import Spec
-from aft.students import Backbone
-from aft.teachers.network import seeded
-from aft.tokenization import Tokenization
-from aft.weights import state_hash
+from aft.students.backbone import Backbone
 
 Fusion = Literal["concat", "product"]
 Part = Preprocessing | Tokenization
@@ -118,7 +119,7 @@ class ColumnPreprocessing:
         return self._transform({name: part.evaluate() for name, part in self.parts.items()})
 
     def augment(self, kind: Augmentation = "standard") -> ColumnTransform:
-        """Random views of the images, see :meth:`aft.preprocessing.Preprocessing.augment`."""
+        """Random views of the images, see :meth:`Preprocessing.augment`."""
         return self._transform({name: part.augment(kind) for name, part in self.parts.items()})
 
     def _transform(self, transforms: dict[str, Callable[[Any], Tensor]]) -> ColumnTransform:

@@ -1,0 +1,25 @@
+"""Data sets of the benchmarks, beside those that come with `aft.demo_data`."""
+
+from data_sets.fetching import (
+    DATA_SETS,
+    fetch_emoji,
+    fetch_emoji_names,
+    fetch_fashion,
+    fetch_newsgroups,
+    fetch_sms,
+    fetch_solar,
+    fetch_stamps,
+    fetch_stamps_captions,
+)
+
+__all__ = [
+    "DATA_SETS",
+    "fetch_emoji",
+    "fetch_emoji_names",
+    "fetch_fashion",
+    "fetch_newsgroups",
+    "fetch_sms",
+    "fetch_solar",
+    "fetch_stamps",
+    "fetch_stamps_captions",
+]

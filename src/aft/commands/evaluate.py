@@ -1,0 +1,96 @@
+"""The command `evaluate`: score a trained student on labelled data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from aft.config.commands import EvaluateConfig, TrainConfig, read_config_file, resolve
+from aft.data.loading import DataSet, load_data
+from aft.data.options import asked_columns, load_training_data
+from aft.data.samples import Samples, match_columns
+from aft.devices import choose_device, choose_num_workers
+from aft.errors import ConfigError, DataError
+from aft.metrics import compute_metrics
+from aft.students.run_student import compute_logits
+from aft.students.saved import SavedStudent
+
+ORDER = ("test", "validation", "all", "train")
+"""Which split is scored where none is named."""
+
+
+def evaluate_samples(
+    student: SavedStudent,
+    samples: Samples,
+    *,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: torch.device | None = None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """Metrics of a saved student over labelled samples."""
+    if samples.labels is None:
+        raise DataError("expected labelled samples")
+    logits = compute_logits(
+        student.module.to(device or "cpu"),
+        student.transform,
+        match_columns(samples, student.columns),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=device,
+        progress=progress,
+    )
+    return compute_metrics(logits, samples.labels, student.task)
+
+
+def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[str, Any]:
+    """Score a trained student; options are those of :class:`aft.config.commands.EvaluateConfig`.
+
+    Returns:
+        ``split``, ``rows`` and the metrics of :func:`compute_metrics`.
+
+    Raises:
+        AftError: If run, data or labels do not fit.
+    """
+    config = resolve(EvaluateConfig, config, options)
+    student = SavedStudent.load(config.run, config.trust_remote_code)
+    data = _load(config, student)
+    name: str = config.split or next(s for s in ORDER if s in data.splits)
+    if name not in data.splits:
+        there = ", ".join(data.splits)
+        hint = "its rows are in none; leave --split out" if there == "all" else f"it has {there}"
+        raise ConfigError(f"{data.source} has no {name} split; {hint}")
+    samples = data.splits[name]
+    device = choose_device(config.device)
+    metrics = evaluate_samples(
+        student,
+        samples,
+        batch_size=config.batch_size,
+        num_workers=choose_num_workers(config.num_workers, device),
+        device=device,
+        progress=config.progress,
+    )
+    return {
+        "split": name,
+        "rows": len(samples),
+        "bad_inputs": len(data.report.bad_inputs),
+        **metrics,
+    }
+
+
+def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
+    """The data named, unsplit unless it says so; or the run's own, split as it was in training."""
+    if config.data is not None:
+        return load_data(
+            config.data,
+            asked_columns(config, student.columns),
+            on_bad_input=config.on_bad_input,
+            progress=config.progress,
+            known_task=student.task,
+            for_training=False,
+        )
+    if not (config.run / "config.yaml").exists():
+        raise ConfigError(f"{config.run} is a student without its run: name labelled --data")
+    trained = resolve(TrainConfig, None, read_config_file(config.run / "config.yaml", TrainConfig))
+    return load_training_data(trained, student.task, unlabelled=False)

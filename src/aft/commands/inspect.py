@@ -1,0 +1,179 @@
+"""The verb `inspect`: what is in a feature store, a data set, a run."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aft.config.commands import InspectConfig, resolve
+from aft.data.loading import DataSet, load_data
+from aft.data.options import asked_columns
+from aft.data.samples import Samples
+from aft.devices import choose_device
+from aft.errors import ConfigError, StoreError
+from aft.features.extraction import store_identity, verify_features
+from aft.features.shards import format_bytes
+from aft.features.store import FeatureStore, find_stores
+from aft.features.stored import features_folder, open_teacher
+from aft.features.teacher_identity import teacher_name
+from aft.training.run_folder import TrainResult, is_finished
+
+SAME = 0.999
+"""Cosine above which a stored and a recomputed feature count as the same."""
+
+
+def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str, Any]:
+    """Look at what is on disk; options are those of :class:`aft.config.commands.InspectConfig`.
+
+    Returns:
+        ``lines`` for people, and by what was asked for ``stores``, ``data``, ``run``, ``verify``.
+
+    Raises:
+        AftError: If what should be looked at is not there, or --verify finds differences.
+    """
+    config = resolve(InspectConfig, config, options)
+    found: dict[str, Any] = {"lines": []}
+    data = _load(config) if config.data is not None else None
+    if data is not None:
+        found["data"] = data.describe()
+        found["lines"] += _data_lines(data)
+        if config.ids is not None:
+            _write_ids(config.ids, data)
+            found["lines"].append(
+                f"ids of {sum(map(len, _all_rows(data).values()))} rows: {config.ids}"
+            )
+    elif config.ids is not None or config.verify:
+        raise ConfigError("--ids and --verify need --data")
+    if config.run is not None:
+        found["run"] = _read_run(config.run)
+        found["lines"] += _run_lines(config.run, found["run"])
+    if config.verify and data is not None:
+        found["verify"] = [_verify(config, data, spec) for spec in config.teachers]
+        if not config.teachers:
+            raise ConfigError("--verify needs --teachers, those whose features to recompute")
+        found["lines"] += [
+            f"{v['teacher']}: {v['samples']} samples recomputed, cosine at least "
+            f"{v['smallest_cosine']:.6f}"
+            for v in found["verify"]
+        ]
+    elif config.run is None and data is None:
+        stores = find_stores(features_folder(config.features))
+        found["stores"] = [_store_values(store) for store in stores]
+        found["lines"] += _store_lines(features_folder(config.features), stores)
+    return found
+
+
+def _load(config: InspectConfig) -> DataSet:
+    return load_data(
+        str(config.data),
+        asked_columns(config),
+        task=config.task,
+        validation_fraction=0.0,
+        on_bad_input=config.on_bad_input,
+        progress=config.progress,
+    )
+
+
+def _outputs(data: DataSet) -> str:
+    what = {"classification": "classes", "multilabel": "labels", "regression": "targets"}
+    return f"{data.task.num_outputs} {what[data.task.kind]}"
+
+
+def _data_lines(data: DataSet) -> list[str]:
+    inputs = ", ".join(f"{c.name} ({c.modality})" for c in data.splits["train"].columns)
+    lines = [f"{data.source}: {inputs}; {data.task.kind}, {_outputs(data)}"]
+    for name, split in data.splits.items():
+        lines.append(f"  {name}: {len(split)} rows")
+    counts = data.task.counts(data.splits["train"].labels)
+    width = max((len(name) for name in counts), default=0)
+    lines += [f"    {name:<{width}}  {count}" for name, count in counts.items()]
+    if data.report.unused:
+        names = ", ".join(data.report.unused)
+        lines.append(f"  columns not used: {names} (--image-column, --text-column name others)")
+    return lines + [f"  {line}" for line in data.report.lines()]
+
+
+def _all_rows(data: DataSet) -> dict[str, Samples]:
+    """The splits, and the rows without labels."""
+    return data.splits | ({"unlabelled": data.unlabelled} if data.unlabelled is not None else {})
+
+
+def _write_ids(path: Path, data: DataSet) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "sample_id", "split"])
+        for name, split in _all_rows(data).items():
+            for file_name, sample_id in zip(split.files, split.ids, strict=True):
+                writer.writerow([file_name, sample_id.tobytes().hex(), name])
+
+
+def _read_run(run: Path) -> dict[str, Any]:
+    if not (run / "config.yaml").exists():
+        raise ConfigError(f"{run} is no run of aft: expected a config.yaml in it")
+    return TrainResult.load(run).summary if is_finished(run) else {"finished": False}
+
+
+def _run_lines(run: Path, summary: dict[str, Any]) -> list[str]:
+    if summary.get("finished") is False:
+        return [f"{run}: unfinished; aft train --config {run}/config.yaml --resume goes on"]
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["metrics"].items())
+    teachers = ", ".join(teacher["spec"] for teacher in summary["teachers"]) or "none"
+    return [
+        f"{run}: {summary['student']}, {summary['num_parameters']:,} parameters",
+        f"  teachers: {teachers}; beta {summary['beta']:g}; seed {summary['seed']}",
+        f"  {summary['split']}: {scores}",
+        f"  report: {run / 'report.html'}",
+    ]
+
+
+def _store_values(store: FeatureStore) -> dict[str, Any]:
+    return {**vars(store.summary()), "path": str(store.path)}
+
+
+def _store_lines(folder: Path, stores: list[FeatureStore]) -> list[str]:
+    if not stores:
+        return [f"no features in {folder}; aft extract makes some"]
+    lines = [f"{len(stores)} teachers in {folder}"]
+    for store in stores:
+        summary = store.summary()
+        known = summary.identity.get("preprocessing") or {}
+        size = f" at {known['size']} px" if "size" in known else ""
+        size += f", {known['max_tokens']} tokens" if "max_tokens" in known else ""
+        lines.append(
+            f"  {teacher_name(summary.identity)}{size}: {summary.rows} samples x {summary.dim} "
+            f"{summary.dtype}, {format_bytes(summary.bytes)} in {summary.shards} shards  "
+            f"{summary.path.name}"
+        )
+    return lines
+
+
+def _verify(config: InspectConfig, data: DataSet, spec: str) -> dict[str, Any]:
+    teacher, samples = open_teacher(spec, data.splits["train"], config.trust_remote_code)
+    store = FeatureStore.open(
+        features_folder(config.features),
+        store_identity(teacher, config.features_dtype),
+        create=False,
+    )
+    checked = verify_features(
+        store,
+        teacher,
+        samples,
+        config.verify_samples,
+        batch_size=config.extract_batch_size,
+        batch_tokens=config.extract_batch_tokens,
+        device=choose_device(config.device),
+    )
+    worst = int(np.argmin(checked.cosines))
+    smallest = float(checked.cosines[worst])
+    if not smallest >= SAME:
+        different = int((~(checked.cosines >= SAME)).sum())
+        raise StoreError(
+            f"{different} of {len(checked.cosines)} recomputed features differ from those stored "
+            f"in {store.path}; worst is {samples.files[int(checked.positions[worst])]} with cosine "
+            f"{smallest:.4f}. Delete that folder and extract again"
+        )
+    return {"teacher": spec, "samples": len(checked.cosines), "smallest_cosine": smallest}

@@ -1,0 +1,78 @@
+"""The verb `predict`: label new inputs with the student alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aft.config.commands import PredictConfig, resolve
+from aft.data.loading import load_inputs
+from aft.data.options import asked_columns
+from aft.data.samples import match_columns
+from aft.devices import choose_device, choose_num_workers
+from aft.errors import ConfigError
+from aft.students.predictions import prediction_columns
+from aft.students.run_student import compute_logits
+from aft.students.saved import SavedStudent
+
+
+def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str, Any]:
+    """Write predictions; options are those of :class:`aft.config.commands.PredictConfig`.
+
+    Returns:
+        ``out``, ``rows``, ``skipped`` (file and fault of each unreadable input) and ``missing``
+        (for each of several columns the rows that lack it).
+
+    Raises:
+        AftError: If the run, the data or the output path do not fit.
+    """
+    config = resolve(PredictConfig, config, options)
+    _check_out(config.out, config.overwrite)
+    student = SavedStudent.load(config.run, config.trust_remote_code)
+    samples, report = load_inputs(
+        config.data,
+        asked_columns(config, student.columns),
+        on_bad_input=config.on_bad_input,
+        progress=config.progress,
+    )
+    samples = match_columns(samples, student.columns)
+    device = choose_device(config.device)
+    logits = compute_logits(
+        student.module.to(device),
+        student.transform,
+        samples,
+        batch_size=config.batch_size,
+        num_workers=choose_num_workers(config.num_workers, device),
+        device=device,
+        progress=config.progress,
+    )
+    table = {"file": list(samples.files)}
+    table |= prediction_columns(logits, student.task, config.all_probabilities)
+    _write(config.out, table)
+    missing = zip(samples.columns, (~samples.present).sum(0), strict=True)
+    return {
+        "out": str(config.out),
+        "rows": len(samples),
+        "skipped": report.bad_inputs,
+        "missing": {column.name: int(count) for column, count in missing if count},
+    }
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"expected --out to end in .csv or .parquet, got {out}")
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists; name another --out or pass --overwrite")
+
+
+def _write(out: Path, columns: dict[str, list[Any]]) -> None:
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table = pyarrow.table(columns)
+    if out.suffix == ".csv":
+        pyarrow.csv.write_csv(table, out)
+    else:
+        pyarrow.parquet.write_table(table, out)

@@ -1,0 +1,163 @@
+"""The verb `score`: which teachers know something of the task that the student does not."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aft.config.commands import ScoreConfig, resolve
+from aft.data.options import load_training_data
+from aft.devices import choose_device
+from aft.errors import AftError, ConfigError, DataError
+from aft.metrics import MAIN_METRIC
+from aft.report import score_as_text, write_score_report
+from aft.scoring.measures import chance_level
+from aft.scoring.read_features import describe_cost, read_student, read_teachers, say, score_layers
+from aft.scoring.recommendation import Candidate, Recommendation, recommend
+from aft.scoring.teacher_sets import FOLDS, Rows, compare_sources, score_parts, score_sets
+from aft.training.run_folder import write_json
+from aft.version import __version__
+
+DOCUMENT, PAGE = "score.json", "score.html"
+MOST_KERNEL_ROWS = 2000
+
+
+@dataclass
+class ScoreResult:
+    """What :func:`score` finds.
+
+    Attributes:
+        document: What ``score.json`` holds.
+        recommendation: What to do, with numbers; ``str()`` makes sentences of it.
+        out: The folder with ``score.json`` and ``score.html``.
+    """
+
+    document: dict[str, Any]
+    recommendation: Recommendation
+    out: Path
+    text: str = field(repr=False, default="")
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each set of teachers that was scored, and one for the student."""
+        student = self.document["student"]
+        return [*self.document["table"], *([student] if student else [])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``score.json`` holds, as plain JSON values."""
+        return self.document
+
+
+def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
+    """Score teachers; options are those of :class:`aft.config.commands.ScoreConfig`.
+
+    Computes the features of training rows that the store lacks, scores each teacher, sets of them
+    and the student's features before training, and writes ``score.json`` and ``score.html``.
+
+    Raises:
+        AftError: Whatever in options, data or models is wrong, in a sentence; also if a linear
+            model can be fitted on no teacher's features.
+    """
+    config = resolve(ScoreConfig, config, options)
+    if not config.teachers:
+        raise ConfigError("score needs --teachers, e.g. --teachers timm:tf_efficientnet_lite0")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("score runs in one process; start it without torchrun")
+    out = config.out or _default_folder(config.data)
+    _open_folder(out)
+    started = time.perf_counter()
+    device = choose_device(config.device)
+    data = load_training_data(config)
+    train = data.splits["train"]
+    drawn = np.random.default_rng(config.seed).permutation(len(train))[: config.rows]
+    samples = train.subset(np.sort(drawn))
+    generator = np.random.default_rng([config.seed, 1])
+    some = np.sort(generator.permutation(len(samples))[:MOST_KERNEL_ROWS])
+    labels = torch.from_numpy(np.asarray(samples.labels))
+    rows = Rows(labels, data.task, torch.from_numpy(some), config.seed)
+    say([*data.lines(), f"scoring on {len(samples):,} of {len(train):,} training rows"])
+
+    wanted = data.unlabelled
+    everything = [train] if wanted is None else [train, wanted]
+    teachers = read_teachers(config, samples, everything, device)
+    student = read_student(config, train, samples, data.task, device)
+    table, candidates = score_sets(teachers, rows)
+    own: dict[str, Any] | None = None
+    own_candidate = None
+    if student is not None:
+        own, probe = score_parts([student.values], rows)
+        own |= {"names": [student.name], "teachers": [], **student.facts}
+        if probe is not None:
+            own_candidate = Candidate((student.name,), (), own["dim"], probe)
+    if not candidates:
+        why = next(iter(table[0]["undefined"].values()))
+        raise DataError(f"nothing can be said of these teachers: {why}")
+    layers = score_layers(config, teachers, table, samples, rows, device) if config.layers else []
+    metric, chance = MAIN_METRIC[data.task.kind], chance_level(labels, data.task)
+    advice = recommend(
+        candidates,
+        own_candidate,
+        chance=chance,
+        metric=metric,
+        rows=len(samples),
+        pretrained=student is not None and student.facts["weights"] != "random",
+        unlabelled=wanted is not None,
+    )
+    chosen = [one for one in teachers if one.spec in advice.teachers]
+    cost = describe_cost(chosen, len(train), 0 if wanted is None else len(wanted))
+    if advice.verdict != "don't":
+        advice = Recommendation(**{**vars(advice), "sentences": (*advice.sentences, cost)})
+    document = {
+        "version": __version__,
+        "data": config.data,
+        "task": {"kind": data.task.kind, "num_outputs": data.task.num_outputs},
+        "metric": metric,
+        "chance": chance,
+        "rows": {
+            "train": len(train),
+            "unlabelled": 0 if wanted is None else len(wanted),
+            "scored": len(samples),
+            "compared": len(some),
+        },
+        "seed": config.seed,
+        "folds": FOLDS,
+        "teachers": [{"spec": one.spec, "name": one.name, **one.facts} for one in teachers],
+        "table": table,
+        "student": own,
+        "similarity": compare_sources([*teachers, *([student] if student else [])], rows),
+        "layers": layers,
+        "recommendation": {**advice.to_dict(), "cost": cost},
+        "seconds": round(time.perf_counter() - started, 1),
+        "json": str(out / DOCUMENT),
+        "report": str(out / PAGE),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / DOCUMENT, document)
+    try:
+        say([f"report: {write_score_report(out, document)}"])
+    except AftError as error:  # no matplotlib
+        say([f"no page: {error}"])
+    return ScoreResult(document, advice, out, score_as_text(document))
+
+
+def _default_folder(data: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).resolve().stem).strip("-") or "data"
+    return Path(f"runs/score-{name}")
+
+
+def _open_folder(out: Path) -> None:
+    """See that what would be replaced is an earlier score of the same kind.
+
+    Raises:
+        ConfigError: If there is something else in the folder.
+    """
+    other = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if other and not (out / DOCUMENT).is_file():
+        raise ConfigError(f"{out} exists and holds no scores of aft; name another --out")

@@ -1,0 +1,1 @@
+"""Which runs a comparison has, and what their scores show."""

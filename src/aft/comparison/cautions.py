@@ -1,0 +1,106 @@
+"""What to be careful about when reading a comparison."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aft.comparison.runs import (
+    ALONE,
+    UNSEARCHED,
+)
+from aft.config.commands import CompareConfig
+from aft.data.loading import DataSet
+
+
+def list_cautions(
+    config: CompareConfig, data: DataSet, found: Sequence[Mapping[str, Any]], split: str
+) -> list[str]:
+    """Sentences on what limits the results of these runs."""
+    notes = []
+    looks = sum(
+        name != ALONE and not values["keeps_teachers"] and values["mean"] is not None
+        for setting in found
+        for name, values in setting["methods"].items()
+    )
+    if looks > 1 and any(setting["best"]["method"] not in (ALONE, None) for setting in found):
+        notes.append(
+            f"To pick one of {looks} results after the scores are known flatters it: part of a "
+            "lead is luck, and of many intervals one may exclude zero by chance. New seeds or new "
+            "data, with this method alone, say what it is worth."
+        )
+    ours = sorted({name for one in found for name in one["methods"] if name in UNSEARCHED})
+    if ours:
+        more = max(one["unlabelled"] for one in found)
+        rows = f"{more:,} rows without labels" if more else "stored views of the rows"
+        notes.append(
+            f"{' and '.join(ours)} see {rows} in a second batch of every step, which the others do "
+            "not: a step takes about three times as long, and a student that makes its own "
+            "vocabulary has the words of these rows too. Rows and costs in this report are those "
+            "of the labelled rows."
+        )
+    if split != "test":
+        notes.append(
+            "There is no test split. The rows scored here also chose the checkpoints, and with "
+            "seed 0 the weights of the methods, which flatters every method with a weight. "
+            "--test-fraction holds test rows out of train."
+        )
+    elif "test" in data.held_out:
+        notes.append(
+            "Every seed draws test rows of its own (--test-fraction), so some rows that chose the "
+            "weights with seed 0 are test rows of other seeds. A test split in the data avoids it."
+        )
+    for setting in found:
+        place = f"With {setting['name']}: " if setting["name"] else ""
+        for name, values in setting["methods"].items():
+            count = sum(run["score"] is not None for run in values["runs"])
+            if count == 0:
+                notes.append(f"{place}{name}: no seed has a score.")
+            elif count < config.seeds:
+                notes.append(
+                    f"{place}{name}: {count} of {config.seeds} seeds have a score; the mean is "
+                    "over these, the difference over those that the labels alone have as well."
+                )
+        notes += [place + note for note in _ends_of_the_range(setting)]
+    return notes
+
+
+def _ends_of_the_range(setting: Mapping[str, Any]) -> list[str]:
+    """Which chosen weights are the smallest or largest that were tried."""
+    ends: dict[str, list[str]] = {"largest": [], "smallest": []}
+    tied = []
+    for name, values in setting["methods"].items():
+        looks = [look for look in values["search"] if look["validation"] is not None]
+        scores = [look["validation"] for look in looks]
+        if scores.count(max(scores, default=None)) != 1:
+            tied += [name] if scores else []
+            continue
+        for end, look in (("largest", looks[-1]), ("smallest", looks[0])):
+            if values["beta"] == look["beta"]:
+                ends[end].append(f"{name} ({look['beta']:g})")
+    rows = setting["rows"].get("validation")
+    notes = [
+        f"Several weights have the same best score on {rows} validation rows, so that the smallest "
+        f"of these was taken rather than chosen: {', '.join(tied)}. More validation rows tell them "
+        "apart (--validation-fraction)."
+    ]
+    return notes * bool(tied) + [
+        f"The chosen weight is the {end} that was tried: {', '.join(names)}. A {other} one may be "
+        "better (--betas)."
+        for (end, names), other in zip(ends.items(), ("larger", "smaller"), strict=True)
+        if names
+    ]
+
+
+def list_left_out(out: Path, methods: Sequence[str]) -> list[str]:
+    """Say which methods have runs in the folder and were not asked for."""
+    known = {path.parent.name for path in out.rglob("result.json")}
+    others = {re.sub(r"(-beta[^-]*(-\d+)?)?-seed\d+$", "", name) for name in known} - set(methods)
+    if not others:
+        return []
+    return [
+        f"The folder also holds runs of {', '.join(sorted(others))}, which are not in this report; "
+        "name them in --methods to have them in it."
+    ]

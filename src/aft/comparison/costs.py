@@ -1,0 +1,91 @@
+"""What a forward pass costs: floating-point operations of the student and of every teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from aft.config.commands import CompareConfig
+from aft.data.samples import Samples, match_columns
+from aft.devices import choose_device
+from aft.features.run_teacher import Compute, compute_features
+from aft.features.stored import open_teacher
+from aft.students.run_student import run_student
+from aft.training.run_folder import TrainResult
+
+COUNTED_ROWS = 16
+BACKWARD = 2
+"""A backward pass costs about twice the forward pass (as in Kaplan et al. 2020, 2001.08361)."""
+
+
+def measure_costs(config: CompareConfig, samples: Samples, run: TrainResult) -> dict[str, Any]:
+    """Operations of the student's training and of the teachers' one look at the training rows.
+
+    Matrix products, convolutions and attention count, a multiplication with an addition as two;
+    look-ups and what is done element by element do not. A few rows are counted. What
+    torch does not run itself, such as an ONNX teacher, is None; so is a table of features.
+
+    Args:
+        config: Options of the comparison.
+        samples: Training rows.
+        run: A finished run of the student alone.
+
+    Returns:
+        ``student`` with ``flops`` (forward pass of a row), ``training_flops`` (a whole run) and
+        ``rows_seen`` (by it, each as often as it comes);
+        ``teachers``, each with ``spec``, ``flops`` (of a row), ``rows`` and ``total_flops``.
+
+    Raises:
+        AftError: If a model cannot be loaded.
+    """
+    device = choose_device(config.device)
+    student = run.student()
+    some = _some(samples)
+    inputs = match_columns(samples.subset(some), student.columns)
+    one_by_one = run_student(
+        student.module.to(device), student.transform, inputs, batch_size=1, device=device
+    )
+    flops = _count(one_by_one, len(some))
+    seen = min(config.batch_size, run.summary["rows"]["train"]) * run.summary["steps"]
+    teachers = []
+    for text in config.teachers:
+        teacher, own = open_teacher(text, samples, config.trust_remote_code)
+        rows = np.flatnonzero(own.present.any(axis=1))
+        chosen = rows[_some(rows)]
+        how = Compute(1, config.extract_batch_tokens, 0, device)
+        cost = _count(compute_features(teacher, own, chosen, how), len(chosen))
+        total = None if cost is None else cost * len(rows)
+        teachers.append({"spec": text, "flops": cost, "rows": len(rows), "total_flops": total})
+    training = None if flops is None else (1 + BACKWARD) * flops * seen
+    student_costs = {"flops": flops, "training_flops": training, "rows_seen": seen}
+    return {"student": student_costs, "teachers": teachers}
+
+
+def _some(rows: Any) -> Any:
+    return np.sort(np.random.default_rng(0).permutation(len(rows))[:COUNTED_ROWS])
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Operations of attention on a CPU, which torch's own counter leaves out."""
+    return int(sdpa_flop_count(query, key, value))
+
+
+_UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
+def _count(batches: Iterable[Any], rows: int) -> float | None:
+    """Operations a row while the batches are made; None where torch has none."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its one large operation is not counted
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
+            for _ in batches:
+                pass
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    total = counter.get_total_flops()
+    return total / rows if total and rows else None

@@ -1,0 +1,274 @@
+"""The runs of a comparison: which there are, where they lie, and how each is made or read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aft.backbones.specs import short_name
+from aft.comparison.statistics import name_best, summarize_method
+from aft.config.commands import CompareConfig, TrainConfig, resolve
+from aft.config.groups import LossDetails
+from aft.data.unlabelled import NOTHING
+from aft.errors import AftError
+from aft.training.run_folder import TrainResult, is_finished, open_run
+
+ALONE = "alone"
+REFINE = "refine"
+KEEPS_TEACHERS = frozenset({REFINE})
+"""Methods whose model needs the teachers for every prediction: ceilings, not rivals."""
+UNSEARCHED = frozenset({"soft-labels", "aft-soft"})
+"""Methods of this library: their weight needs no search, and rows without labels and stored views
+join them. The others are as published: they see the labelled rows."""
+NO_BETA = frozenset({ALONE, *KEEPS_TEACHERS, *UNSEARCHED})
+"""Methods without a weight to choose."""
+VARIANTS = {
+    "aft-rbf": {"kernel": "rbf"},
+    "aft-dense": {"weights": "dense"},
+    "aft-fixed": {"weights": "fixed"},
+}
+"""Methods that are AFT with one option changed."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One share of the training rows with one choice of teachers.
+
+    Attributes:
+        fraction: Share of the training rows.
+        teachers: The teachers' specifications.
+        number: Place of the teacher among all, where it is on its own; 0 for all together.
+        name: For people; empty where there is no other setting.
+    """
+
+    fraction: float
+    teachers: tuple[str, ...]
+    number: int
+    name: str
+
+    def folder(self, method: str) -> str:
+        """Folder of a method's runs; those of the labels alone serve every choice of teachers."""
+        share = "" if self.fraction == 1 else f"train-{self.fraction:g}/"
+        teacher = f"teacher-{self.number}/" if self.number and method != ALONE else ""
+        return f"{share}{teacher}runs/"
+
+
+def list_settings(config: CompareConfig) -> list[Setting]:
+    """Every share of rows, each with all teachers and, if asked for, with each on its own."""
+    fractions = sorted(set(config.train_fractions))
+    choices = [(0, config.teachers)]
+    if config.each_teacher and len(config.teachers) > 1:
+        choices += [(i, (one,)) for i, one in enumerate(config.teachers, start=1)]
+    names = [short_name(one) for one in config.teachers]
+    if len(set(names)) < len(names):  # models of one name that differ in version or options
+        names = [f"{name} ({number})" for number, name in enumerate(names, start=1)]
+    settings = []
+    for fraction in fractions:
+        for number, teachers in choices:
+            words = [f"{100 * fraction:g}% of train"] if len(fractions) > 1 else []
+            if len(choices) > 1:
+                words.append(names[number - 1] if number else "all teachers")
+            settings.append(Setting(fraction, teachers, number, ", ".join(words)))
+    return settings
+
+
+def cell_name(setting: Setting, method: str, seed: int, beta: float | None = None) -> str:
+    """The folder of a run in that of the comparison."""
+    weight = "" if beta is None else f"-beta{beta:g}"
+    return f"{setting.folder(method)}{method}{weight}-seed{seed}"
+
+
+def cell_options(
+    config: CompareConfig, setting: Setting, method: str, seed: int, beta: float | None = None
+) -> TrainConfig:
+    """The options of one run: all that `train` and `compare` share, and the method's own."""
+    values = {
+        name: getattr(config, name)
+        for name in TrainConfig.model_fields
+        if name in CompareConfig.model_fields and name not in ("out", "overwrite")
+    }
+    if method not in ("aft", "aft-soft", *VARIANTS):  # the form of a kernel means nothing to others
+        plain = LossDetails()
+        values |= {name: getattr(plain, name) for name in ("kernel", "weights", "combine")}
+    elif len(setting.teachers) < 2:  # nothing to multiply
+        values["combine"] = "concat"
+    values["teachers"] = () if method == ALONE else setting.teachers
+    if method not in UNSEARCHED:
+        values |= {"views": "clean", "safety_net": False, "unlabelled_batch_size": None}
+        values |= {"unlabelled": NOTHING}
+    if method in KEEPS_TEACHERS:
+        values["keep_teachers"] = True
+    elif method in VARIANTS:
+        values |= {"loss": "aft", "beta": beta, **VARIANTS[method]}
+    elif method != ALONE:
+        values |= {"loss": method, "beta": "auto" if beta is None else beta}
+    return resolve(TrainConfig, None, {**values, "seed": seed, "train_fraction": setting.fraction})
+
+
+def count_cells(config: CompareConfig, methods: Sequence[str], settings: Sequence[Setting]) -> int:
+    """How many runs a comparison has."""
+    more = len(set(config.betas)) - 1  # the search of a method is with seed 0
+    count = len({setting.fraction for setting in settings}) * config.seeds
+    for _ in settings:
+        count += sum(
+            config.seeds + (0 if method in NO_BETA else more)
+            for method in methods
+            if method != ALONE
+        )
+    return count
+
+
+@dataclass
+class Cells:
+    """The runs of a comparison: what was made, and what went wrong.
+
+    Attributes:
+        config: Options of the comparison.
+        out: Its folder.
+        train: Trains one run.
+        total: How many runs there are to be.
+        results: Finished runs by the name of their folder.
+        errors: What went wrong in the others.
+    """
+
+    config: CompareConfig
+    out: Path
+    train: Callable[[TrainConfig], TrainResult]
+    total: int
+    results: dict[str, TrainResult] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def make(
+        self, setting: Setting, method: str, seed: int, beta: float | None = None
+    ) -> TrainResult | None:
+        """Read, go on with or train one run; what goes wrong in it is noted, and None returned.
+
+        Raises:
+            ConfigError: If the run that is there had other options.
+        """
+        name = cell_name(setting, method, seed, beta)
+        if name not in self.results and name not in self.errors:
+            options = cell_options(self.config, setting, method, seed, beta)
+            self._make(name, options.model_copy(update={"out": self.out / name, "resume": True}))
+        return self.results.get(name)
+
+    def _make(self, name: str, options: TrainConfig) -> None:
+        number = len(self.results) + len(self.errors) + 1
+        open_run(self.out / name, options)
+        if is_finished(self.out / name):
+            self.results[name] = TrainResult.load(self.out / name)
+            return
+        print(f"\nrun {number} of {self.total}: {name}", file=sys.stderr)
+        try:
+            self.results[name] = self.train(options)
+        except (AftError, RuntimeError) as error:  # such as a GPU's memory that is full
+            self.errors[name] = str(error)
+            print(f"{name} failed: {error}", file=sys.stderr)
+
+    def search(
+        self, setting: Setting, method: str, betas: Sequence[float], metric: str
+    ) -> list[dict[str, Any]]:
+        """The validation score of each weight, seed 0; the final split has no part in it."""
+        looks: list[dict[str, Any]] = []
+        for beta in betas:
+            result = self.make(setting, method, 0, beta)
+            name = cell_name(setting, method, 0, beta)
+            score = _finite(result.summary["validation"][metric]) if result else None
+            error = {} if result else {"error": self.errors[name]}
+            looks.append({"beta": beta, "folder": name, "validation": score, **error})
+        return looks
+
+    def runs(
+        self, setting: Setting, method: str, beta: float | None, metric: str
+    ) -> Iterator[dict[str, Any]]:
+        """What is known of the run of each seed."""
+        for seed in range(self.config.seeds):
+            name = cell_name(setting, method, seed, beta)
+            run: dict[str, Any] = {"seed": seed, "folder": name, "score": None}
+            if name in self.results:
+                result = self.results[name]
+                run |= {
+                    "score": _finite(result.metrics[metric]),
+                    "best_step": result.summary["best_step"],
+                    "seconds": result.summary["training_seconds"],
+                }
+                if "safety_net" in result.summary:
+                    run["fell_back"] = result.summary["safety_net"]["fell_back"]
+            else:
+                run["error"] = self.errors.get(name, "not made: no weight could be chosen")
+            yield run
+
+
+def choose_beta(looks: Sequence[dict[str, Any]]) -> float | None:
+    """The weight with the best validation score, of equal ones the smallest."""
+    scored = [look for look in looks if look["validation"] is not None]
+    best = max(scored, key=lambda look: (look["validation"], -look["beta"]), default=None)
+    return None if best is None else float(best["beta"])
+
+
+def _finite(score: float) -> float | None:
+    return score if np.isfinite(score) else None
+
+
+def train_all(
+    config: CompareConfig, setting: Setting, cells: Cells, methods: Sequence[str], metric: str
+) -> dict[str, Any]:
+    """Every method with every seed, each with the weight that the validation split chose."""
+    betas = sorted(set(config.betas))
+    beta: dict[str, float | None] = dict.fromkeys(methods)
+    searches: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+    weighted = [m for m in methods if m not in NO_BETA]
+    for method in weighted:
+        if len(betas) > 1:
+            searches[method] = cells.search(setting, method, betas, metric)
+        beta[method] = choose_beta(searches[method]) if len(betas) > 1 else betas[0]
+    for seed in range(config.seeds):
+        for method in methods:
+            if method not in weighted or beta[method] is not None:
+                cells.make(setting, method, seed, beta[method])
+    found: dict[str, dict[str, Any]] = {}
+    for method in methods:
+        runs = list(cells.runs(setting, method, beta[method], metric))
+        scores = [run["score"] for run in runs]
+        alone = None if method == ALONE else [run["score"] for run in found[ALONE]["runs"]]
+        seconds = [run["seconds"] for run in runs if "seconds" in run]
+        found[method] = {
+            "beta": beta[method],
+            "search": searches[method],
+            "runs": runs,
+            **summarize_method(method, metric, scores, alone),
+            "seconds": round(float(np.mean(seconds)), 2) if seconds else None,
+            "keeps_teachers": method in KEEPS_TEACHERS,
+        }
+    rivals = {name: one for name, one in found.items() if not one["keeps_teachers"]}
+    best = name_best(rivals, metric, ALONE)
+    names = [run["folder"] for values in found.values() for run in values["runs"]]
+    made = [cells.results[name].summary for name in names if name in cells.results]
+    return {
+        "name": setting.name,
+        "fraction": setting.fraction,
+        "teachers": list(setting.teachers),
+        "rows": made[0]["rows"] if made else {},
+        "unlabelled": max(
+            (one.get("rows_without_labels", 0) for one in made if not one.get("views")), default=0
+        ),
+        "steps": made[0]["steps"] if made else None,
+        "methods": found,
+        "best": {**best, "folder": _pick(cells, found, best["method"], metric)},
+    }
+
+
+def _pick(cells: Cells, found: Mapping[str, Any], method: str | None, metric: str) -> str | None:
+    """The run of a method that has the best validation score: one to use."""
+    names = [run["folder"] for run in found[method]["runs"]] if method else []
+    made = [name for name in names if name in cells.results]
+
+    def score(name: str) -> float:
+        return float(np.nan_to_num(cells.results[name].summary["validation"][metric], nan=-np.inf))
+
+    return max(made, key=score, default=None)

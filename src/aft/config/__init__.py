@@ -1,0 +1,1 @@
+"""Every option, once: for flags, YAML files and Python calls."""

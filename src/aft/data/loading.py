@@ -1,0 +1,231 @@
+"""Any labelled data set as splits of samples, each with a content id, an input and a label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aft.data.checking import check_inputs
+from aft.data.findings import DataReport, OnBadInput
+from aft.data.readers.find_columns import Columns
+from aft.data.readers.reading import read_source
+from aft.data.samples import Samples
+from aft.data.splits import (
+    by_split,
+    check_classes,
+    drop_unlabelled_splits,
+    find_copies,
+    hold_out,
+    thin_out,
+)
+from aft.data.unlabelled import (
+    LEFT_OUT,
+    NOTHING,
+    join_unlabelled,
+    read_named,
+    read_own,
+)
+from aft.errors import DataError
+from aft.tasks import Task, encode_labels, infer_task, missing_labels
+
+
+@dataclass
+class DataSet:
+    """A labelled data set.
+
+    Attributes:
+        source: What the user named.
+        task: What is to be predicted.
+        splits: ``train``, ``validation`` and perhaps ``test``.
+        report: What was noticed while reading.
+        held_out: Splits that were cut from train because the source has none of that name.
+        train_fraction: The share of the training rows that was asked for.
+        train_rows: How many of how many training rows are used, before validation is held out of
+            them; None if all are.
+        unlabelled: Training inputs without labels, with the columns of train; None if there are
+            none. No content of them is in any split.
+        unlabelled_source: What the user named to take such inputs from, or ``left-out``.
+    """
+
+    source: str
+    task: Task
+    splits: dict[str, Samples]
+    report: DataReport
+    held_out: tuple[str, ...] = ()
+    train_fraction: float = 1.0
+    train_rows: tuple[int, int] | None = None
+    unlabelled: Samples | None = None
+    unlabelled_source: str | None = None
+
+    def lines(self) -> list[str]:
+        """What people should know of the rows, in sentences."""
+        found = self.report.lines()
+        if self.train_rows is not None:
+            used, whole = self.train_rows
+            share = f"--train-fraction {self.train_fraction:g}"
+            rest = ", the rest without labels" if self.unlabelled_source == LEFT_OUT else ""
+            found.insert(0, f"{used:,} of {whole:,} training rows are used ({share}){rest}")
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Counts and findings as plain JSON values."""
+        return {
+            "source": self.source,
+            "columns": {c.name: c.modality for c in next(iter(self.splits.values())).columns},
+            "task": self.task.describe(),
+            "rows": {name: len(split) for name, split in self.splits.items()},
+            "held_out_of_train": list(self.held_out),
+            "train_fraction": self.train_fraction,
+            "train_rows_not_used": self.train_rows[1] - self.train_rows[0]
+            if self.train_rows
+            else 0,
+            "rows_per_class": {
+                name: self.task.counts(split.labels) for name, split in self.splits.items()
+            },
+            "bad_inputs": len(self.report.bad_inputs),
+            "unlabelled": self.report.unlabelled,
+            "unlabelled_source": self.unlabelled_source,
+            "unlabelled_used": self.report.unlabelled_used,
+            "unlabelled_left_out": self.report.unlabelled_left_out,
+            "same_content_in_unlabelled_and_labelled": self.report.unlabelled_seen,
+            "duplicates_in_unlabelled": self.report.unlabelled_copies,
+            "unlabelled_splits": list(self.report.unlabelled_splits),
+            "missing": dict(self.report.missing),
+            "unused_columns": list(self.report.unused),
+            "duplicates_in_train": self.report.duplicates,
+            "same_content_in_train_and_held_out": [list(pair) for pair in self.report.leaks],
+            "same_content_different_labels": [list(files) for files in self.report.conflicts],
+        }
+
+
+def load_data(
+    source: str,
+    columns: Columns | None = None,
+    *,
+    task: str = "auto",
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.0,
+    train_fraction: float = 1.0,
+    seed: int = 0,
+    on_bad_input: OnBadInput = "skip",
+    cache_dir: Path | None = None,
+    progress: bool = True,
+    known_task: Task | None = None,
+    for_training: bool = True,
+    unlabelled: str | None = None,
+) -> DataSet:
+    """Read a labelled data set and split it.
+
+    Args:
+        source: A folder of images or texts, a table (CSV, JSON lines, Parquet), or a Hugging Face
+            data set.
+        columns: Names of the columns, where they are not the usual ones.
+        task: ``classification``, ``multilabel``, ``regression`` or ``auto``.
+        validation_fraction: Share of train held out where there is no validation split.
+        test_fraction: Share of train held out where there is no test split.
+        train_fraction: Share of the training rows that are used, of what holding out a test split
+            leaves; validation is held out of them. Every class keeps a row at least.
+        seed: Draws what is held out and what is used; stratified by class, copies of a content
+            stay together.
+        on_bad_input: Leave out inputs that cannot be read, or stop.
+        cache_dir: Where ids of unchanged files are remembered.
+        progress: Whether to show a progress bar.
+        known_task: The task of a trained student, whose classes the labels must be among.
+        for_training: Whether there must be a train split with every class, from which the missing
+            splits are held out. Otherwise the splits are those of the source, or ``all``, and
+            nothing without labels is kept.
+        unlabelled: Further training inputs without labels: whatever :func:`load_inputs` reads, or
+            ``left-out`` for the rows that `train_fraction` leaves out. Rows of train that have no
+            label are kept in any case, but with ``none``.
+
+    Raises:
+        DataError: If the data set is missing, empty or unusable for training, if the inputs
+            without labels have none of its columns, or if nothing is left out.
+    """
+    if for_training and unlabelled == LEFT_OUT and train_fraction >= 1:
+        raise DataError(
+            "--unlabelled left-out takes the rows that --train-fraction leaves out, but all are "
+            "used; pass a share below 1, such as --train-fraction 0.1"
+        )
+    rows = read_source(source, columns or Columns())
+    if not len(rows):
+        raise DataError(f"{source} has no rows")
+    report = DataReport()
+    empty = missing_labels(rows.labels, len(rows))
+    report.unlabelled = int(empty.sum())
+    report.unused = rows.unused
+    report.unlabelled_splits = drop_unlabelled_splits(rows, empty)
+    kept, samples = check_inputs(rows, ~empty, report, on_bad_input, cache_dir, progress)
+    labels = {name: [values[i] for i in kept] for name, values in rows.labels.items()}
+    found = known_task or infer_task(labels, rows.class_names, task)
+    samples.labels = encode_labels(labels, found, rows.class_names)
+    splits = by_split(samples, rows, source, for_training)
+    if not for_training or unlabelled == NOTHING:
+        report.unlabelled_left_out = report.unlabelled
+    if not for_training:
+        return DataSet(source, found, splits, report)
+    check_classes(splits, found)
+    find_copies(splits, report)
+    given = (on_bad_input, cache_dir, progress)
+    own = None if unlabelled == NOTHING else read_own(rows, empty, report, *given)
+    parts = [] if own is None else [own]
+    held_out = []
+    train_rows = None
+    rng = np.random.default_rng(seed)
+    for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
+        if name == "validation" and train_fraction < 1:
+            # A generator of its own: what is held out of all rows does not depend on the share.
+            whole, drawn = splits["train"], np.random.default_rng([seed, 1])
+            used = thin_out(whole, found, train_fraction, drawn)
+            splits["train"] = whole.subset(used)
+            if unlabelled == LEFT_OUT:
+                parts.append(whole.subset(np.setdiff1d(np.arange(len(whole)), used)))
+            check_classes(splits, found)
+            train_rows = (len(splits["train"]), len(whole))
+        if name not in splits and fraction > 0:
+            keep, out = hold_out(splits["train"], found, fraction, rng)
+            splits["train"], splits[name] = (
+                splits["train"].subset(keep),
+                splits["train"].subset(out),
+            )
+            held_out.append(name)
+    if unlabelled not in (None, LEFT_OUT, NOTHING):
+        wanted = samples.columns
+        parts.append(read_named(unlabelled, columns or Columns(), wanted, report, *given))
+    return DataSet(
+        source,
+        found,
+        splits,
+        report,
+        tuple(held_out),
+        train_fraction,
+        train_rows,
+        join_unlabelled(parts, list(splits.values()), report),
+        unlabelled,
+    )
+
+
+def load_inputs(
+    source: str,
+    columns: Columns | None = None,
+    *,
+    on_bad_input: OnBadInput = "skip",
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> tuple[Samples, DataReport]:
+    """Read inputs that need no labels: a folder of images or texts, one image, or a table.
+
+    A ``.txt`` file has one text a line.
+
+    Raises:
+        DataError: If there is nothing to read.
+    """
+    rows = read_source(source, columns or Columns(), labelled=False)
+    if not len(rows):
+        raise DataError(f"{source} has no rows")
+    report = DataReport()
+    everything = np.ones(len(rows), dtype=bool)
+    return check_inputs(rows, everything, report, on_bad_input, cache_dir, progress)[1], report

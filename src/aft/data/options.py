@@ -1,0 +1,55 @@
+"""From options to data: which columns were named, and the data set of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aft.config.commands import ScoreConfig, TrainConfig
+from aft.config.groups import ReadOptions
+from aft.data.loading import DataSet, load_data
+from aft.data.readers.find_columns import Columns, InputColumn
+from aft.tasks import Task
+
+
+def asked_columns(options: ReadOptions, usual: Sequence[InputColumn] = ()) -> Columns:
+    """The columns that the user named.
+
+    Args:
+        options: The user's.
+        usual: What a trained student calls its columns: looked for before the usual names.
+    """
+    return Columns(
+        image=options.image_column,
+        text=options.text_column,
+        label=options.label_column,
+        split=options.split_column,
+        usual=tuple(usual),
+    )
+
+
+def load_training_data(
+    config: TrainConfig | ScoreConfig, task: Task | None = None, *, unlabelled: bool = True
+) -> DataSet:
+    """The data of a training run, or of scores before one, split by its seed.
+
+    Args:
+        config: The options of the run.
+        task: Its task, where it is known.
+        unlabelled: Whether to read what --unlabelled names, which the splits do not depend on.
+
+    Raises:
+        DataError: As :func:`aft.data.load_data` does.
+    """
+    return load_data(
+        config.data,
+        asked_columns(config),
+        task=config.task,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        train_fraction=config.train_fraction,
+        seed=config.seed,
+        on_bad_input=config.on_bad_input,
+        progress=config.progress,
+        known_task=task,
+        unlabelled=config.unlabelled if unlabelled else None,
+    )

@@ -1,0 +1,176 @@
+"""Folders of images or of text files, with the classes and splits that their names give."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from aft.data.images import image_suffixes
+from aft.data.readers.find_columns import InputColumn, Modality
+from aft.data.readers.hub_data_sets import read_saved
+from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, column_of
+from aft.data.readers.tables import TABLES, read_table, read_tables
+from aft.data.texts import find_encoding_fault, without_mark
+from aft.errors import DataError
+
+_METADATA = tuple(f"metadata{end}" for end in TABLES)
+_TEXT_SUFFIXES = frozenset({".txt"})
+_NO_SUFFIX = frozenset({""})
+_UNLABELLED = ("unsup", "unsupervised", "unlabelled", "unlabeled")
+
+
+class _Found(NamedTuple):
+    path: Path
+    label: str
+    split: str
+
+
+def read_folder(root: Path, request: Request) -> Rows:
+    """A folder of images or texts, of tables, or one that `datasets` saved.
+
+    Raises:
+        DataError: If it holds none of these, or no labels where they are needed.
+    """
+    if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
+        return read_saved(root, request)
+    metadata = [root / name for name in _METADATA if (root / name).exists()]
+    if metadata:
+        return read_table(metadata[0], request)
+    if _any(root, image_suffixes()):
+        return _read_files(root, image_suffixes(), "image", request)
+    tables = [p for p in sorted(root.iterdir()) if p.suffix.lower() in TABLES and p.is_file()]
+    if tables:
+        return read_tables(tables, root, request)
+    classes = _subfolders(root)
+    for suffixes in (_TEXT_SUFFIXES, _NO_SUFFIX):
+        # Text files beside the folders of classes, such as a README, are no samples.
+        if any(_any(part, suffixes) for part in classes or [root]):
+            return _read_files(root, suffixes, "text", request)
+    wanted = f"; expected {root}/CLASS/*.png, {root}/CLASS/*.txt or a table"
+    raise DataError(f"there is no image and no text in {root}{wanted if request.labelled else ''}")
+
+
+def read_file(path: Path, request: Request) -> Rows:
+    """A table; where no labels are needed also an image, or a file with one text a line.
+
+    Raises:
+        DataError: If it is none of these.
+    """
+    end = path.suffix.lower()
+    if end in TABLES:
+        return read_table(path, request)
+    if end in image_suffixes() and not request.labelled:
+        return _image_rows(path.parent, [_Found(path, "", "")])
+    if end in _TEXT_SUFFIXES:
+        if request.labelled:
+            raise DataError(
+                f"the texts in {path} have no labels: put each class in a folder of its own "
+                "(CLASS/*.txt) or give a table with columns text,label"
+            )
+        return _line_rows(path)
+    raise DataError(f"expected a folder or one of {', '.join(TABLES)}, got the file {path}")
+
+
+def _read_files(root: Path, suffixes: frozenset[str], modality: Modality, request: Request) -> Rows:
+    """``CLASS/*``, or ``train/CLASS/*`` where every folder has the name of a split."""
+    folders = _subfolders(root)
+    if request.labelled and not folders:
+        what, end = ("images", "png") if modality == "image" else ("texts", "txt")
+        raise DataError(
+            f"the {what} in {root} have no labels: put each class in a folder of its own "
+            f"({root}/CLASS/*.{end}) or give a table with columns {modality},label"
+        )
+    names = {folder: _split_of(folder.name, modality) for folder in folders}
+    parts = names if names and all(names.values()) else {root: ""}
+
+    def walk() -> Iterator[_Found]:
+        for part, split in parts.items():
+            for folder in _subfolders(part) if request.labelled else [part]:
+                for path in _files(folder, suffixes):
+                    yield _Found(path, folder.name, split)
+
+    found = list(walk())
+    rows = _image_rows(root, found) if modality == "image" else _text_rows(root, found)
+    rows.split_names = tuple(dict.fromkeys(split for split in parts.values() if split))
+    if request.labelled:
+        labels: list[str | None] = [item.label for item in found]
+        if modality == "text":
+            labels = [None if label in _UNLABELLED else label for label in labels]
+        rows.labels = {"label": labels}
+    return rows
+
+
+def _split_of(name: str, modality: Modality) -> str:
+    """The split a folder's name means; of text folders its last word, as in 20news-bydate-train."""
+    last = re.split(r"[-_.]", name)[-1] if modality == "text" else name
+    return SPLIT_NAMES.get(last.lower(), "")
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
+def _files(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
+    for base, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
+                yield Path(base, name)
+
+
+def _any(folder: Path, suffixes: frozenset[str]) -> bool:
+    return next(_files(folder, suffixes), None) is not None
+
+
+def _splits(found: Iterable[_Found]) -> np.ndarray:
+    return np.asarray([item.split for item in found], dtype="<U10")
+
+
+def _image_rows(root: Path, found: list[_Found]) -> Rows:
+    return Rows(
+        (InputColumn("image", "image"),),
+        (column_of([str(item.path) for item in found]),),
+        [item.path.relative_to(root).as_posix() for item in found],
+        _splits(found),
+    )
+
+
+def _text_rows(root: Path, found: list[_Found]) -> Rows:
+    contents: list[bytes | None] = []
+    faults = {}
+    for i, item in enumerate(found):
+        content = None
+        try:
+            content = item.path.read_bytes()
+        except OSError as error:
+            faults[i] = error.strerror or str(error)
+        if content is not None and (fault := find_encoding_fault(content)):
+            faults[i] = fault
+        contents.append(None if content is None else without_mark(content))
+    files = [item.path.relative_to(root).as_posix() for item in found]
+    column = column_of(contents, binary=True)
+    return Rows((InputColumn("text", "text"),), (column,), files, _splits(found), faults=faults)
+
+
+def _line_rows(path: Path) -> Rows:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    if fault := find_encoding_fault(content):
+        raise DataError(f"cannot read {path}: {fault}")
+    lines = without_mark(content).split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    found = [_Found(path, "", "") for _ in lines]
+    return Rows(
+        (InputColumn("text", "text"),),
+        (column_of([line.removesuffix(b"\r") for line in lines], binary=True),),
+        [f"{path.name}[{i}]" for i in range(len(lines))],
+        _splits(found),
+    )

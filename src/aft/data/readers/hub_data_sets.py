@@ -1,0 +1,55 @@
+"""Hugging Face data sets: folders that `datasets` saved, and names on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, join_rows, rows_of_table
+from aft.errors import DataError
+from aft.hub import why_unreachable
+
+
+def read_hub(name: str, request: Request) -> Rows:
+    """The data set of this name; ``owner/name:configuration`` picks one of several.
+
+    Raises:
+        DataError: If it cannot be had, or lacks a column or split.
+    """
+    import datasets
+
+    repository, _, configuration = name.partition(":")
+    complaint = f"there is no folder or file {name!r} here, and no Hugging Face data set: "
+    cached = Path(datasets.config.HF_DATASETS_CACHE, repository.replace("/", "___")).exists()
+    if not cached and (reason := why_unreachable()):
+        raise DataError(f"{complaint}the hub cannot be reached ({reason})")
+    try:
+        loaded = datasets.load_dataset(repository, configuration or None)
+    except Exception as error:  # the hub's client raises a zoo of errors
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{complaint}{first}") from None
+    return _rows(loaded, request, name)
+
+
+def read_saved(root: Path, request: Request) -> Rows:
+    """A folder written by `save_to_disk`.
+
+    Raises:
+        DataError: If it lacks a column or split.
+    """
+    import datasets
+
+    return _rows(datasets.load_from_disk(str(root)), request, str(root))
+
+
+def _rows(loaded: Any, request: Request, name: str) -> Rows:
+    parts = loaded if isinstance(loaded, dict) else {"": loaded}
+    rows = []
+    for part, table in parts.items():
+        split = SPLIT_NAMES.get(part.lower(), "")
+        if part and not split:
+            continue  # e.g. "unsupervised"
+        rows.append(rows_of_table(table, request, name, row_name=part or "row", split=split))
+    if not rows:
+        raise DataError(f"{name} has the splits {', '.join(parts)}; expected train and test")
+    return join_rows(rows, name)

@@ -1,0 +1,1 @@
+"""Teachers' features: computed once, kept on disk."""

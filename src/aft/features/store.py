@@ -1,0 +1,400 @@
+"""Teacher features on disk: one folder a teacher, one row a sample, found by the sample's content.
+
+    <features_dir>/<slug of the spec>-<16 hex digits of the fingerprint>/
+        teacher.json                         everything that changes the features
+        shards/part-<rank>-<n>.safetensors   features (n, dim), sample_ids (n, 16)
+        statistics-<hash of ids>.safetensors mean and std (dim,) of a set of samples
+
+A shard is written under a temporary name, synchronised and renamed: it is whole or absent.
+Shards are read through memory maps, so a store may be far larger than the memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from aft.errors import InputError, StoreError
+from aft.features.shards import (
+    FORMATS,
+    Ids,
+    Keys,
+    Shard,
+    as_keys,
+    disk_errors,
+    format_bytes,
+    free_bytes,
+    map_shard,
+    read_shard,
+    remove_leftovers,
+    take_lock,
+    write_whole,
+)
+from aft.features.teacher_identity import (
+    as_json,
+    check_same,
+    fingerprint,
+    nothing_there,
+    read_identity,
+    teacher_name,
+)
+from aft.ids import ID_BYTES
+
+Rows = NDArray[np.int64]
+
+FLUSH_SECONDS = 120.0  # a slow teacher loses at most two minutes when it is killed
+CHUNK_VALUES = 2**20  # how much statistics read at once
+
+
+class Statistics(NamedTuple):
+    """Mean and population standard deviation of each feature dimension, float32, shape (dim,)."""
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """What a store holds: distinct samples, width, number format, size on disk, its teacher."""
+
+    path: Path
+    rows: int
+    dim: int
+    dtype: str
+    bytes: int
+    shards: int
+    identity: dict[str, Any]
+
+
+class _Index(NamedTuple):
+    shards: tuple[Shard, ...]
+    starts: Rows  # the number of the first row of each shard, counting through all shards
+    keys: Keys  # the distinct sample ids, sorted
+    rows: Rows  # the row number of each key
+
+
+_EMPTY = _Index((), np.zeros(0, np.int64), np.zeros(0, f"S{ID_BYTES}"), np.zeros(0, np.int64))
+
+
+def find_stores(features_dir: str | Path) -> list[FeatureStore]:
+    """Every store directly under ``features_dir``, by name."""
+    files = sorted(Path(features_dir).glob("*/teacher.json"))
+    return [FeatureStore.at(file.parent) for file in files]
+
+
+class FeatureStore:
+    """The features of one teacher; open it with :meth:`open` or :meth:`at`.
+
+    Reading needs no lock and may go on while writers add shards; :meth:`refresh` shows their rows.
+
+    Attributes:
+        path: The store's folder.
+        identity: What ``teacher.json`` says.
+        dim: Width of a feature row.
+        dtype: ``fp16``, ``fp32`` or ``bf16``, as stored.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path = path
+        self.identity = identity
+        self.dim, self.dtype = _checked_format(identity)
+        self._index = _EMPTY
+        self.refresh()
+
+    @classmethod
+    def open(
+        cls, features_dir: str | Path, identity: Mapping[str, Any], create: bool = True
+    ) -> FeatureStore:
+        """Open the store of the teacher that ``identity`` describes.
+
+        Args:
+            features_dir: The folder that holds the stores.
+            identity: JSON values; ``dim`` is needed, ``dtype`` is ``fp16`` if absent.
+            create: Make the store if there is none.
+
+        Raises:
+            StoreError: If there is no such store and ``create`` is false, if its ``teacher.json``
+                differs from ``identity``, or if a shard is damaged.
+        """
+        values = as_json({"dtype": "fp16", **identity})
+        _checked_format(values)
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", teacher_name(values))[:60].strip("-.") or "teacher"
+        path = Path(features_dir) / f"{slug}-{fingerprint(values)[:16]}"
+        file = path / "teacher.json"
+        if file.exists():
+            check_same(file, values)
+        elif not create:
+            raise StoreError(nothing_there(path, slug, values))
+        else:
+            text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+            with disk_errors(path, len(text)):
+                (path / "shards").mkdir(parents=True, exist_ok=True)
+                write_whole(file, text.encode())
+        return cls(path, values)
+
+    @classmethod
+    def at(cls, path: str | Path) -> FeatureStore:
+        """Open the store in this folder, whoever its teacher is."""
+        file = Path(path) / "teacher.json"
+        if not file.exists():
+            raise StoreError(f"{path} is no feature store: expected a teacher.json in it")
+        return cls(Path(path), read_identity(file))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureStore.at, (self.path,)  # memory maps do not travel to other processes
+
+    def __len__(self) -> int:
+        return len(self._index.keys)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes on disk that one more sample costs."""
+        return self.dim * FORMATS[self.dtype].numpy.itemsize + ID_BYTES
+
+    def refresh(self) -> None:
+        """Take in the shards that writers, here or in other processes, have finished since."""
+        found = sorted((self.path / "shards").glob("part-*.safetensors"))
+        index = self._index
+        if not {shard.path for shard in index.shards} <= set(found):  # some were deleted
+            index = _EMPTY
+            map_shard.cache_clear()
+        known = {shard.path for shard in index.shards}
+        read = [
+            read_shard(path, self.dim, FORMATS[self.dtype]) for path in found if path not in known
+        ]
+        if not read and index is self._index:
+            return
+        shards = index.shards + tuple(shard for shard, _ in read)
+        ends = np.cumsum([shard.rows for shard in shards], dtype=np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), ends])[: len(shards)]
+        first_new = int(starts[len(known)]) if read else 0
+        keys = np.concatenate([index.keys, *(keys for _, keys in read)])
+        new_rows = np.arange(len(keys) - len(index.keys), dtype=np.int64) + first_new
+        rows = np.concatenate([index.rows, new_rows])
+        order = np.argsort(keys, kind="stable")
+        keys, rows = keys[order], rows[order]
+        first = np.ones(len(keys), bool)
+        first[1:] = keys[1:] != keys[:-1]  # two ranks may have computed the same sample
+        self._index = _Index(shards, starts, keys[first], rows[first])
+
+    def missing(self, ids: Ids) -> NDArray[np.bool_]:
+        """Which of ``ids``, shape (n, 16), have no row yet; shape (n,)."""
+        return ~self._find(as_keys(ids))[1]
+
+    def gather(self, ids: Ids) -> Tensor:
+        """The features of these samples, in this order, reading nothing else.
+
+        Args:
+            ids: Sample ids, shape (B, 16), uint8; repeats are fine.
+
+        Returns:
+            float32, shape (B, dim).
+
+        Raises:
+            StoreError: If some samples have no row.
+        """
+        return self._read(self._locate(as_keys(ids)))
+
+    def statistics(self, ids: Ids) -> Statistics:
+        """Mean and standard deviation over the distinct samples among ``ids``, shape (n, 16).
+
+        Computed in float64 over one pass of the rows, then kept beside the shards.
+
+        Raises:
+            StoreError: If some samples have no row, or there are none.
+        """
+        keys = np.unique(as_keys(ids))
+        if not len(keys):
+            raise StoreError("expected the ids of at least one sample to take statistics of, got 0")
+        digest = hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()
+        file = self.path / f"statistics-{digest}.safetensors"
+        with suppress(OSError, SafetensorError, KeyError):
+            kept = load_file(file)
+            return Statistics(kept["mean"], kept["std"])
+        statistics = self._compute_statistics(np.sort(self._locate(keys)))
+        with suppress(OSError):  # a full or read-only disk costs only the time to compute again
+            write_whole(file, save(statistics._asdict()))
+        return statistics
+
+    def summary(self) -> StoreSummary:
+        """What is inside, for people."""
+        shards = self._index.shards
+        size = sum(shard.bytes for shard in shards)
+        return StoreSummary(
+            self.path, len(self), self.dim, self.dtype, size, len(shards), self.identity
+        )
+
+    def require_space(self, rows: int) -> None:
+        """Raise StoreError if ``rows`` more samples do not fit on the disk."""
+        needed, free = rows * self.row_bytes, free_bytes(self.path)
+        if needed > free:
+            raise StoreError(
+                f"the features of {rows} samples need {format_bytes(needed)} in {self.path}, where "
+                f"{format_bytes(free)} are free: make room or choose another features folder"
+            )
+
+    def _find(self, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
+        index = self._index
+        if not len(index.keys):
+            return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
+        places = np.minimum(np.searchsorted(index.keys, keys), len(index.keys) - 1)
+        return index.rows[places], index.keys[places] == keys
+
+    def _locate(self, keys: Keys) -> Rows:
+        rows, found = self._find(keys)
+        if not found.all():
+            raise StoreError(
+                f"{(~found).sum()} of {len(keys)} samples have no features in {self.path}: run "
+                f"`aft extract` with the same data and the teacher {teacher_name(self.identity)}"
+            )
+        return rows
+
+    def _read(self, rows: Rows, ahead: bool = False) -> Tensor:
+        """Rows by number as float32 (len(rows), dim), shard by shard in the order on disk."""
+        format_ = FORMATS[self.dtype]
+        out = np.empty((len(rows), self.dim), format_.numpy)
+        order = np.argsort(rows, kind="stable")
+        shards = np.searchsorted(self._index.starts, rows[order], side="right") - 1
+        for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(shards)) + 1):
+            if not len(part):
+                continue
+            shard, places = int(shards[part[0]]), order[part]
+            mapped = map_shard(self._index.shards[shard], self.dim, format_)
+            if ahead:
+                mapped.read_ahead()
+            out[places] = mapped.features[rows[places] - self._index.starts[shard]]
+        return torch.from_numpy(out).view(format_.torch).float()
+
+    def _compute_statistics(self, rows: Rows) -> Statistics:
+        count, mean = 0, torch.zeros(self.dim, dtype=torch.float64)
+        squares = torch.zeros_like(mean)  # sum of squared deviations, merged as Chan et al. do
+        size = max(1, CHUNK_VALUES // self.dim)
+        for start in range(0, len(rows), size):
+            block = self._read(rows[start : start + size], ahead=True).double()
+            block_mean = block.mean(0)
+            gap, total = block_mean - mean, count + len(block)
+            squares += (block - block_mean).square().sum(0) + gap**2 * (count * len(block) / total)
+            mean += gap * (len(block) / total)
+            count = total
+        return Statistics(mean.float(), (squares / count).sqrt().float())
+
+
+class FeatureWriter:
+    """Adds rows to a store; one at a time for each rank, others wait for it to close.
+
+    Rows reach the disk in whole shards; what was added is kept when the block ends in an error.
+
+    Args:
+        store: The store; it sees the new rows when the writer closes.
+        rank: Number of this process among those that write; each rank has its own files.
+        shard_rows: Rows of a full shard.
+    """
+
+    def __init__(self, store: FeatureStore, rank: int = 0, shard_rows: int = 1024) -> None:
+        self._store = store
+        self._rank = rank
+        self._ids = np.empty((shard_rows, ID_BYTES), np.uint8)
+        self._features = torch.empty(shard_rows, store.dim, dtype=FORMATS[store.dtype].torch)
+        self._filled = 0
+        self._next = 0
+        self._flushed = time.monotonic()
+        with disk_errors(store.path):
+            (store.path / "shards").mkdir(exist_ok=True)
+            self._lock = take_lock(store.path, rank)
+        try:
+            remove_leftovers(store.path, rank)
+            store.refresh()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> FeatureWriter:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except StoreError:
+            if error is None:  # the first error is the one to show
+                raise
+
+    def add(self, ids: Ids, features: Tensor | NDArray[np.floating[Any]]) -> None:
+        """Add the rows ``features`` (n, dim) of the samples ``ids`` (n, 16).
+
+        Raises:
+            StoreError: If a value is not finite or too large for the store's dtype, or the disk
+                is full.
+        """
+        values = torch.as_tensor(features).detach().cpu()
+        expected = (len(as_keys(ids)), self._store.dim)
+        if values.shape != expected:
+            raise InputError(f"expected features {expected}, got {tuple(values.shape)}")
+        rounded = values.to(self._features.dtype)
+        if not rounded.isfinite().all():
+            raise StoreError(self._explain_not_finite(values))
+        done = 0
+        while done < len(rounded):
+            count = min(len(rounded) - done, len(self._ids) - self._filled)
+            end = self._filled + count
+            self._ids[self._filled : end] = ids[done : done + count]
+            self._features[self._filled : end] = rounded[done : done + count]
+            self._filled, done = end, done + count
+            if end == len(self._ids) or time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write the rows added so far as a shard."""
+        if self._filled:
+            ids = torch.from_numpy(self._ids[: self._filled])
+            data = save({"features": self._features[: self._filled], "sample_ids": ids})
+            shards = self._store.path / "shards"
+            while (file := shards / f"part-{self._rank:03d}-{self._next:06d}.safetensors").exists():
+                self._next += 1
+            with disk_errors(shards, len(data)):
+                write_whole(file, data)
+            self._filled = 0
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Write what is left, let others write, show the rows to the store."""
+        try:
+            self.flush()
+        finally:
+            self._lock.release()
+        self._store.refresh()
+
+    def _explain_not_finite(self, values: Tensor) -> str:
+        bad = int((~values.isfinite()).any(1).sum())
+        if bad:
+            return f"{bad} of {len(values)} feature rows hold NaN or infinite values"
+        dtype = self._store.dtype
+        largest, limit = values.abs().max().item(), torch.finfo(self._features.dtype).max
+        others = "fp32 or bf16" if dtype == "fp16" else "fp32"
+        name = teacher_name(self._store.identity)
+        return (
+            f"a feature of {name} has the value {largest:.6g}, but {dtype} ends at {limit:.6g}: "
+            f"store its features as {others}"
+        )
+
+
+def _checked_format(identity: Mapping[str, Any]) -> tuple[int, str]:
+    dim, dtype = identity.get("dim"), identity.get("dtype", "fp16")
+    if not isinstance(dim, int) or dim < 1:
+        raise StoreError(f"expected a positive dim in a teacher's identity, got {dim!r}")
+    if dtype not in FORMATS:
+        raise StoreError(f"expected the features dtype {', '.join(FORMATS)}, got {dtype!r}")
+    return dim, dtype

@@ -1,0 +1,161 @@
+"""A comparison of several methods as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aft.report.comparison.costs import COST_HEADINGS, cost_rows, cost_sentence
+from aft.report.comparison.text import (
+    CEILING_HEADINGS,
+    CEILINGS,
+    HEADINGS,
+    NONE,
+    all_methods,
+    ceiling_rows,
+    interval,
+    introduction,
+    method_name,
+    method_rows,
+    overview_rows,
+    read_shares,
+    remarkable,
+    search_rows,
+    shares_sentence,
+    shorten,
+    text,
+    time,
+)
+
+
+def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
+    """The report as Markdown.
+
+    Args:
+        folder: The comparison's folder, with its runs.
+        document: What :func:`aft.commands.compare.compare` returns.
+    """
+    document = shorten(document)
+    settings = document["settings"]
+    several = len(settings) > 1
+    parts = [
+        f"# Methods compared on {_escape(document['data'])}",
+        _escape(document["sentence"]),
+        _escape(introduction(document)),
+    ]
+    if document["cautions"]:
+        parts += ["## Be careful", _bullets(document["cautions"])]
+    if several:
+        headings = ["setting", *map(method_name, all_methods(settings))]
+        rows = [
+            [name, *(f"{mean} {word}".strip() for mean, word, _ in cells)]
+            for name, cells in overview_rows(document)
+        ]
+        parts += ["## Overview", _table(headings, rows, text_columns=(0,))]
+    for setting in settings:
+        if several:
+            parts += [f"## {_escape(setting['name'])}", _escape(setting["best"]["sentence"])]
+        parts += _setting(folder, document, setting, "###" if several else "##")
+    if rows := [list(row[:3]) for row in cost_rows(document)]:
+        parts += [
+            "## Cost of the teachers",
+            _escape(cost_sentence(document)),
+            _table(COST_HEADINGS, rows, text_columns=(0,)),
+            "Floating-point operations of matrix products, convolutions and attention; look-ups "
+            "and sums are not counted. A training run is three times the forward pass of every "
+            "row that it sees.",
+        ]
+    folders = [
+        f"{setting['name']}: {setting['best']['folder']}".removeprefix(": ")
+        for setting in settings
+        if setting["best"].get("folder")
+    ]
+    if folders:
+        parts += [
+            "## A student to use",
+            "Of the runs of the best method, the one with the best validation score:",
+            _bullets(folders),
+        ]
+    if document["errors"]:
+        failed = [f"{name}: {error}" for name, error in document["errors"].items()]
+        parts += ["## What failed", _bullets(failed)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _setting(
+    folder: Path, document: Mapping[str, Any], setting: Mapping[str, Any], level: str
+) -> list[str]:
+    parts = [
+        f"{level} Methods",
+        _table(HEADINGS, method_rows(setting), text_columns=(0, 1)),
+        'The error is 1 less the score; "error / alone\'s" is the mean over seeds of its share of '
+        "the error of the labels alone, so less than 1 is better.",
+    ]
+    if verdicts := remarkable(setting):
+        parts.append(_bullets(verdicts))
+    if rows := ceiling_rows(setting):
+        parts += [f"{level} Ceilings", CEILINGS, _table(CEILING_HEADINGS, rows, text_columns=(0,))]
+    if shares := read_shares(folder, setting):
+        rows = [
+            [one["spec"], text(one["mean"]), interval(one["low"], one["high"])] for one in shares
+        ]
+        parts += [
+            f"{level} What aft took from its teachers",
+            _escape(shares_sentence(shares)),
+            _table(("teacher", "share of the kernel", "all seeds"), rows, text_columns=(0,)),
+        ]
+    if rows := search_rows(document, setting):
+        parts += [
+            f"{level} How the weights were chosen",
+            "Score on the validation split with seed 0; of equal ones the smallest weight.",
+            _table(["method", *(f"{b:g}" for b in document["betas"])], rows, text_columns=(0,)),
+        ]
+    rows = [
+        [
+            method_name(name),
+            *(text(scores.get(seed)) for seed in range(document["seeds"])),
+            time(values["seconds"]),
+        ]
+        for name, values in setting["methods"].items()
+        for scores in [{run["seed"]: run["score"] for run in values["runs"]}]
+    ]
+    headings = ["method", *(f"seed {seed}" for seed in range(document["seeds"])), "mean time"]
+    return [
+        *parts,
+        f"{level} Every run",
+        "The time is that of training, without reading the teachers' features the first time.",
+        _table(headings, rows, text_columns=(0,)),
+    ]
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {_escape(line)}" for line in lines)
+
+
+def _table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Sequence[int]
+) -> str:
+    cells = [[_escape(cell) for cell in row] for row in (headings, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if i in text_columns else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = "|".join(
+        "-" * (width + 2) if i in text_columns else "-" * (width + 1) + ":"
+        for i, width in enumerate(widths)
+    )
+    return "\n".join([line(cells[0]), f"|{rule}|", *map(line, cells[1:])])
+
+
+def _escape(words: str) -> str:
+    """Text that Markdown takes for text, in one line."""
+    words = " ".join(words.split()).replace("&", "&amp;").replace("<", "&lt;")
+    for mark in "|`*[":
+        words = words.replace(mark, f"\\{mark}")
+    return words or NONE

@@ -1,0 +1,140 @@
+"""The page that compares several methods over the same seeds, in one setting or in several."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from aft.errors import DataError
+from aft.report.comparison.changes import changes_context
+from aft.report.comparison.costs import COST_HEADINGS, cost_rows, cost_sentence
+from aft.report.comparison.overview import draw_fractions, draw_probes, effects
+from aft.report.comparison.plots import draw_errors, draw_points, draw_times
+from aft.report.comparison.text import (
+    ALONE,
+    CEILING_HEADINGS,
+    CEILINGS,
+    HEADINGS,
+    all_methods,
+    ceiling_rows,
+    introduction,
+    kept,
+    method_name,
+    method_rows,
+    overview_rows,
+    read_shares,
+    remarkable,
+    searched,
+    shares_sentence,
+    shorten,
+    time,
+)
+from aft.report.plots import draw_mean_curves
+from aft.report.rendering import metric_name, render
+from aft.report.run_page import gate_charts
+from aft.training.run_folder import Run, read_run
+
+if TYPE_CHECKING:
+    from aft.report.comparison.changes import OpenFile
+
+
+def render_methods(
+    folder: Path, document: Mapping[str, Any], open_file: OpenFile | None = None
+) -> str:
+    """The page as HTML; arguments as in :func:`aft.report.write_methods_report`."""
+    document = shorten(document)
+    settings, metric = document["settings"], metric_name(document["metric"])
+    names = all_methods(settings)
+    page = render(
+        "methods.html.j2",
+        title=f"{len(names)} methods compared: {Path(document['data']).name or document['data']}",
+        document=document,
+        number_of_methods=len(names),
+        metric=metric,
+        tone=_tone(settings),
+        introduction=introduction(document),
+        settings=[_setting(folder, setting, metric) for setting in settings],
+        overview_headings=[method_name(name) for name in names],
+        overview=overview_rows(document) if len(settings) > 1 else [],
+        fractions=draw_fractions(document, metric),
+        effects=effects(document),
+        probes=draw_probes(document, metric),
+        costs=cost_rows(document),
+        cost_headings=COST_HEADINGS,
+        cost_sentence=cost_sentence(document),
+        changed=changes_context(folder, document, open_file),
+        headings=HEADINGS,
+        ceiling_headings=CEILING_HEADINGS,
+        ceilings_note=CEILINGS,
+    )
+    numbers = itertools.count()
+    return re.sub(
+        "<svg .*?</svg>", lambda chart: _own_ids(chart[0], next(numbers)), page, flags=re.DOTALL
+    )
+
+
+def _own_ids(chart: str, number: int) -> str:
+    """A chart whose ids no other has: two settings may have charts that are all the same."""
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>c{number}-", chart)
+
+
+def _tone(settings: list[Mapping[str, Any]]) -> str:
+    """The colour of the sentence at the top: only what all settings say alike."""
+    outcomes = {setting["best"]["outcome"] for setting in settings}
+    found = outcomes.pop() if len(outcomes) == 1 else None
+    return found if found in ("better", "worse") else "unclear"
+
+
+def _setting(folder: Path, setting: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """What the template says of one setting."""
+    methods = setting["methods"]
+    runs = {name: _read(folder, values["runs"]) for name, values in methods.items()}
+    shares = read_shares(folder, setting)
+    return {
+        "setting": setting,
+        "errors": draw_errors(methods),
+        "points": draw_points(methods, metric),
+        "times": draw_times(methods, metric),
+        "curves": _curves(runs),
+        "rows": method_rows(setting),
+        "verdicts": remarkable(setting),
+        "ceilings": ceiling_rows(setting),
+        "keepers": bool(kept(setting)),
+        "searched": searched(setting),
+        "times_of": {name: time(values["seconds"]) for name, values in methods.items()},
+        "gates": gate_charts(runs["aft"]) if runs.get("aft") else [],
+        "shares": shares,
+        "shares_sentence": shares_sentence(shares) if shares else "",
+    }
+
+
+def _curves(runs: Mapping[str, list[Run]]) -> list[tuple[str, Markup]]:
+    """For each method its mean learning curve beside that of the labels alone."""
+    charts = []
+    for name, own in runs.items():
+        if name == ALONE or not own or not runs[ALONE]:
+            continue
+        metric = own[0].main_metric
+        alone, helped = (
+            [run.curve("validation", metric) for run in those] for those in (runs[ALONE], own)
+        )
+        if all(len(steps) for steps, _ in (*alone, *helped)):
+            charts.append((name, draw_mean_curves(alone, helped, metric_name(metric), name)))
+    return charts
+
+
+def _read(folder: Path, runs: list[dict[str, Any]]) -> list[Run]:
+    """The finished runs, without their predictions: there may be hundreds of runs."""
+    found = []
+    for run in runs:
+        try:
+            found.append(replace(read_run(folder / run["folder"]), rows={}))
+        except DataError:  # failed, or removed since
+            continue
+    return found

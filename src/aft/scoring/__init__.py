@@ -1,0 +1,1 @@
+"""What features know about a task, and advice before training."""

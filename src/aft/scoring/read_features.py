@@ -1,0 +1,214 @@
+"""The features that are scored: of teachers, of their layers, of the student before training."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from aft.backbones.specs import Spec, short_name, shorten_paths, split_column
+from aft.backbones.tokenization import Tokenization
+from aft.config.commands import ScoreConfig
+from aft.data.samples import Samples
+from aft.devices import choose_num_workers
+from aft.errors import DataError
+from aft.features.extraction import extract_features, format_seconds, store_identity
+from aft.features.shards import as_keys
+from aft.features.store import FeatureStore
+from aft.features.stored import StoredFeatures, features_folder, note_truncation, open_teacher
+from aft.scoring.teacher_sets import Rows, Source, score_parts
+from aft.students.build import build_student
+from aft.students.run_student import run_student
+from aft.students.student import new_student
+from aft.tasks import Task
+from aft.teachers.feature_table import FeatureTable
+from aft.teachers.teacher import Teacher
+from aft.training.transfer_loss import AUTO_VIEWS
+
+MOST_LAYERS = 6
+
+
+STUDENT = "student before training"
+
+
+def say(lines: Sequence[str]) -> None:
+    """Print lines on the error stream."""
+    print(shorten_paths("\n".join(lines)), file=sys.stderr)
+
+
+def read_teachers(
+    config: ScoreConfig, samples: Samples, everything: Sequence[Samples], device: torch.device
+) -> list[Source]:
+    """The features of each teacher, computed where the store lacks them."""
+    return [
+        _read_teacher(config, text, name, samples, everything, device)
+        for text, name in zip(config.teachers, _name_apart(config.teachers), strict=True)
+    ]
+
+
+def _name_apart(specs: Sequence[str]) -> list[str]:
+    """Short names; with their source, else a number, where several models have the same."""
+    names = [short_name(text) for text in specs]
+    sources = [Spec.parse(split_column(text)[1]).source for text in specs]
+    names = [
+        f"{source}:{name}" if names.count(name) > 1 else name
+        for source, name in zip(sources, names, strict=True)
+    ]
+    return [
+        f"{name} ({number})" if names.count(name) > 1 else name
+        for number, name in enumerate(names, start=1)
+    ]
+
+
+def _read_teacher(
+    config: ScoreConfig,
+    text: str,
+    name: str,
+    samples: Samples,
+    everything: Sequence[Samples],
+    device: torch.device,
+) -> Source:
+    """The features of the scored rows, and what those of all training rows cost."""
+    teacher, inputs = open_teacher(text, samples, config.trust_remote_code)
+    if not inputs.present.any():
+        columns = ", ".join(column.name for column in inputs.columns)
+        raise DataError(f"no row has {columns}, which {text} takes; leave it out")
+    folder = features_folder(config.features)
+    store = FeatureStore.open(folder, store_identity(teacher, config.features_dtype))
+    lacking = _count_lacking(store, [inputs])
+    start = time.perf_counter()
+    store = extract_features(
+        teacher,
+        inputs,
+        folder,
+        dtype=config.features_dtype,
+        batch_size=config.extract_batch_size,
+        batch_tokens=config.extract_batch_tokens,
+        num_workers=config.num_workers,
+        device=device,
+        progress=config.progress,
+    )
+    seconds = time.perf_counter() - start
+    taken = tuple(column.name for column in inputs.columns)
+    left = _count_lacking(store, [one.only(*taken) for one in everything])
+    notes = []
+    if isinstance(teacher, Teacher) and isinstance(teacher.preprocess, Tokenization):
+        notes = note_truncation(text, teacher.preprocess, inputs)
+    stored = StoredFeatures(text, store, inputs, notes)
+    facts = {
+        "dim": stored.dim,
+        "rows_computed": lacking,
+        "seconds": round(seconds, 2) if lacking else 0.0,
+        "rows_left": left,
+        "seconds_left": round(seconds / lacking * left, 1) if lacking else None,
+        "rows_without_input": int((~stored.present).sum()),
+        "layers": _count_layers(teacher),
+        "notes": notes,
+    }
+    return Source(text, name, stored.gather(np.arange(len(samples))), facts)
+
+
+def _count_lacking(store: FeatureStore, parts: Sequence[Samples]) -> int:
+    """How many different inputs of the samples have no features in the store."""
+    ids = np.concatenate([part.ids[part.present.any(axis=1)] for part in parts])
+    unique = np.unique(as_keys(ids), return_index=True)[1]
+    return int(store.missing(ids[unique]).sum())
+
+
+def read_student(
+    config: ScoreConfig, train: Samples, samples: Samples, task: Task, device: torch.device
+) -> Source | None:
+    """What the student says of the scored rows before any training; nothing is stored."""
+    if not config.student:
+        return None
+    torch.manual_seed(config.seed)
+    backbone, columns = build_student(
+        config.student,
+        train,
+        fusion=config.fusion,
+        layers=config.student_layers,
+        seed=config.seed,
+        trust_remote_code=config.trust_remote_code,
+    )
+    batches = run_student(
+        new_student(backbone, task).to(device),
+        backbone.preprocessing.evaluate(),
+        samples.only(*(column.name for column in columns)),
+        num_workers=choose_num_workers(config.num_workers, device),
+        device=device,
+        progress=config.progress,
+    )
+    values = torch.cat([features.float().cpu() for _, features in batches])
+    spec = " + ".join(config.student)
+    return Source(spec, STUDENT, values, {"spec": spec, "weights": backbone.info["weights"]})
+
+
+def _count_layers(teacher: Teacher | FeatureTable) -> int | None:
+    """How many layers a teacher has to choose from; None where its source has no ?layer=."""
+    found = re.fullmatch(r"last layer of (\d+)", str(teacher.identity.get("layer", "")))
+    source = Spec.parse(split_column(teacher.spec)[1]).source
+    return int(found[1]) if found and source == "hf" else None
+
+
+def score_layers(
+    config: ScoreConfig,
+    teachers: Sequence[Source],
+    table: Sequence[dict[str, Any]],
+    samples: Samples,
+    rows: Rows,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """The scores of about six layers of every teacher that has them to choose from."""
+    found = []
+    for teacher, whole in zip(teachers, table, strict=False):
+        count = teacher.facts["layers"]
+        if count is None:
+            say([f"{teacher.name}: no layers to choose from; only hf: teachers take ?layer=N"])
+            continue
+        numbers = np.unique(np.linspace(1, count, min(count, MOST_LAYERS)).round().astype(int))
+        entries = []
+        for number in numbers.tolist():
+            if number == count:
+                entries.append({**whole, "layer": number})
+                continue
+            column, text = split_column(teacher.spec)
+            spec = Spec.parse(text)
+            layered = str(Spec(spec.source, spec.name, {**spec.options, "layer": str(number)}))
+            written = layered if column is None else f"{column}={layered}"
+            name = f"{teacher.name}, layer {number}"
+            source = _read_teacher(config, written, name, samples, [samples], device)
+            row, _ = score_parts([source.values], rows)
+            entries.append({"layer": number, "teachers": [written], "names": [name], **row})
+        found.append({"teacher": teacher.spec, "name": teacher.name, "layers": entries})
+    return found
+
+
+def describe_cost(teachers: Sequence[Source], train: int, unlabelled: int) -> str:
+    """What it takes to have all features that training needs."""
+    left = sum(one.facts["rows_left"] for one in teachers)
+    rows = f"{train:,} training rows"
+    if unlabelled:
+        rows += f" and {unlabelled:,} without labels"
+    took = sum(one.facts["seconds"] for one in teachers)
+    done = f" (what was lacking took {format_seconds(took)})" if took else ""
+    # Rows without labels take the place of views, and tables of features know nothing of these.
+    tables = any(split_column(one.spec)[1].startswith("features:") for one in teachers)
+    views = ""
+    if not unlabelled and not tables:
+        views = (
+            f" The default of aft train has the teachers look at {AUTO_VIEWS} stored views of each "
+            f"row, too, {AUTO_VIEWS * train:,} inputs more; --views clean does without."
+        )
+    if not left:
+        return f"Cost: none, the features of all {rows} are in the store{done}.{views}"
+    known = [one.facts["seconds_left"] for one in teachers if one.facts["rows_left"]]
+    about = f", about {format_seconds(sum(known))} at the speed measured" if all(known) else ""
+    return (
+        f"Cost: the features of {left:,} inputs, of {rows}, are still to be computed"
+        f"{about}{done}.{views}"
+    )

@@ -1,0 +1,197 @@
+"""Every score of every set of teachers over the same rows, each with its time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aft.errors import InputError
+from aft.losses.logme import log_me
+from aft.scoring.measures import (
+    Probe,
+    cross_validate_probe,
+    debiased_cka,
+    join_features,
+    label_alignment,
+    nearest_neighbours,
+    tmi,
+)
+from aft.scoring.recommendation import Candidate
+from aft.tasks import Task
+
+FOLDS = 5
+MOST_WHOLE_SEARCH = 4
+"""Up to so many teachers all sets of them are scored; of more, sets grow by the best one."""
+
+
+@dataclass
+class Source:
+    """A model and what it says of the scored rows.
+
+    Attributes:
+        spec: As the user wrote it.
+        name: For people.
+        values: Its features, float32 ``(n, dim)``.
+        facts: What is told of it beside scores, as JSON values.
+    """
+
+    spec: str
+    name: str
+    values: Tensor
+    facts: dict[str, Any]
+
+
+@dataclass
+class Rows:
+    """The rows that are scored.
+
+    Attributes:
+        labels: As in :class:`aft.data.Samples`.
+        task: What they mean.
+        some: Positions of the rows for scores that compare every row with every other.
+        seed: Deals the folds.
+    """
+
+    labels: Tensor
+    task: Task
+    some: Tensor
+    seed: int
+
+
+def score_sets(
+    teachers: Sequence[Source], rows: Rows
+) -> tuple[list[dict[str, Any]], list[Candidate]]:
+    """A row for each teacher and for sets of them, and those of which something can be said."""
+    table: list[dict[str, Any]] = []
+    probes: dict[tuple[int, ...], Probe] = {}
+
+    def add(chosen: tuple[int, ...]) -> float:
+        row, probe = score_parts([teachers[i].values for i in chosen], rows)
+        names = [teachers[i].name for i in chosen]
+        table.append({"names": names, "teachers": [teachers[i].spec for i in chosen], **row})
+        if probe is not None:
+            probes[chosen] = probe
+        return -math.inf if probe is None else probe.score
+
+    every = tuple(range(len(teachers)))
+    if len(teachers) <= MOST_WHOLE_SEARCH:
+        for size in range(1, len(teachers) + 1):
+            for chosen in itertools.combinations(every, size):
+                add(chosen)
+    else:
+        alone = {i: add((i,)) for i in every}
+        best: tuple[int, ...] = (max(alone, key=lambda i: alone[i]),)
+        reached = alone[best[0]]
+        while len(best) < len(teachers):
+            grown = {
+                tuple(sorted((*best, i))): _try_probe(
+                    [teachers[j].values for j in (*best, i)], rows
+                )
+                for i in every
+                if i not in best
+            }
+            best = max(grown, key=lambda chosen: grown[chosen])
+            if grown[best] <= reached:
+                break
+            reached = add(best)
+        if every not in probes:
+            add(every)
+    candidates = [
+        Candidate(
+            tuple(teachers[i].name for i in chosen),
+            tuple(teachers[i].spec for i in chosen),
+            sum(teachers[i].values.shape[1] for i in chosen),
+            probe,
+        )
+        for chosen, probe in probes.items()
+    ]
+    return table, candidates
+
+
+def _try_probe(parts: Sequence[Tensor], rows: Rows) -> float:
+    try:
+        features = join_features(parts)
+        found = cross_validate_probe(features, rows.labels, rows.task, folds=FOLDS, seed=rows.seed)
+    except InputError:
+        return -math.inf
+    return found.score
+
+
+def score_parts(parts: Sequence[Tensor], rows: Rows) -> tuple[dict[str, Any], Probe | None]:
+    """Every score of these features side by side; why, where one is not defined; and the time."""
+    labels, task = rows.labels, rows.task
+    joined, raw = join_features(parts), torch.cat(list(parts), dim=1)
+    some, some_labels = joined[rows.some], labels[rows.some]
+    published = raw if len(parts) == 1 else joined
+    probe: Probe | None = None
+
+    def fit_probe() -> float:
+        nonlocal probe
+        found = cross_validate_probe(joined, labels, task, folds=FOLDS, seed=rows.seed)
+        if math.isfinite(found.score):
+            probe = found
+        return found.score
+
+    def evidence() -> float:
+        if task.kind == "classification":
+            return log_me(published, labels, num_classes=task.num_outputs).score
+        if task.kind == "multilabel":
+            return log_me(published, labels).score
+        centred = published.double()
+        return log_me(centred - centred.mean(0), labels - labels.mean(0)).score
+
+    def entropy() -> float:
+        found = tmi(raw[rows.some], some_labels)
+        if found.floored > 0.5:
+            raise InputError("the features are so small that most distances are below TMI's floor")
+        return found.score
+
+    values: dict[str, float | None] = {}
+    undefined: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    functions: dict[str, Callable[[], float]] = {
+        "probe": fit_probe,
+        "neighbours": lambda: nearest_neighbours(some, some_labels, task),
+        "alignment": lambda: label_alignment(some, some_labels, task),
+        "log_me": evidence,
+        "tmi": entropy,
+    }
+    for name, function in functions.items():
+        start = time.perf_counter()
+        try:
+            value = function()
+            if not math.isfinite(value):
+                undefined[name] = "it is not a number: the labels do not vary"
+        except InputError as error:
+            value, undefined[name] = math.nan, str(error)
+        values[name] = value if math.isfinite(value) else None
+        seconds[name] = round(time.perf_counter() - start, 3)
+    row = {
+        "dim": joined.shape[1],
+        **values,
+        "probe_se": None if probe is None else probe.se,
+        "undefined": undefined,
+        "seconds": seconds,
+    }
+    return row, probe
+
+
+def compare_sources(sources: Sequence[Source], rows: Rows) -> dict[str, Any]:
+    """How alike the models find the rows: debiased CKA of each with each."""
+    values = np.eye(len(sources))
+    if len(rows.some) >= 4:
+        for i, j in itertools.combinations(range(len(sources)), 2):
+            pair = (sources[i].values[rows.some], sources[j].values[rows.some])
+            values[i, j] = values[j, i] = debiased_cka(*pair)
+    return {
+        "names": [one.name.removesuffix(" before training") for one in sources],
+        "values": values.round(4).tolist(),
+    }

@@ -1,0 +1,150 @@
+"""Build the student of a data set from its specifications, or anew from a saved folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from aft.backbones.preprocessing import Preprocessing
+from aft.backbones.specs import Spec, split_column
+from aft.data.readers.find_columns import InputColumn
+from aft.data.samples import Samples, columns_for
+from aft.errors import ConfigError, StudentError
+from aft.students.backbone import Backbone, load_backbone
+
+if TYPE_CHECKING:
+    pass
+
+
+_FOLDER = "{folder}"
+
+
+def build_student(
+    specs: Sequence[str],
+    samples: Samples,
+    unlabelled: Samples | None = None,
+    *,
+    fusion: Literal["concat", "product"] = "concat",
+    layers: int | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> tuple[Backbone, tuple[InputColumn, ...]]:
+    """Build the student of a data set.
+
+    Args:
+        specs: One model, or one a column, each written ``[COLUMN=]source:name?option=value``.
+        samples: Training samples.
+        unlabelled: Training inputs without labels, whose words join a vocabulary.
+        fusion: How several models' features are joined: ``concat`` or ``product``.
+        layers: Keep only so many first layers of ``hf`` models.
+        seed: Seed of random weights.
+        trust_remote_code: Whether code that comes with a hub's model may run.
+
+    Returns:
+        The backbone, and the columns that it takes.
+
+    Raises:
+        StudentError: If a model cannot be built.
+        ConfigError: If the models do not fit the columns.
+    """
+    if layers is not None and not any(split_column(text)[1].startswith("hf:") for text in specs):
+        raise ConfigError(f"--student-layers is for hf: students, got {' '.join(specs)}")
+    if fusion == "product" and len(specs) == 1:
+        raise ConfigError(f"--fusion product joins the models of two columns, got only {specs[0]}")
+    towers: dict[str, Backbone] = {}
+    takes: dict[str, tuple[str, ...]] = {}
+    for text in specs:
+        asked, rest = split_column(text)
+        spec = Spec.parse(rest)
+        if layers is not None and spec.source == "hf":
+            spec = Spec(spec.source, spec.name, {**spec.options, "layers": str(layers)})
+
+        def texts(asked: str | None = asked, model: str = rest) -> Iterable[str]:
+            names = columns_for(model, asked, "text", samples.columns)
+            parts = [samples] if unlabelled is None else [samples, unlabelled]
+            return chain.from_iterable(_texts(part.only(*names)) for part in parts)
+
+        backbone = load_backbone(spec, seed=seed, texts=texts, trust_remote_code=trust_remote_code)
+        names = columns_for(rest, asked, backbone.modality, samples.columns)
+        name = asked or names[0]
+        if asked is None and len(names) < len(samples.columns) and len(specs) == 1:
+            raise ConfigError(_takes_part(rest, backbone.modality, samples.columns))
+        if len(specs) > 1 and (asked is None or name in towers):
+            each = " ".join(f"{column.name}=…" for column in samples.columns)
+            raise ConfigError(f"expected one model a column, written {each}, got {' '.join(specs)}")
+        towers[name], takes[name] = backbone, names
+    taken = [column for names in takes.values() for column in names]
+    if len(set(taken)) < len(taken):
+        raise ConfigError(f"expected one model a column, got {' '.join(specs)}")
+    columns = tuple(column for column in samples.columns if column.name in taken)
+    if len(specs) == 1:
+        return backbone, columns
+    from aft.students.towers import join
+
+    others = {name: names for name, names in takes.items() if names != (name,)}
+    return join(towers, fusion, seed=seed, takes=others), columns
+
+
+def rebuild_backbone(
+    info: dict[str, Any],
+    preprocessing: dict[str, Any],
+    folder: Path,
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """The architecture of a saved student, from what stands in its folder alone.
+
+    Args:
+        info: :attr:`Backbone.info`.
+        preprocessing: The description of its preprocessing.
+        folder: Holds :attr:`Backbone.files`.
+        trust_remote_code: Whether the code that a student needs may run.
+
+    Raises:
+        StudentError: If it needs code that is not trusted, or cannot be built.
+    """
+    if "towers" in info:
+        from aft.students.towers import join
+
+        towers = {
+            name: rebuild_backbone(tower, preprocessing["columns"][name], folder, trust_remote_code)
+            for name, tower in info["towers"].items()
+        }
+        takes = {name: tuple(names) for name, names in preprocessing.get("takes", {}).items()}
+        return join(towers, info["fusion"], takes=takes)
+    spec = Spec.parse(info["architecture_spec"])
+    if spec.source == "python" and not trust_remote_code:
+        raise StudentError(
+            f"the student in {folder} is built by {spec}; read that file, then pass "
+            "--trust-remote-code to run it"
+        )
+
+    def placed(text: str) -> str:
+        return str(folder) + text.removeprefix(_FOLDER) if text.startswith(_FOLDER) else text
+
+    options = {key: placed(value) for key, value in spec.options.items()}
+    backbone = load_backbone(
+        Spec(spec.source, placed(spec.name), options), trust_remote_code=trust_remote_code
+    )
+    if isinstance(backbone.preprocessing, Preprocessing):  # some weights have their own
+        backbone.preprocessing = Preprocessing.from_description(preprocessing)
+    return backbone
+
+
+def _texts(samples: Samples) -> Iterable[str]:
+    for i in range(len(samples)):
+        value = samples.input(i)
+        for text in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(text, str):
+                yield text
+
+
+def _takes_part(model: str, modality: str, columns: Sequence[InputColumn]) -> str:
+    names = ", ".join(f"{c.name} ({c.modality})" for c in columns)
+    first = next(c.name for c in columns if c.modality == modality)
+    each = " ".join(f"{c.name}=…" for c in columns)
+    return (
+        f"the data has the columns {names}, but {model} takes {modality}s only. Give a model for "
+        f"each (--student {each}), or say that this column is enough: --student {first}={model}"
+    )

@@ -1,0 +1,71 @@
+"""Tables of predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aft.data.samples import Samples
+from aft.tasks import Task
+
+
+def compare_with_labels(
+    logits: NDArray[np.float32], samples: Samples, task: Task
+) -> dict[str, list[Any]]:
+    """Columns ``file``, ``label``, ``predicted``, ``probability``; for regression each target."""
+    labels = np.asarray(samples.labels)
+    columns: dict[str, list[Any]] = {"file": list(samples.files)}
+    predicted = prediction_columns(logits, task, all_probabilities=task.kind == "multilabel")
+    if task.kind == "regression":
+        columns |= {name: labels[:, i].tolist() for i, name in enumerate(task.names)}
+        return columns | {f"predicted_{name}": values for name, values in predicted.items()}
+    if task.kind == "classification":
+        columns["label"] = [task.names[i] for i in labels]
+    else:
+        columns["label"] = ["|".join(np.asarray(task.names)[row > 0]) for row in labels]
+    return columns | {"predicted": predicted.pop("label"), **predicted}
+
+
+def prediction_columns(
+    logits: NDArray[np.float32], task: Task, all_probabilities: bool = False
+) -> dict[str, list[Any]]:
+    """Columns of a prediction table.
+
+    Args:
+        logits: ``(n, num_outputs)``.
+        task: What the outputs mean.
+        all_probabilities: Also one column a class.
+
+    Returns:
+        ``label`` and ``probability``; for several labels a row both hold the labels above
+        probability 0.5 joined by ``|``. For regression one column a target.
+    """
+    if task.kind == "regression":
+        return {name: logits[:, i].tolist() for i, name in enumerate(task.names)}
+    wide = logits.astype(np.float64)
+    if task.kind == "classification":
+        shifted = np.exp(wide - wide.max(axis=1, keepdims=True))
+        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+        best = probabilities.argmax(axis=1)
+        columns: dict[str, list[Any]] = {
+            "label": [task.names[i] for i in best],
+            "probability": [round(float(p), 6) for p in probabilities.max(axis=1)],
+        }
+    else:
+        probabilities = 1 / (1 + np.exp(-wide))
+        chosen = [np.flatnonzero(row > 0.5) for row in probabilities]
+        columns = {
+            "label": ["|".join(task.names[i] for i in some) for some in chosen],
+            "probability": [
+                "|".join(f"{row[i]:.6f}" for i in some)
+                for row, some in zip(probabilities, chosen, strict=True)
+            ],
+        }
+    if all_probabilities:
+        columns |= {
+            f"probability_{name}": [round(float(p), 6) for p in probabilities[:, i]]
+            for i, name in enumerate(task.names)
+        }
+    return columns

@@ -1,0 +1,113 @@
+"""Run a trained student over samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from aft.backbones.batches import Inputs, collate, to_device
+from aft.data.samples import Samples
+from aft.features.stored import StoredFeatures
+from aft.students.student import Student
+
+
+class NeedsTeachers(Protocol):
+    """A model that predicts with the help of its teachers' features."""
+
+    def predict(self, inputs: Inputs, teacher_features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits and features of a batch."""
+
+
+class Prepared(Dataset[Inputs]):
+    """The transformed inputs of samples, by position."""
+
+    def __init__(self, samples: Samples, transform: Callable[[Any], Inputs]) -> None:
+        self.samples = samples
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Inputs:
+        return self.transform(self.samples.input(index))
+
+
+def compute_logits(
+    student: Student | nn.Module,
+    transform: Callable[[Any], Inputs],
+    samples: Samples,
+    *,
+    teachers: Sequence[StoredFeatures] = (),
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: torch.device | None = None,
+    progress: bool = False,
+) -> NDArray[np.float32]:
+    """The student's outputs, shape ``(n, num_outputs)``, in the order of the samples.
+
+    Arguments are those of :func:`run_student`.
+    """
+    batches = run_student(
+        student,
+        transform,
+        samples,
+        teachers=teachers,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=device,
+        progress=progress,
+    )
+    return np.concatenate([logits.float().cpu().numpy() for logits, _ in batches])
+
+
+@torch.inference_mode()
+def run_student(
+    student: Student | nn.Module,
+    transform: Callable[[Any], Inputs],
+    samples: Samples,
+    *,
+    teachers: Sequence[StoredFeatures] = (),
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: torch.device | None = None,
+    progress: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and features of the samples, batch by batch, in their order.
+
+    Args:
+        student: The network; with `teachers` a model that needs them.
+        transform: From a sample's input to the network's.
+        samples: What to run it over.
+        teachers: Stored features of the same samples, for a model that kept its teachers.
+        batch_size: Inputs at once.
+        num_workers: Processes that read inputs.
+        device: Where the network is.
+        progress: Whether to show a progress bar.
+    """
+    device = device or torch.device("cpu")
+    was_training = student.training
+    student.eval()
+    loader = DataLoader(
+        Prepared(samples, transform), batch_size, num_workers=num_workers, collate_fn=collate
+    )
+    rows = [
+        torch.arange(i, min(i + batch_size, len(samples)))
+        for i in range(0, len(samples), batch_size)
+    ]
+    bar = tqdm(loader, "student", leave=False, delay=1, disable=not progress)
+    try:
+        for inputs, some in zip(bar, rows, strict=True):
+            if not teachers:
+                yield student(to_device(inputs, device))
+                continue
+            features = [one.gather(some.numpy()).to(device) for one in teachers]
+            yield cast(NeedsTeachers, student).predict(to_device(inputs, device), features)
+    finally:
+        student.train(was_training)

@@ -1,0 +1,135 @@
+"""A trained student on disk, with all that is needed to use it alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from aft.backbones.batches import collate, to_device
+from aft.data.readers.find_columns import InputColumn
+from aft.errors import StudentError
+from aft.students.backbone import Backbone
+from aft.students.build import rebuild_backbone
+from aft.students.student import Student, new_student
+from aft.tasks import Task
+
+
+@dataclass
+class SavedStudent:
+    """A student with all that is needed to use it alone.
+
+    Attributes:
+        module: The network.
+        task: What its outputs mean.
+        columns: The input columns that it takes.
+        backbone: How inputs are prepared, and where the weights came from.
+    """
+
+    module: Student
+    task: Task
+    columns: tuple[InputColumn, ...]
+    backbone: Backbone
+
+    @property
+    def transform(self) -> Callable[[Any], Any]:
+        """From a sample's input to the network's."""
+        return self.backbone.preprocessing.evaluate()
+
+    def logits(self, inputs: Sequence[Any], batch_size: int = 64) -> Tensor:
+        """The outputs for inputs in memory, on the device where the network is.
+
+        Args:
+            inputs: PIL images or texts; for several columns dictionaries by column, in which what
+                is missing may be None or left out.
+            batch_size: Inputs at once.
+
+        Returns:
+            ``(n, num_outputs)`` on the CPU; for regression the predicted values.
+        """
+        prepare = self.transform
+        names = [column.name for column in self.columns]
+        if len(names) > 1:
+            inputs = [{name: one.get(name) for name in names} for one in inputs]
+        device = next(self.module.parameters()).device
+        found = []
+        with torch.inference_mode():
+            for start in range(0, len(inputs), batch_size):
+                batch = collate([prepare(one) for one in inputs[start : start + batch_size]])
+                found.append(self.module(to_device(batch, device)).logits.float().cpu())
+        return torch.cat(found)
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.safetensors``, ``student.json`` and what the networks need beside them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
+        (folder / "model.safetensors").write_bytes(save(state))
+        description = {
+            "task": self.task.describe(),
+            "columns": [asdict(column) for column in self.columns],
+            "preprocessing": self.backbone.preprocessing.describe(),
+            "dim": self.module.dim,
+            "info": self.backbone.info,
+        }
+        for name, text in self.backbone.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        (folder / "student.json").write_text(json.dumps(description, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path, trust_remote_code: bool = False) -> SavedStudent:
+        """Read what :meth:`save` wrote; needs neither teachers nor a network.
+
+        Args:
+            folder: A run folder, or the ``student`` folder in it.
+            trust_remote_code: Whether a student made by a ``python:`` function may run that
+                function's file.
+
+        Raises:
+            StudentError: If there is no student in `folder`, it needs code that is not trusted, or
+                the run kept its teachers.
+        """
+        folder = Path(folder)
+        if (folder / "student" / "student.json").exists():
+            folder = folder / "student"
+        try:
+            description = json.loads((folder / "student.json").read_text())
+            state = load_file(folder / "model.safetensors")
+        except FileNotFoundError as error:
+            if (folder / "compare.json").exists():
+                raise StudentError(
+                    f"{folder} is a comparison of several runs: name one of them, as in "
+                    f"{folder / 'runs'}"
+                ) from None
+            if _keeps_teachers(folder):
+                raise StudentError(
+                    f"this run kept its teachers (--keep-teachers): the student in {folder} cannot "
+                    "predict without them; train with a transfer loss for a student that stands "
+                    "alone"
+                ) from None
+            raise StudentError(
+                f"expected a finished run or student folder, but {error.filename or folder} "
+                "is missing"
+            ) from None
+        task = Task.from_description(description["task"])
+        backbone = rebuild_backbone(
+            description["info"], description["preprocessing"], folder, trust_remote_code
+        )
+        backbone.info = description["info"]
+        module = new_student(backbone, task)
+        module.load_state_dict(state)
+        columns = tuple(InputColumn(**column) for column in description["columns"])
+        return cls(module.eval(), task, columns, backbone)
+
+
+def _keeps_teachers(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "result.json").read_text()).get("keeps_teachers"))
+    except OSError:
+        return False

@@ -1,0 +1,103 @@
+"""Find the teacher that a specification ``source:name?option=value`` names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+
+from aft.backbones.network import did_you_mean, first_line
+from aft.backbones.specs import Spec
+from aft.backbones.weights import ModelError
+from aft.errors import TeacherError
+from aft.teachers.feature_table import FeatureTable
+from aft.teachers.teacher import Teacher, freeze
+
+ENTRY_POINTS = "aft.teachers"
+
+
+def _network(module: str) -> Callable[[Spec, bool], Teacher]:
+    """A loader for sources whose module has ``build(spec)``; imported when first used."""
+
+    def load(spec: Spec, trust_remote_code: bool) -> Teacher:
+        build = importlib.import_module(f"aft.backbones.{module}").build
+        options = {"trust_remote_code": True} if trust_remote_code and module in _HUBS else {}
+        return freeze(build(spec, **options))
+
+    return load
+
+
+def _python(spec: Spec, trust_remote_code: bool) -> Teacher:
+    from aft.teachers import user_function
+
+    return user_function.load(spec)
+
+
+def _table(spec: Spec, trust_remote_code: bool) -> FeatureTable:
+    return FeatureTable.load(spec)
+
+
+_HUBS = ("huggingface", "sentence_transformers")  # may come with code of their own
+_SOURCES: dict[str, Callable[[Spec, bool], Teacher | FeatureTable]] = {
+    "features": _table,
+    "hf": _network("huggingface"),
+    "onnx": _network("onnx"),
+    "python": _python,
+    "st": _network("sentence_transformers"),
+    "timm": _network("timm"),
+    "torchvision": _network("torchvision"),
+}
+
+
+def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | FeatureTable:
+    """Load a teacher by its specification.
+
+    Args:
+        spec: ``source:name?option=value&…`` with the source ``timm``, ``torchvision``, ``hf``
+            (transformers), ``st`` (sentence-transformers), ``onnx`` (a file), ``features`` (a
+            table of features made elsewhere), ``python`` (a function in a file) or one that an
+            installed package adds in the entry-point group ``aft.teachers``: a callable that
+            takes a :class:`aft.backbones.specs.Spec` and returns a :class:`Teacher` or a
+            :class:`FeatureTable`.
+        trust_remote_code: Whether code that comes with a hub's model may run.
+
+    Returns:
+        A frozen model in eval mode, or a table of features.
+
+    Raises:
+        TeacherError: If the source is unknown or the teacher cannot be loaded.
+        ConfigError: If the specification is not written ``source:name?option=value``.
+    """
+    parsed = Spec.parse(spec)
+    plugins = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    try:
+        if parsed.source in _SOURCES:
+            return _SOURCES[parsed.source](parsed, trust_remote_code)
+        if parsed.source in plugins:
+            return _from_plugin(plugins[parsed.source], parsed)
+    except ModelError as error:
+        raise TeacherError(str(error)) from error
+    known = sorted({*_SOURCES, *plugins})
+    raise TeacherError(
+        f"unknown source {parsed.source!r} of teacher {spec}; known are {', '.join(known)}"
+        f"{did_you_mean(parsed.source, known)}"
+    )
+
+
+def _from_plugin(point: EntryPoint, spec: Spec) -> Teacher | FeatureTable:
+    package = point.dist.name if point.dist else point.value
+    try:
+        teacher = point.load()(spec)
+    except (ModelError, TeacherError):
+        raise
+    except Exception as error:  # another package's code
+        raise TeacherError(
+            f"package {package} failed to load teacher {spec}: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(teacher, Teacher | FeatureTable):
+        raise TeacherError(
+            f"expected package {package} to return a Teacher or a FeatureTable for {spec}, "
+            f"got {type(teacher).__name__}"
+        )
+    return teacher

@@ -1,0 +1,81 @@
+"""`python:FILE.py:function?option=value`: a model from the user's own Python file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+from torch import nn
+
+from aft.backbones.network import first_line, output_dim, versions
+from aft.backbones.preprocessing import ImageTransform, Preprocessing
+from aft.backbones.specs import Spec
+from aft.backbones.tokenization import Tokenization
+from aft.backbones.user_file import call, describe, find_file
+from aft.backbones.weights import ModelError, file_hash, state_hash
+from aft.teachers.teacher import Teacher
+
+
+def load(spec: Spec) -> Teacher:
+    """Call the user's function and make a teacher of what it returns.
+
+    Args:
+        spec: ``python:FILE.py:function``; the options are given to the function as text.
+
+    Raises:
+        ModelError: If the file, the function or what it returns fails.
+    """
+    made = call(spec)
+    module: nn.Module
+    preprocess: Any
+    dim: int | None
+    if isinstance(made, Teacher):
+        module, preprocess, dim, told = made.module, made.preprocess, made.dim, made.identity
+    elif isinstance(made, tuple) and len(made) in (2, 3) and isinstance(made[0], nn.Module):
+        module, preprocess, dim, told = made[0], made[1], made[2] if made[2:] else None, {}
+    else:
+        raise ModelError(
+            f"expected {spec} to return an aft.teachers.Teacher, (module, preprocess) or "
+            f"(module, preprocess, dim), got {describe(made)}"
+        )
+    description: Any = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(preprocess))
+    modality = made.modality if isinstance(made, Teacher) else "image"
+    if isinstance(preprocess, Preprocessing):
+        description, preprocess = preprocess.describe(), preprocess.evaluate()
+    elif isinstance(preprocess, ImageTransform):
+        description = preprocess.describe()
+    elif isinstance(preprocess, Tokenization):
+        description, modality = preprocess.describe(), "text"
+    elif not callable(preprocess):
+        raise ModelError(
+            f"expected the preprocess of {spec} to take an input and return a tensor, "
+            f"got {describe(preprocess)}"
+        )
+    module = module.eval().requires_grad_(False)
+    found = output_dim(module, _blank_input(spec, preprocess, modality), str(spec))
+    if dim is not None and dim != found:
+        raise ModelError(f"{spec} says dim={dim} but its features have {found} columns")
+    path = find_file(spec)[0]
+    own = {
+        "spec": str(replace(spec, name=f"{path.name}:{find_file(spec)[1]}").without("weights")),
+        "source_sha256": file_hash(path),
+        "weights_sha256": state_hash(module.state_dict()),
+        "dim": found,
+    }
+    identity = {"preprocessing": description, "versions": versions("torch"), **told, **own}
+    return Teacher(str(spec), found, module, preprocess, identity, modality)
+
+
+def _blank_input(spec: Spec, preprocess: Any, modality: str) -> Any:
+    if isinstance(preprocess, Tokenization):
+        return preprocess.evaluate()("a text").unsqueeze(0)
+    is_text = modality == "text"
+    try:
+        value = "a text" if is_text else Image.new("RGB", (320, 256), "gray")
+        return preprocess(value).unsqueeze(0)
+    except Exception as error:  # the user's code, given a plain grey image
+        what = "the text 'a text'" if is_text else "a 320 x 256 image"
+        words = f"{type(error).__name__}: {first_line(error)}"
+        raise ModelError(f"the preprocess of {spec} failed on {what}: {words}") from error

@@ -1,0 +1,1 @@
+"""The loop, the loss of a run, the safety net, the run folder."""

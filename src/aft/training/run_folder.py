@@ -1,0 +1,308 @@
+"""A run's folder: when it may be written, what is in it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from aft.config.commands import TrainConfig, read_config_file, resolve, write_config_file
+from aft.data.loading import DataSet
+from aft.errors import ConfigError, DataError
+from aft.metrics import MAIN_METRIC
+from aft.students.saved import SavedStudent
+from aft.tasks import Task
+
+FREE_TO_CHANGE = {
+    *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
+    "trust_remote_code",
+}
+"""Options that may differ when a run is resumed: they do not change its result."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        out: The run folder.
+        metrics: The final score of the best checkpoint, see :func:`aft.metrics.compute_metrics`.
+        split: What was scored: ``test``, or ``validation`` where there is no test split.
+        summary: Everything in the run's ``result.json``.
+    """
+
+    out: Path
+    metrics: dict[str, float]
+    split: str
+    summary: dict[str, Any]
+
+    @classmethod
+    def load(cls, out: str | Path) -> TrainResult:
+        """Read a finished run.
+
+        Raises:
+            ConfigError: If there is none in this folder.
+        """
+        out = Path(out)
+        if not is_finished(out):
+            raise ConfigError(f"{out} holds no finished run of aft")
+        summary = json.loads((out / "result.json").read_text())
+        return cls(out, summary["metrics"], summary["split"], summary)
+
+    def student(self) -> SavedStudent:
+        """The trained student.
+
+        Raises:
+            StudentError: If the run kept its teachers, so that its student cannot stand alone.
+        """
+        return SavedStudent.load(self.out, trust_remote_code=True)
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the run in this folder came to its end."""
+    return (out / "result.json").exists()
+
+
+def free_folder(data: str) -> Path:
+    """A folder that does not exist yet, named after the data: ``runs/flowers-1``."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).resolve().stem).strip("-") or "run"
+    number = 1
+    while Path(f"runs/{name}-{number}").exists():
+        number += 1
+    return Path(f"runs/{name}-{number}")
+
+
+def open_run(out: Path, config: TrainConfig) -> None:
+    """Make the folder ready, or refuse: nothing is replaced that was not offered for it.
+
+    Raises:
+        ConfigError: If something is there and neither resume nor overwrite says what to do, if
+            it is no run, or if a run to go on with had other options.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / "config.yaml").is_file():
+            raise ConfigError(f"{out} exists and is no run of aft; name another --out")
+        begun = (out / "checkpoints" / "last.pt").exists()  # before, there is nothing to lose
+        if config.overwrite:
+            shutil.rmtree(out)
+        elif config.resume and (begun or is_finished(out)):
+            _check_same(out, config)
+        elif is_finished(out):
+            raise ConfigError(
+                f"{out} holds a finished run; name another --out, or pass --overwrite to replace it"
+            )
+        elif begun:
+            raise ConfigError(
+                f"{out} holds an unfinished run; pass --resume to go on with it, or --overwrite to "
+                "start again"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
+    """Write what the run is made of: its options, its data, what could not be read."""
+    write_config_file(out / "config.yaml", config)
+    write_json(out / "data.json", data.describe())
+    if data.report.bad_inputs:
+        with (out / "bad_inputs.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("file", "fault"), *data.report.bad_inputs])
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON for people and programs alike."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_same(out: Path, config: TrainConfig) -> None:
+    saved = resolve(TrainConfig, None, read_config_file(out / "config.yaml", TrainConfig))
+    before = saved.model_dump(mode="json")  # options that it does not name had their defaults
+    now = config.model_dump(mode="json")
+    changed = [
+        f"{name} {before[name]!r} -> {now[name]!r}"
+        for name in now
+        if name not in FREE_TO_CHANGE and before[name] != now[name]
+    ]
+    if changed:
+        raise ConfigError(
+            f"the run in {out} had other options: {'; '.join(changed)}. Give the same ones to "
+            "resume it, or name another --out"
+        )
+
+
+class RunLog:
+    """Appends metrics to ``metrics.jsonl`` and to TensorBoard events.
+
+    Args:
+        folder: The run folder.
+        step: The step that a run goes on from; later lines of an earlier try are dropped.
+        enabled: False in all processes but the first.
+    """
+
+    def __init__(self, folder: Path, step: int = 0, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self.path = folder / "metrics.jsonl"
+        self.board: Any = None
+        if not enabled:
+            return
+        lines = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        purge = step + 1 if step else None
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=purge)
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Add one line: the step, the split and the values."""
+        if not self.enabled:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        if self.board is not None:
+            self.board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's metrics; a line that was being written is left out."""
+    path = folder / "metrics.jsonl"
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run left behind.
+
+    Attributes:
+        folder: The run folder.
+        result: ``result.json``.
+        config: ``config.yaml``.
+        data: ``data.json``.
+        metrics: The lines of ``metrics.jsonl``.
+        gates: One array ``(dim,)`` a teacher; empty without teachers or without gates.
+        rows: Columns of ``evaluation.parquet``: one row for each sample of the final split.
+        bad_inputs: File and fault of each input that could not be read.
+    """
+
+    folder: Path
+    result: dict[str, Any]
+    config: dict[str, Any]
+    data: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    gates: list[NDArray[np.float32]]
+    rows: dict[str, list[Any]]
+    bad_inputs: list[tuple[str, str]]
+
+    @property
+    def task(self) -> Task:
+        """What the student predicts."""
+        return Task.from_description(self.result["task"])
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that chose the checkpoint."""
+        return MAIN_METRIC[self.task.kind]
+
+    @property
+    def teachers(self) -> list[dict[str, Any]]:
+        """``spec``, ``dim`` and more of each teacher."""
+        return list(self.result.get("teachers") or ())
+
+    @property
+    def safety_net(self) -> dict[str, Any]:
+        """How a second student did that learned from the labels alone; empty without one."""
+        return dict(self.result.get("safety_net") or {})
+
+    @property
+    def columns(self) -> list[dict[str, str]]:
+        """``name`` and ``modality`` of each input column; empty where that was not recorded."""
+        return list(self.result.get("columns") or ())
+
+    @property
+    def modalities(self) -> list[str]:
+        """What inputs consist of: ``image``, ``text`` or both."""
+        return sorted({column["modality"] for column in self.columns}) or ["image"]
+
+    def curve(self, split: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Steps and values of one metric; both empty where it was never logged."""
+        lines = [
+            m for m in self.metrics if m["split"] == split and math.isfinite(m.get(name, math.nan))
+        ]
+        steps = np.asarray([m["step"] for m in lines], dtype=np.float64)
+        return steps, np.asarray([m[name] for m in lines], dtype=np.float64)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a finished run; all but ``result.json`` may be missing.
+
+    Raises:
+        DataError: If the folder holds no finished run.
+    """
+    if not (folder / "result.json").is_file():
+        raise DataError(
+            f"expected a finished run in {folder}, found no result.json; train it first"
+        )
+    return Run(
+        folder=folder,
+        result=_read_json(folder / "result.json"),
+        config=_read_yaml(folder / "config.yaml"),
+        data=_read_json(folder / "data.json"),
+        metrics=read_metrics(folder),
+        gates=_read_gates(folder / "feature_weights.safetensors"),
+        rows=_read_table(folder / "evaluation.parquet"),
+        bad_inputs=_read_faults(folder / "bad_inputs.csv"),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _read_gates(path: Path) -> list[NDArray[np.float32]]:
+    if not path.exists():
+        return []
+    from safetensors.numpy import load_file
+
+    gates = load_file(path)
+    return [gates[name] for name in sorted(gates, key=int) if gates[name].ndim == 1]
+
+
+def _read_table(path: Path) -> dict[str, list[Any]]:
+    if not path.exists():
+        return {}
+    import pyarrow.parquet
+
+    return dict(pyarrow.parquet.read_table(path).to_pydict())
+
+
+def _read_faults(path: Path) -> list[tuple[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [(row["file"], row["fault"]) for row in csv.DictReader(file)]

@@ -1,0 +1,134 @@
+"""How a run is trained: its options as numbers, its optimizer, its learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from aft.config.commands import TrainConfig
+from aft.errors import ConfigError
+from aft.students.student import Student
+from aft.training.transfer_model import TransferModel
+
+EPOCHS, FEWEST_STEPS, MOST_STEPS, LOOKS = 30, 300, 10_000, 20
+LR = {"pretrained": 3e-4, "random": 2e-3}
+HEAD_FACTOR = {"pretrained": 10, "random": 1}
+SGD_FACTOR = 30
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a run is trained.
+
+    Attributes:
+        steps: Number of optimizer steps.
+        batch_size: Samples a step, over all processes.
+        unlabelled_batch_size: Samples without labels beside them.
+        optimizer: ``adamw``, ``adam`` or ``sgd``.
+        lr: Highest learning rate of the student's body.
+        head_lr: Highest learning rate of its last layer and of parts with random weights.
+        loss_lr: Highest learning rate of the transfer loss's own parameters.
+        weight_decay: Of matrices and kernels; biases and norms have none.
+        warmup: Share of the steps with a rising rate.
+        clip_norm: Largest norm of the gradient of student and teacher head; 0 does not clip.
+        eval_every: Steps between looks at the validation split.
+        patience: Looks without a better score before stopping; None never stops early.
+        seed: Of everything random.
+    """
+
+    steps: int
+    batch_size: int = 64
+    unlabelled_batch_size: int = 64
+    optimizer: str = "adamw"
+    lr: float = 3e-4
+    head_lr: float = 3e-3
+    loss_lr: float = 1e-2
+    weight_decay: float = 0.02
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    eval_every: int = 100
+    patience: int | None = None
+    seed: int = 0
+
+
+def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Optimizer:
+    """Groups: matrices, and biases and norms, of body and untrained parts; the loss's own."""
+    named = []
+    for student in (model.student, model.alone):
+        if student is not None:
+            untrained = student.untrained if isinstance(student, Student) else frozenset()
+            parameters = student.named_parameters()
+            named += [(name in untrained, p) for name, p in parameters if p.requires_grad]
+    if model.teacher_head is not None:
+        named += [(True, p) for p in model.teacher_head.parameters()]
+    groups: list[dict[str, Any]] = []
+    for lr, is_new in ((schedule.lr, False), (schedule.head_lr, True)):
+        part = [p for new, p in named if new == is_new]
+        for decay, is_matrix in ((schedule.weight_decay, True), (0.0, False)):
+            chosen = [p for p in part if (p.ndim > 1) == is_matrix]
+            if chosen:
+                groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
+    own = [] if model.transfer_loss is None else list(model.transfer_loss.parameters())
+    if own:
+        groups.append({"params": own, "lr": schedule.loss_lr, "weight_decay": 0.0})
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
+    kind = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=schedule.lr)
+
+
+def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: linear rise, then a cosine down to zero."""
+    rise = round(steps * warmup)
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+
+    return factor
+
+
+def make_schedule(config: TrainConfig, num_samples: int, pretrained: bool) -> Schedule:
+    """The schedule that a run's options ask for.
+
+    Args:
+        config: The options.
+        num_samples: Labelled training rows.
+        pretrained: Whether the student starts from pre-trained weights.
+
+    Raises:
+        ConfigError: If the options contradict each other.
+    """
+    per_epoch = max(1, num_samples // config.batch_size)
+    if config.steps is not None and config.epochs is not None:
+        raise ConfigError(
+            f"expected --steps or --epochs, got both ({config.steps}, {config.epochs})"
+        )
+    if config.steps is not None:
+        steps = config.steps
+    elif config.epochs is not None:
+        steps = max(1, math.ceil(config.epochs * per_epoch))
+    else:
+        steps = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * per_epoch))
+    start = "pretrained" if pretrained else "random"
+    lr = config.lr or LR[start] * (SGD_FACTOR if config.optimizer == "sgd" else 1)
+    return Schedule(
+        steps=steps,
+        batch_size=config.batch_size,
+        unlabelled_batch_size=config.unlabelled_batch_size or 2 * config.batch_size,
+        optimizer=config.optimizer,
+        lr=lr,
+        head_lr=config.head_lr or float(f"{lr * HEAD_FACTOR[start]:.6g}"),
+        loss_lr=config.loss_lr,
+        weight_decay=config.weight_decay,
+        warmup=config.warmup,
+        clip_norm=config.clip_norm,
+        eval_every=config.eval_every or max(1, math.ceil(steps / LOOKS)),
+        patience=config.patience,
+        seed=config.seed,
+    )

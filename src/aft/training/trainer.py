@@ -1,0 +1,361 @@
+"""The one training loop, on Hugging Face Accelerate.
+
+Everything random in a step is a function of the seed, the step and the sample, never of what was
+drawn before. So a run that was stopped goes on exactly as if it had not been, whatever the number
+of workers.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from aft.backbones.batches import to_device
+from aft.data.samples import Samples
+from aft.errors import StudentError
+from aft.features.stored import StoredFeatures
+from aft.metrics import MAIN_METRIC, compute_metrics
+from aft.students.run_student import compute_logits
+from aft.tasks import Task
+from aft.training.checkpoints import Progress, weights_on_cpu, write_atomically
+from aft.training.run_folder import RunLog
+from aft.training.sampling import (
+    BATCH,
+    STEP,
+    UNLABELLED,
+    Batches,
+    Transform,
+    ViewBatch,
+    Views,
+    collate_views,
+    seed_everything,
+    stream,
+)
+from aft.training.schedule import Schedule, make_optimizer, warmup_cosine
+from aft.training.transfer_model import TransferModel
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped a run; its state is on disk."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}; the same command with --resume goes on")
+        self.step = step
+
+
+def make_accelerator(device: torch.device, precision: str = "fp32") -> Accelerator:
+    """An accelerator for this device; several in one process may differ in precision."""
+    AcceleratorState._reset_state(True)
+    mixed = {"fp32": "no", "bf16": "bf16"}[precision]
+    return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+
+
+class Trainer:
+    """Trains a :class:`TransferModel` over stored teacher features.
+
+    Args:
+        model: Student and loss.
+        train: Training samples.
+        validation: Held-out samples that choose the checkpoint.
+        task: What the student's outputs mean.
+        teachers: The stored features of each teacher for the training samples.
+        unlabelled: Samples without labels, which join the transfer loss.
+        unlabelled_teachers: The stored features of each teacher for these.
+        unlabelled_augment: Random view of these; None for that of a training input.
+        validation_teachers: The same for the held-out samples; for a model with a teacher head,
+            which needs them.
+        augment: Random view of a training input.
+        transform: Fixed view for validation.
+        schedule: How to train.
+        accelerator: Devices, processes and precision.
+        folder: Where checkpoints go.
+        num_workers: Processes that read inputs.
+        progress: Whether to show a progress bar.
+    """
+
+    def __init__(
+        self,
+        model: TransferModel,
+        train: Samples,
+        validation: Samples,
+        task: Task,
+        *,
+        teachers: Sequence[StoredFeatures],
+        unlabelled: Samples | None = None,
+        unlabelled_teachers: Sequence[StoredFeatures] = (),
+        unlabelled_augment: Transform | None = None,
+        validation_teachers: Sequence[StoredFeatures] = (),
+        augment: Transform,
+        transform: Transform,
+        schedule: Schedule,
+        accelerator: Accelerator,
+        folder: Path,
+        num_workers: int = 0,
+        progress: bool = True,
+    ) -> None:
+        self.train_samples = train
+        self.validation = validation
+        self.task = task
+        self.teachers = teachers
+        self.unlabelled = unlabelled
+        self.unlabelled_teachers = unlabelled_teachers
+        self.unlabelled_augment = unlabelled_augment or augment
+        self.validation_teachers = validation_teachers
+        self.augment = augment
+        self.transform = transform
+        self.schedule = schedule
+        self.accelerator = accelerator
+        self.folder = folder
+        self.num_workers = num_workers
+        self.show = progress and accelerator.is_main_process
+        self.progress = Progress()
+        self.module = model
+        optimizer = make_optimizer(model, schedule)
+        self.scheduler = LambdaLR(optimizer, warmup_cosine(schedule.steps, schedule.warmup))
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that a run goes on from."""
+        return self.folder / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The weights that scored best on the validation split, within its uncertainty."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def best_alone(self) -> Path:
+        """The same of the student that learns from the labels alone."""
+        return self.folder / "best-alone.safetensors"
+
+    def fit(self, log: RunLog) -> Progress:
+        """Train to the end, or until patience runs out; leaves the best weights in the model.
+
+        Args:
+            log: Where metrics go.
+
+        Raises:
+            Interrupted: On Ctrl-C or SIGTERM, after the state was saved.
+            StudentError: If the loss is no longer a number.
+        """
+        schedule, state = self.schedule, self.progress
+        started = time.perf_counter() - state.seconds
+        bar = tqdm(
+            total=schedule.steps,
+            initial=state.step,
+            desc="training",
+            unit="step",
+            disable=not self.show,
+            dynamic_ncols=True,
+        )
+        with bar, _stop_signals() as stopped:
+            for batch in self._batches() if not state.finished else ():
+                values: dict[str, float] = self._step(*batch)
+                state.step += 1
+                bar.update()
+                if state.step % 10 == 0 or state.step == 1:
+                    values["lr"] = float(self.scheduler.get_last_lr()[0])
+                    log.write(state.step, "train", values)
+                    bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+                if state.step % schedule.eval_every == 0 or state.step == schedule.steps:
+                    score = self._look(log)
+                    bar.set_postfix(validation=f"{score:.3f}", refresh=False)
+                    patient = schedule.patience is None or state.best.stale < schedule.patience
+                    state.finished = state.step == schedule.steps or not patient
+                    state.seconds = time.perf_counter() - started
+                    self.save()
+                if state.finished:
+                    break
+                if stopped.is_set():
+                    state.seconds = time.perf_counter() - started
+                    self.save()
+                    raise Interrupted(state.step)
+        if self.best.exists():
+            self.module.load_state_dict(load_file(self.best))
+        if self.module.alone is not None and self.best_alone.exists():
+            self.module.alone.load_state_dict(load_file(self.best_alone))
+        return state
+
+    def _step(self, batch: ViewBatch, unlabelled: ViewBatch | None) -> dict[str, float]:
+        """One optimizer step on a batch with labels, and perhaps one without."""
+        accelerator, step = self.accelerator, self.progress.step
+        device = accelerator.device
+        seed_everything(
+            stream(self.schedule.seed, STEP, step, accelerator.process_index), device.type
+        )
+        inputs, rows = batch
+        labels = torch.from_numpy(_labels(self.train_samples)[rows]).to(device)
+        features = [teacher.gather(rows).to(device) for teacher in self.teachers]
+        more: tuple[Any, ...] = ()
+        if unlabelled is not None:
+            others = [one.gather(unlabelled[1]).to(device) for one in self.unlabelled_teachers]
+            more = (to_device(unlabelled[0], device), others)
+        self.model.train()
+        out = self.model(to_device(inputs, device), features or None, labels, *more)
+        if not torch.isfinite(out["loss"]):
+            raise StudentError(
+                f"the loss is {out['loss'].item()} at step {step + 1}: training diverged. Lower "
+                f"--lr (now {self.schedule.lr:g}) or --beta; the last checkpoint is kept"
+            )
+        self.optimizer.zero_grad()
+        # The student that learns from the labels alone shares no weight with the other.
+        accelerator.backward(out["loss"] + out.get("alone_loss", 0.0))
+        if self.schedule.clip_norm > 0:
+            model = self.module
+            for parts in ((model.student, model.teacher_head), (model.alone,)):
+                trained = [p for part in parts if part is not None for p in part.parameters()]
+                if trained:
+                    accelerator.clip_grad_norm_(trained, self.schedule.clip_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        return {name: out[name].item() for name in out if name.endswith("loss")}
+
+    def _batches(self) -> Iterator[tuple[ViewBatch, ViewBatch | None]]:
+        """This process's part of every batch from the current step on."""
+        schedule = self.schedule
+        labelled = self._load(
+            self.train_samples, self.augment, schedule.batch_size, schedule.seed, BATCH
+        )
+        if self.unlabelled is None:
+            return ((batch, None) for batch in labelled)
+        seed = stream(schedule.seed, UNLABELLED)  # views apart from those of the labelled
+        return zip(
+            labelled,
+            self._load(
+                self.unlabelled,
+                self.unlabelled_augment,
+                schedule.unlabelled_batch_size,
+                seed,
+                UNLABELLED,
+            ),
+            strict=True,
+        )
+
+    def _load(
+        self, samples: Samples, augment: Transform, batch_size: int, seed: int, purpose: int
+    ) -> DataLoader[Any]:
+        accelerator = self.accelerator
+        batches = Batches(
+            len(samples),
+            batch_size,
+            range(self.progress.step, self.schedule.steps),
+            self.schedule.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+            purpose,
+        )
+        return DataLoader(
+            Views(samples, augment, seed),
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            collate_fn=collate_views,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    def _look(self, log: RunLog) -> float:
+        """Score the validation split; keep the weights if they are the best so far."""
+        state, model = self.progress, self.module
+        with_teachers = model if model.teacher_head is not None else model.student
+        score = self._score(with_teachers, log, "validation")
+        if state.best.update(state.step, score, self._uncertainty):
+            self._keep(self.best, model)
+        if model.alone is not None:
+            alone = self._score(model.alone, log, "validation_alone")
+            if state.alone.update(state.step, alone, self._uncertainty):
+                self._keep(self.best_alone, model.alone)
+        return score
+
+    def _score(self, module: nn.Module, log: RunLog, split: str) -> float:
+        """The main metric of the validation split."""
+        logits = compute_logits(
+            module,
+            self.transform,
+            self.validation,
+            teachers=self.validation_teachers,
+            batch_size=self.schedule.batch_size,
+            num_workers=self.num_workers,
+            device=self.accelerator.device,
+        )
+        metrics = compute_metrics(logits, _labels(self.validation), self.task)
+        log.write(self.progress.step, split, metrics)
+        return metrics[MAIN_METRIC[self.task.kind]]
+
+    def _keep(self, path: Path, module: nn.Module) -> None:
+        if self.accelerator.is_main_process:
+            write_atomically(path, lambda file: save_file(weights_on_cpu(module), file))
+        self.accelerator.wait_for_everyone()
+
+    def _uncertainty(self, score: float) -> float:
+        """Standard error of a share of right answers; other scores count as exact."""
+        if self.task.kind != "classification":
+            return 0.0
+        return math.sqrt(max(0.0, score * (1 - score)) / len(self.validation))
+
+    def save(self) -> None:
+        """Write the whole training state to :attr:`last`: it is there whole, or not at all."""
+        if self.accelerator.is_main_process:
+            state = {
+                "model": weights_on_cpu(self.module),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "progress": self.progress.as_dict(),
+            }
+            write_atomically(self.last, lambda path: torch.save(state, path))
+        self.accelerator.wait_for_everyone()
+
+    def restore(self) -> None:
+        """Go on from :attr:`last`.
+
+        Raises:
+            StudentError: If the checkpoint cannot be read, or is of another model.
+        """
+        try:
+            state = torch.load(self.last, weights_only=True, map_location="cpu")
+            self.module.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.progress = Progress.from_dict(state["progress"])
+        except Exception as error:
+            raise StudentError(
+                f"cannot read the checkpoint {self.last}, or it is of another version of aft; "
+                f"--overwrite instead of --resume trains anew: {error}"
+            ) from None
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Set an event on Ctrl-C or SIGTERM, so that the step under way is finished first."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    for number in handlers:
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _labels(samples: Samples) -> NDArray[Any]:
+    assert samples.labels is not None
+    return samples.labels

@@ -1,0 +1,178 @@
+"""The transfer loss that a run's options name, fitted to stored features where it has to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from aft.backbones.specs import split_column
+from aft.config.commands import TrainConfig
+from aft.config.groups import LossOptions
+from aft.data.samples import Samples
+from aft.errors import ConfigError
+from aft.features.stored import StoredFeatures
+from aft.losses.aft import AFTLoss
+from aft.losses.aft_no_kernel import NoKernelAFTLoss
+from aft.losses.aft_soft import AFTSoftLoss
+from aft.losses.btuning import BTuningLoss
+from aft.losses.cka import CKALoss
+from aft.losses.ft import FTLoss, fit_autoencoder
+from aft.losses.kd import KDLoss
+from aft.losses.kdep import KDEPLoss
+from aft.losses.kernel_kd import KernelKDLoss
+from aft.losses.logit_kd import LogitKDLoss
+from aft.losses.rkd import RKDLoss
+from aft.losses.soft_labels import SoftLabelLoss
+from aft.students.run_student import run_student
+from aft.students.student import Student
+from aft.tasks import Task
+from aft.training.sampling import Transform
+from aft.training.schedule import Schedule
+
+MOST_FITTED_ROWS = 20_000
+"""Losses that are fitted before training see so many rows of the stored features at most."""
+FACTOR_DIM = 128
+SOFT = ("soft-labels", "aft-soft")
+"""Losses with soft labels, which rows without labels and stored views are for."""
+AUTO_VIEWS = 4
+AUTO_BETA = {
+    **{"aft": 3.0, "aft-no-kernel": 1.0, "kd": 1.0, "kernel-kd": 1.0, "rkd": 1.0, "ft": 1.0},
+    **{"b-tuning": 1.0, "logit-kd": 1.0, "kdep": 1.0, "cka": 1.0},
+}
+
+
+def make_loss(
+    options: LossOptions,
+    teachers: Sequence[StoredFeatures],
+    student: Student,
+    inputs: Samples,
+    transform: Transform,
+    task: Task,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> nn.Module | None:
+    """The loss of a run; None without teachers.
+
+    What is fitted here depends on the seed, the student's starting weights and the stored features
+    alone, so that a resumed run makes the same.
+
+    Args:
+        options: Which loss, and how.
+        teachers: Stored features of the training samples.
+        student: With the weights that it starts from.
+        inputs: The training samples, with the columns that the student takes.
+        transform: From a sample's input to the student's, without augmentation.
+        task: What the student learns.
+        seed: Of what is drawn at random.
+        device: Where the student is run, for losses that need its starting features.
+
+    Raises:
+        ConfigError: If the loss does not fit the task.
+    """
+    if not teachers:
+        return None
+    check_loss(options.loss, task)
+    dims = [features.dim for features in teachers]
+    scale: dict[str, Any] = {"normalize": options.normalize, "statistics": None}
+    if options.normalize == "standardize":
+        scale["statistics"] = [features.statistics() for features in teachers]
+    match options.loss:
+        case "aft":
+            return AFTLoss(dims, **_kernel_options(options), **scale)
+        case "aft-no-kernel":
+            return NoKernelAFTLoss(student.dim, dims, **scale)
+        case "kd":
+            return KDLoss(student.dim, dims, **scale)
+        case "kernel-kd":
+            return KernelKDLoss(student.dim, dims, **scale)
+        case "rkd":
+            return RKDLoss(**scale)
+        case "cka":
+            return CKALoss(**scale)
+    rows = _some_rows(len(inputs), seed)
+    features = [one.gather(rows) for one in teachers]
+    if options.loss == "ft":
+        joined = torch.cat(features, dim=1)
+        factor_dim = min(FACTOR_DIM, joined.shape[1])
+        encoder = fit_autoencoder(joined, factor_dim, seed=seed, normalize=options.normalize)
+        return FTLoss(student.dim, factor_dim, encoder=encoder)
+    if options.loss == "kdep":
+        return KDEPLoss.fit(student.dim, features, normalize=options.normalize)
+    labels = torch.from_numpy(np.asarray(inputs.labels)[rows])
+    if options.loss == "logit-kd":
+        return LogitKDLoss.fit(features, labels, num_classes=task.num_outputs, seed=seed)
+    if options.loss in SOFT:
+        soft = SoftLabelLoss.fit(
+            features, labels, kind=task.kind, num_outputs=task.num_outputs, seed=seed
+        )
+        if options.loss == "soft-labels":
+            return soft
+        return AFTSoftLoss.fit(soft, features, **_kernel_options(options), **scale)
+    batches = run_student(
+        student.to(device), transform, inputs.subset(rows), device=torch.device(device)
+    )
+    start = torch.cat([features.float().cpu() for _, features in batches])
+    classes = task.num_outputs if task.kind == "classification" else None
+    return BTuningLoss.fit(start, features, labels, num_classes=classes)
+
+
+def count_views(config: TrainConfig, unlabelled: bool) -> int:
+    """How many stored views of each training row join the transfer loss.
+
+    Args:
+        config: Options of the run.
+        unlabelled: Whether there are rows without labels.
+    """
+    if config.views == "auto":
+        wanted = config.loss in SOFT and not unlabelled and config.augment != "none"
+        tables = any(split_column(one)[1].startswith("features:") for one in config.teachers)
+        return AUTO_VIEWS if wanted and not tables else 0  # a table knows nothing of views
+    return 0 if config.views == "clean" else config.views
+
+
+def weight_of_transfer(config: TrainConfig, schedule: Schedule, rows: int, pool: int) -> float:
+    """The weight of the transfer loss, beta.
+
+    ``auto`` needs no search: a soft label is in the units of the task loss, so every row's counts
+    as much as a label. The task loss is a mean over the labelled rows of a step, the transfer loss
+    one over all rows, and beta is the ratio of these numbers. The other losses are in units of
+    their own and have the weight that the benchmarks chose most often.
+
+    Args:
+        config: Options of the run.
+        schedule: Its schedule.
+        rows: Number of labelled training rows.
+        pool: Number of rows without labels, or stored views, that join the transfer loss.
+    """
+    if config.beta != "auto":
+        return config.beta
+    if config.loss not in SOFT:
+        return AUTO_BETA[config.loss]
+    labelled = min(schedule.batch_size, rows)
+    return 1 + min(schedule.unlabelled_batch_size, pool) / labelled
+
+
+def _kernel_options(options: LossOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("kernel", "weights", "combine")}
+
+
+def check_loss(loss: str, task: Task) -> None:
+    """See that a loss is for such a task.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if loss == "logit-kd" and task.kind != "classification":
+        raise ConfigError(f"logit-kd is for classification, the task is {task.kind}")
+    if loss == "b-tuning" and task.kind == "multilabel":
+        raise ConfigError("b-tuning is for classification and regression, the task is multilabel")
+
+
+def _some_rows(number: int, seed: int) -> NDArray[np.int64]:
+    return np.sort(np.random.default_rng(seed).permutation(number)[:MOST_FITTED_ROWS])

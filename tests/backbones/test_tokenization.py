@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+transformers = pytest.importorskip("transformers")
+
+from tokenizers import Regex, Tokenizer, pre_tokenizers  # noqa: E402
+
+from aft.backbones.tokenization import Tokenization  # noqa: E402
+from aft.backbones.weights import ModelError  # noqa: E402
+from aft.errors import InputError  # noqa: E402
+from helpers.text_models import SENTENCES, make_bert, make_gpt2, make_roberta, make_t5  # noqa: E402
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "bert": make_bert,
+    "roberta": make_roberta,
+    "gpt2": make_gpt2,
+    "t5": make_t5,
+}
+PAIRS = ("bert", "roberta", "t5")  # those that put special tokens between two texts
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        name: transformers.AutoTokenizer.from_pretrained(make(folder / name))
+        for name, make in MAKERS.items()
+    }
+
+
+def ours(tokenizer: Any, max_tokens: int = 64, **options: Any) -> Tokenization:
+    return Tokenization(tokenizer.backend_tokenizer.to_str(), max_tokens, **options)
+
+
+def random_text(generator: random.Random, words: int) -> str:
+    known = [*" ".join(SENTENCES).split(), "xyzzy", "caf\u00e9", "\u6771\u4eac", "!?", "  ", "\n"]
+    return " ".join(generator.choices(known, k=words))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("max_tokens", [5, 16, 17])
+def test_one_text_as_transformers_encodes_it(
+    name: str, max_tokens: int, tokenizers: dict[str, Any]
+) -> None:
+    tokenizer, generator = tokenizers[name], random.Random(0)
+    tokenization = ours(tokenizer, max_tokens)
+    texts = [random_text(generator, length) for length in range(30)]
+    encoded = tokenization.encode_batch(texts)
+    for text, tokens in zip(texts, encoded, strict=True):
+        expected = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
+        assert tokens.tolist() == expected
+        assert tokenization.evaluate()(text).tolist() == expected
+    lengths = [len(tokenizer(text)["input_ids"]) for text in texts]
+    assert tokenization.count_truncated(texts) == sum(n > max_tokens for n in lengths)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("max_tokens", [7, 16, 17])
+def test_pairs_as_transformers_encodes_them(
+    name: str, max_tokens: int, tokenizers: dict[str, Any]
+) -> None:
+    tokenizer, generator = tokenizers[name], random.Random(0)
+    tokenization = ours(tokenizer, max_tokens, token_types=name == "bert")
+    pairs = [
+        (random_text(generator, generator.randrange(20)), random_text(generator, 1 + index % 20))
+        for index in range(60)
+    ]
+    encoded = tokenization.encode_batch([{"first": a, "second": b} for a, b in pairs])
+    too_long = 0
+    for (a, b), tokens in zip(pairs, encoded, strict=True):
+        expected = tokenizer(a, b, truncation=True, max_length=max_tokens)
+        too_long += len(tokenizer(a, b)["input_ids"]) > max_tokens
+        if name == "bert":
+            assert tokens.tolist() == [expected["input_ids"], expected["token_type_ids"]]
+        else:
+            assert tokens.tolist() == expected["input_ids"]
+    assert tokenization.count_truncated([{"a": a, "b": b} for a, b in pairs]) == too_long
+
+
+def test_a_pair_without_special_tokens_is_joined_by_a_newline(tokenizers: dict[str, Any]) -> None:
+    encode = ours(tokenizers["gpt2"]).evaluate()
+    assert encode({"a": "birds sing", "b": "now"}).tolist() == encode("birds sing\nnow").tolist()
+    three = ours(tokenizers["bert"]).evaluate()({"a": "birds", "b": None, "c": "now"})
+    assert three.tolist() == tokenizers["bert"]("birds\n\nnow")["input_ids"]
+
+
+def test_templates(tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers["bert"]
+    one = ours(tokenizer, template="what is {{{0}}}?").evaluate()
+    assert one("the river").tolist() == tokenizer("what is {the river}?")["input_ids"]
+    two = ours(tokenizer, template="story: {1} film: {0}", token_types=True).evaluate()
+    pair = {"film": "great", "story": "dull"}
+    assert two(pair).tolist() == tokenizer("story: dull film: great")["input_ids"]
+    with pytest.raises(InputError, match=r"expected 2 texts for the template .* got 1"):
+        two("great")
+    with pytest.raises(InputError, match=r"expected 1 text for the template .* got 2"):
+        one(pair)
+
+
+@pytest.mark.parametrize("template", ["query:", "{text}", "{1}", "{0!r}", "{0:>9}", "{0", "{}"])
+def test_a_template_that_cannot_be_used(template: str, tokenizers: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="template"):
+        ours(tokenizers["bert"], template=template)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_missing_and_empty_texts(name: str, tokenizers: dict[str, Any]) -> None:
+    tokenization = ours(tokenizers[name])
+    empty = tokenizers[name]("")["input_ids"]
+    assert [t.tolist() for t in tokenization.encode_batch([None, "", {"a": None}])] == [empty] * 3
+    assert tokenization.encode_batch([]) == []
+
+
+@pytest.mark.parametrize("value", [3, b"text", {}, {"a": "b", "c": 4}, ["a", "b"]])
+def test_what_is_no_text(value: Any, tokenizers: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected a text or a dict of texts"):
+        ours(tokenizers["bert"]).evaluate()(value)
+
+
+LONG = {
+    "words": "the movie was great, and ",
+    "spaces": " ",
+    "one word": "movie",
+    "points": ".",
+    "lines": "birds\n",
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("kind", LONG)
+def test_long_texts(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
+    tokenizer, text = tokenizers[name], LONG[kind] * (60_000 // len(LONG[kind]))
+    tokenization = ours(tokenizer, 32)
+    for long in (text, text + " birds", " " + text):
+        expected = tokenizer(long, truncation=True, max_length=32)["input_ids"]
+        assert tokenization.evaluate()(long).tolist() == expected
+        assert tokenization.count_truncated([long, "birds"]) == (len(expected) == 32)
+
+
+@pytest.mark.parametrize("kind", ["words", "spaces", "one word"])
+def test_a_million_characters(kind: str, tokenizers: dict[str, Any]) -> None:
+    tokenizer, text = tokenizers["bert"], LONG[kind] * (1_000_000 // len(LONG[kind]))
+    expected = tokenizer(text, truncation=True, max_length=32)["input_ids"]
+    assert ours(tokenizer, 32).evaluate()(text).tolist() == expected
+    assert ours(tokenizer, 32).count_truncated([text]) == (len(expected) == 32)
+
+
+@pytest.mark.parametrize("max_tokens", [16, 17])
+def test_long_pairs(max_tokens: int, tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers["bert"]
+    tokenization = ours(tokenizer, max_tokens)
+    short, middle, long = "birds", "the garden " * 700, "the quiet river " * 900
+    for a, b in [(long, short), (short, long), (long, middle), (middle, long), (long, long)]:
+        expected = tokenizer(a, b, truncation=True, max_length=max_tokens)["input_ids"]
+        assert tokenization.evaluate()({"a": a, "b": b}).tolist() == expected
+
+
+def test_only_a_beginning_is_tokenized_where_that_is_enough(tokenizers: dict[str, Any]) -> None:
+    """A regular expression may look ahead as far as a word goes, and then nothing is cut short."""
+    tokenizer = Tokenizer.from_str(tokenizers["bert"].backend_tokenizer.to_str())
+    digits = Regex(r"[0-9]{1,3}(?=(?:[0-9]{3})*(?:[^0-9]|$))|\s+|[^0-9\s]+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(digits, "isolated")
+    tokenization = Tokenization(tokenizer.to_str(), 8)
+    for text in ("1" + "25" * 1_500, "1" + "25" * 1_500 + " birds 25", "birds " * 9_000):
+        expected = tokenizer.encode(text).ids
+        assert tokenization.evaluate()(text).tolist() == [*expected[:7], expected[-1]]
+
+
+def test_special_tokens_within_a_long_text(tokenizers: dict[str, Any]) -> None:
+    tokenizer, generator = tokenizers["roberta"], random.Random(0)
+    tokenization = ours(tokenizer, 100)
+    for _ in range(20):
+        words = generator.choices(["<mask>", "birds", " " * 700, "\n", "movie" * 90], k=60)
+        text = "".join(words)
+        expected = tokenizer(text, truncation=True, max_length=100)["input_ids"]
+        assert tokenization.evaluate()(text).tolist() == expected
+
+
+def test_described_pickled_and_read_again(tokenizers: dict[str, Any]) -> None:
+    tokenization = ours(tokenizers["bert"], 12, template="film: {0}", token_types=True)
+    description = json.loads(json.dumps(tokenization.describe()))
+    assert description["kind"] == "text" and description["max_tokens"] == 12
+    again = Tokenization.from_description(description, tokenization.tokenizer_json)
+    sent = pickle.loads(pickle.dumps(tokenization))
+    assert again == tokenization == sent
+    assert sent.augment("standard")("birds").tolist() == again.evaluate()("birds").tolist()
+    with pytest.raises(ModelError, match="expected the tokenizer with SHA-256"):
+        Tokenization.from_description(description, ours(tokenizers["gpt2"]).tokenizer_json)
+
+
+def test_cutting_and_padding_that_a_file_asks_for_are_not_done(tokenizers: dict[str, Any]) -> None:
+    tokenizer = Tokenizer.from_str(tokenizers["bert"].backend_tokenizer.to_str())
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=30)
+    tokens = Tokenization(tokenizer.to_str(), 64).evaluate()(SENTENCES[0])
+    assert tokens.tolist() == tokenizers["bert"](SENTENCES[0])["input_ids"]
+
+
+def test_what_cannot_be_used(tokenizers: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="expected max_tokens >= 3, since this tokenizer adds 2"):
+        ours(tokenizers["bert"], 2)
+    with pytest.raises(InputError, match="expected max_tokens >= 5 for pairs"):
+        ours(tokenizers["bert"], 3).evaluate()({"a": "birds", "b": "sing"})
+    with pytest.raises(ModelError, match="tokenizer.json cannot be read"):
+        Tokenization("{}", 8)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from aft.backbones.weights import (
+    ModelError,
+    file_hash,
+    load_into,
+    load_numpy_pickle,
+    load_weights,
+    state_hash,
+)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        torch.testing.assert_close(tensor, right[name], rtol=0, atol=0)
+
+
+def test_reads_safetensors(network: nn.Module, tmp_path: Path) -> None:
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    assert_equal(load_weights(tmp_path / "w.safetensors"), network.state_dict())
+
+
+@pytest.mark.parametrize("nest", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_takes_off_nests_and_prefixes(
+    network: nn.Module, tmp_path: Path, nest: str | None, prefix: str
+) -> None:
+    state = {prefix + name: tensor for name, tensor in network.state_dict().items()}
+    torch.save({nest: state, "epoch": 3} if nest else state, tmp_path / "w.pth")
+    assert_equal(load_weights(tmp_path / "w.pth"), dict(network.state_dict()))
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch /tmp/aft-must-not-exist",)
+
+
+def test_refuses_code_in_a_torch_file(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1), "evil": _Evil()}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="holds more than tensors"):
+        load_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all"])
+def test_damaged_files_are_told(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=name):
+        load_weights(tmp_path / name)
+
+
+def test_missing_and_unknown_files_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no weight file"):
+        load_weights(tmp_path / "w.pth")
+    (tmp_path / "w.npz").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"expected weights in a .safetensors"):
+        load_weights(tmp_path / "w.npz")
+    torch.save({"epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="no tensors by name"):
+        load_weights(tmp_path / "w.pth")
+
+
+def test_load_into_ignores_the_head_and_finds_a_backbone(network: nn.Module) -> None:
+    state = {f"backbone.{k}": v + 1 for k, v in network.state_dict().items()}
+    state["head.weight"] = torch.zeros(2, 4)
+    load_into(network, state, head=("head",))
+    assert_equal(
+        dict(network.state_dict()),
+        {k.removeprefix("backbone."): v for k, v in state.items() if k != "head.weight"},
+    )
+
+
+def test_load_into_says_what_does_not_fit(network: nn.Module) -> None:
+    state = dict(network.state_dict())
+    del state["0.bias"]
+    state["0.weight"] = torch.zeros(5, 3)
+    state |= {f"extra.{i}": torch.zeros(1) for i in range(5)} | {"fc.weight": torch.zeros(1)}
+    with pytest.raises(ModelError) as caught:
+        load_into(network, state, head=("fc",))
+    words = str(caught.value)
+    assert "1 of 7 tensors missing: 0.bias" in words
+    assert "5 tensors that the model does not have: extra.0, extra.1, extra.2 …" in words
+    assert "1 of another shape: 0.weight (5, 3), not (4, 3)" in words
+    assert "1 tensors of the classifier were ignored" in words
+
+
+def test_load_into_takes_weights_without_batch_counters(network: nn.Module) -> None:
+    load_into(network, {k: v for k, v in network.state_dict().items() if "batches" not in k})
+
+
+def test_state_hash_sees_names_types_shapes_and_values() -> None:
+    one = {"a": torch.arange(4.0), "b": torch.tensor(1)}
+    assert state_hash(one) == state_hash(dict(reversed(one.items())))
+    others = [
+        {"c": one["a"], "b": one["b"]},
+        {"a": one["a"].reshape(2, 2), "b": one["b"]},
+        {"a": one["a"].to(torch.bfloat16), "b": one["b"]},
+        {"a": one["a"] + 1e-6, "b": one["b"]},
+    ]
+    assert len({state_hash(state) for state in [one, *others]}) == 5
+    strided = torch.arange(8.0).reshape(4, 2).T.contiguous().T
+    assert state_hash({"a": strided}) == state_hash({"a": strided.contiguous()})
+
+
+def test_file_hash_is_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "b").write_bytes(b"x")
+    assert file_hash(tmp_path / "a") == file_hash(tmp_path / "b")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_numpy_pickles_are_read(tmp_path: Path, protocol: int) -> None:
+    arrays = {"conv1": [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros(1)]}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(arrays, protocol))
+    if protocol in (2, 5):  # text encoding of bytes, buffers: more than reconstructing arrays
+        with pytest.raises(ModelError, match="refused to load"):
+            load_numpy_pickle(tmp_path / "w.pkl")
+    else:
+        read = load_numpy_pickle(tmp_path / "w.pkl")
+        np.testing.assert_array_equal(read["conv1"][0], arrays["conv1"][0])
+
+
+@pytest.mark.parametrize("value", [_Evil(), Path("x"), print, {"a": [np.zeros(1), _Evil()]}])
+def test_other_pickles_are_refused_by_name(tmp_path: Path, value: object) -> None:
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(value, 3))
+    with pytest.raises(ModelError, match=r"w.pkl: refused to load \w+\.\w+"):
+        load_numpy_pickle(tmp_path / "w.pkl")
+
+
+def test_a_damaged_pickle_is_told(tmp_path: Path) -> None:
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x03garbage")
+    with pytest.raises(ModelError, match="not a readable pickle"):
+        load_numpy_pickle(tmp_path / "w.pkl")

@@ -1,0 +1,398 @@
+"""`aft compare`: several methods over several seeds, end to end and sentence by sentence."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import aft
+from aft.cli import main
+from aft.comparison.statistics import name_best, summarize_method
+from aft.config.commands import CompareConfig, TrainConfig
+from aft.errors import AftError, ConfigError
+from aft.report import write_methods_report
+from aft.training.trainer import Trainer
+from helpers.report_pages import Page, check_self_contained
+from helpers.text_data import FILLERS, make_text_table
+from helpers.training import TEACHERS
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A small comparison over texts: two seeds, two weights, two losses, two teachers."""
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "teachers.py").write_text(TEACHERS)
+    teacher = f"python:{folder / 'teachers.py'}:words"
+    return {
+        "data": str(make_text_table(folder / "texts.jsonl")),
+        "teachers": (teacher, teacher),
+        "student": "small:static?dim=16",
+        "features": folder / "features",
+        "methods": ("aft", "kd"),
+        "seeds": 2,
+        "betas": (1.0, 0.1),
+        "steps": 12,
+        "eval_every": 4,
+        "batch_size": 16,
+        "device": "cpu",
+        "num_workers": 0,
+        "progress": False,
+        "out": folder / "out",
+    }
+
+
+@pytest.fixture(scope="module")
+def found(options: dict[str, Any]) -> dict[str, Any]:
+    return aft.compare(**options)
+
+
+def cells(out: Path) -> dict[str, int]:
+    """When each run was finished."""
+    return {
+        str(path.parent.relative_to(out)): path.stat().st_mtime_ns
+        for path in sorted(out.rglob("result.json"))
+    }
+
+
+def test_end_to_end(found: dict[str, Any], options: dict[str, Any]) -> None:
+    out = options["out"]
+    (setting,) = found["settings"]
+    trained = {f"runs/alone-seed{seed}" for seed in (0, 1)}
+    for method in ("aft", "kd"):
+        trained |= {f"runs/{method}-beta{beta}-seed0" for beta in ("0.1", "1")}
+        trained.add(f"runs/{method}-beta{setting['methods'][method]['beta']:g}-seed1")
+    assert set(cells(out)) == trained
+    assert json.loads((out / "compare.json").read_text()) == json.loads(json.dumps(found))
+    assert found["split"] == "test" and found["metric"] == "accuracy"
+    assert list(setting["methods"]) == ["alone", "aft", "kd"] and not found["errors"]
+    for method, values in setting["methods"].items():
+        scores = []
+        for seed, run in enumerate(values["runs"]):
+            result = aft.TrainResult.load(out / run["folder"])
+            assert run["score"] == result.metrics["accuracy"] and result.summary["seed"] == seed
+            assert result.summary["loss"] == (None if method == "alone" else method)
+            assert result.summary["beta"] == (values["beta"] or 0.0)
+            assert "safety_net" not in result.summary  # as their papers have them
+            scores.append(run["score"])
+        assert values["mean"] == pytest.approx(sum(scores) / 2)
+        assert values["seconds"] > 0 and not values["keeps_teachers"]
+    page = Page(out / "report.html")
+    check_self_contained(page)
+    text = (out / "report.md").read_text()
+    for sentence in (found["sentence"], *found["cautions"]):
+        assert sentence in text and sentence in page.text
+    best = setting["best"]
+    assert any("flatters" in note for note in found["cautions"]) == (best["method"] != "alone")
+    runs = {run["folder"] for run in setting["methods"][best["method"]]["runs"]}
+    assert best["folder"] in runs and best["folder"] in text and best["folder"] in page.text
+
+
+def test_methods_that_are_left_out_are_named(
+    found: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(options["out"], out)
+    fewer = aft.compare(**{**options, "out": out, "methods": ("kd", "aft-rbf"), "betas": (1.0,)})
+    rbf = fewer["settings"][0]["methods"]["aft-rbf"]["runs"][1]["folder"]
+    trained = yaml.safe_load((out / rbf / "config.yaml").read_text())
+    assert (trained["loss"], trained["kernel"]) == ("aft", "rbf")
+    assert any("also holds runs of aft, which" in note for note in fewer["cautions"])
+    assert not any("also holds" in note for note in found["cautions"])
+
+
+def test_ceilings(found: dict[str, Any], options: dict[str, Any]) -> None:
+    probes = found["settings"][0]["probes"]
+    first, second = options["teachers"]
+    assert [probe["teachers"] for probe in probes] == [[first], [second], [first, second]]
+    assert all(probe["score"] > 0.6 for probe in probes)
+
+
+def test_costs(found: dict[str, Any], options: dict[str, Any]) -> None:
+    """At least those of the head: a multiplication and an addition of each weight."""
+    student, teachers = found["costs"]["student"], found["costs"]["teachers"]
+    assert student["flops"] >= 2 * 16 * 3
+    assert student["rows_seen"] == found["steps"] * 16
+    assert student["training_flops"] == 3 * student["flops"] * student["rows_seen"]
+    assert [teacher["spec"] for teacher in teachers] == list(options["teachers"])
+    for teacher in teachers:
+        assert teacher["rows"] == found["settings"][0]["rows"]["train"]
+        assert teacher["flops"] is None  # word vectors alone: nothing is multiplied
+
+
+def test_the_weight_is_chosen_on_validation(found: dict[str, Any], options: dict[str, Any]) -> None:
+    assert found["betas"] == [0.1, 1.0]
+    for values in found["settings"][0]["methods"].values():
+        for look in values["search"]:
+            summary = aft.TrainResult.load(options["out"] / look["folder"]).summary
+            assert summary["split"] == "test"
+            assert look["validation"] == summary["validation"]["accuracy"]
+            assert summary["beta"] == look["beta"] and summary["seed"] == 0
+        if values["search"]:
+            best = max(look["validation"] for look in values["search"])
+            assert values["beta"] == min(
+                look["beta"] for look in values["search"] if look["validation"] == best
+            )
+
+
+def test_the_final_split_has_no_part_in_the_choice(
+    found: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of two weights the one that is worse on test wins where validation says so."""
+    out = tmp_path / "out"
+    shutil.copytree(options["out"], out)
+    for method in ("aft", "kd"):
+        for beta, validation, test in (("0.1", 0.2, 0.9), ("1", 0.3, 0.1)):
+            path = out / f"runs/{method}-beta{beta}-seed0/result.json"
+            result = json.loads(path.read_text())
+            result["validation"]["accuracy"], result["metrics"]["accuracy"] = validation, test
+            path.write_text(json.dumps(result))
+    again = aft.compare(**{**options, "out": out, "probes": False})["settings"][0]
+    assert [again["methods"][method]["beta"] for method in ("aft", "kd")] == [1.0, 1.0]
+    assert again["probes"] == []
+
+
+def test_a_repeat_trains_nothing_and_a_lost_run_is_made_again(
+    found: dict[str, Any], options: dict[str, Any]
+) -> None:
+    before = cells(options["out"])
+    again = aft.compare(**options)
+    assert cells(options["out"]) == before and again == found
+    methods = found["settings"][0]["methods"]
+    lost = methods["kd"]["runs"][1]["folder"]
+    shutil.rmtree(options["out"] / lost)
+    again = aft.compare(**options)["settings"][0]
+    after = cells(options["out"])
+    assert {name for name in before if before[name] != after[name]} == {lost}
+    assert [run["score"] for run in again["methods"]["kd"]["runs"]] == [
+        run["score"] for run in methods["kd"]["runs"]
+    ]
+
+
+def test_more_may_be_asked_for_later(
+    found: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Weights, single teachers, shares of the rows and the ceiling join what is there."""
+    out = tmp_path / "out"
+    shutil.copytree(options["out"], out)
+    before = cells(out)
+    more = aft.compare(
+        **{
+            **options,
+            "out": out,
+            "methods": ("aft", "refine"),
+            "betas": (1.0, 0.1, 30.0),
+            "train_fractions": (0.5, 1.0),
+            "each_teacher": True,
+        }
+    )
+    after = cells(out)
+    assert all(after[name] == before[name] for name in before)
+    settings = more["settings"]
+    assert [(one["fraction"], len(one["teachers"])) for one in settings] == [
+        *((0.5, 2), (0.5, 1), (0.5, 1)),
+        *((1.0, 2), (1.0, 1), (1.0, 1)),
+    ]
+    assert settings[1]["name"] == "50% of train, words (1)"
+    folders = {
+        (one["fraction"], place, method): values["runs"][1]["folder"].rpartition("/")[0]
+        for place, one in enumerate(settings)
+        for method, values in one["methods"].items()
+    }
+    assert folders[0.5, 1, "alone"] == "train-0.5/runs"
+    assert folders[0.5, 1, "aft"] == "train-0.5/teacher-1/runs"
+    assert folders[0.5, 0, "refine"] == "train-0.5/runs"
+    assert folders[1.0, 5, "aft"] == "teacher-2/runs" and folders[1.0, 3, "aft"] == "runs"
+    rows = [one["rows"]["train"] for one in settings]
+    assert rows[0] == rows[2] < rows[3] == found["settings"][0]["rows"]["train"]
+    assert settings[0]["methods"]["alone"]["runs"] == settings[1]["methods"]["alone"]["runs"]
+    refine = settings[0]["methods"]["refine"]
+    assert refine["keeps_teachers"] and refine["beta"] is None and refine["mean"] is not None
+    assert all(one["best"]["method"] != "refine" for one in settings)
+    assert "aft" in more["sentence"] and "refine" not in more["sentence"]
+    check_self_contained(Page(out / "report.html"))
+
+
+def test_other_options_are_refused(found: dict[str, Any], options: dict[str, Any]) -> None:
+    before = cells(options["out"])
+    with pytest.raises(ConfigError, match="other options: steps 12 -> 13"):
+        aft.compare(**{**options, "steps": 13})
+    assert cells(options["out"]) == before
+
+
+def test_what_cannot_be_compared_is_said(options: dict[str, Any], tmp_path: Path) -> None:
+    new = {**options, "out": tmp_path / "new"}
+    with pytest.raises(ConfigError, match="--teachers is missing: expected at least one for aft"):
+        aft.compare(**{**new, "teachers": ()})
+    with pytest.raises(ConfigError, match="aft-rbf is what --kernel rbf makes of aft"):
+        aft.compare(**{**new, "methods": ("aft", "aft-rbf"), "kernel": "rbf"})
+    with pytest.raises(ConfigError, match="a method beside alone"):
+        aft.compare(**{**new, "methods": ("alone",)})
+    with pytest.raises(AftError, match="small:static"):
+        aft.compare(**{**new, "student": "small:statik"})
+    with pytest.raises(AftError, match="unknown source"):
+        aft.compare(**{**new, "teachers": ("tim:resnet18",)})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="no comparison of aft"):
+        aft.compare(**{**new, "out": tmp_path / "mine", "overwrite": True})
+    assert (tmp_path / "mine" / "letter.txt").exists()
+
+
+def test_a_method_that_fails_loses_no_other(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_module = importlib.import_module("aft.commands.train")
+    make_loss = train_module.make_loss
+
+    def broken(config: TrainConfig, teachers: Any, *args: Any, **named: Any) -> Any:
+        if not teachers:
+            return None
+        if config.loss == "kd" or (config.loss == "aft" and config.seed == 1):
+            kind = RuntimeError if config.loss == "aft" else AftError  # such as a full memory
+            raise kind(f"no {config.loss} <b>today</b>")
+        return make_loss(config, teachers, *args, **named)
+
+    monkeypatch.setattr(train_module, "make_loss", broken)
+    found = aft.compare(**{**options, "out": tmp_path / "out", "steps": 4, "eval_every": 2})
+    methods = found["settings"][0]["methods"]
+    kd, plain = methods["kd"], methods["aft"]
+    assert kd["beta"] is None and kd["mean"] is None and "Nothing can be said" in kd["verdict"]
+    assert plain["mean"] is not None and plain["outcome"] is None
+    assert [run["score"] is None for run in methods["alone"]["runs"]] == [False, False]
+    lost = plain["runs"][1]["folder"]
+    assert set(found["errors"]) == {"runs/kd-beta0.1-seed0", "runs/kd-beta1-seed0", lost}
+    page = Page(tmp_path / "out" / "report.html")
+    check_self_contained(page)
+    assert "no kd <b>today</b>" in page.text
+    assert "1 of 2 seeds have a score" in page.text
+    monkeypatch.undo()
+
+    def always_broken(config: TrainConfig, teachers: Any, *args: Any, **named: Any) -> None:
+        if teachers:
+            raise AftError("no kd")
+
+    monkeypatch.setattr(train_module, "make_loss", always_broken)
+    with pytest.raises(AftError, match="no run with a teacher has a score: no kd"):
+        aft.compare(**{**options, "out": tmp_path / "none", "steps": 4})
+
+
+def test_labels_that_a_loss_is_not_for(options: dict[str, Any], tmp_path: Path) -> None:
+    rows = []
+    for i in range(40):
+        text = f"{FILLERS[i % len(FILLERS)]} {FILLERS[i // 4]} {i}"
+        rows.append(json.dumps({"text": text, "label": ["a", "b"][: 1 + i % 2]}) + "\n")
+    (tmp_path / "tags.jsonl").write_text("".join(rows))
+    tags = {**options, "data": str(tmp_path / "tags.jsonl"), "betas": (1.0,), "steps": 4}
+    with pytest.raises(ConfigError, match="logit-kd is for classification"):
+        aft.compare(**{**tags, "out": tmp_path / "none", "methods": ("rkd", "logit-kd")})
+    assert not cells(tmp_path / "none")
+    found = aft.compare(**{**tags, "out": tmp_path / "out", "methods": ("rkd",)})
+    (setting,) = found["settings"]
+    assert found["metric"] == "mean_average_precision"
+    assert 0 < setting["probes"][-1]["score"] <= 1
+    assert setting["methods"]["rkd"]["mean"] is not None
+    assert any("no test split" in note for note in found["cautions"])
+
+
+def test_a_stopped_comparison_goes_on(
+    found: dict[str, Any], options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer._step
+
+    def stop(self: Trainer, *args: Any) -> Any:
+        if self.progress.step == 6:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    few = {**options, "methods": ("kd",), "betas": (1.0,), "out": tmp_path / "out"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stop)
+        with pytest.raises(
+            KeyboardInterrupt, match="the same command goes on with what is missing"
+        ):
+            aft.compare(**few)
+    assert (tmp_path / "out" / "runs" / "alone-seed0" / "checkpoints" / "last.pt").exists()
+    again = aft.compare(**few)
+    methods, before = (one["settings"][0]["methods"] for one in (again, found))
+    assert [run["score"] for run in methods["alone"]["runs"]] == [
+        run["score"] for run in before["alone"]["runs"]
+    ]
+    assert methods["kd"]["beta"] == 1.0 and not methods["kd"]["search"]
+
+
+def test_several_processes_are_refused(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        aft.compare(**options)
+
+
+def test_command_line_and_file(
+    found: dict[str, Any], options: dict[str, Any], tmp_path: Path, capsys: Capture
+) -> None:
+    saved = options["out"] / "compare.yaml"
+    assert set(yaml.safe_load(saved.read_text())) == set(CompareConfig.model_fields)
+    before = cells(options["out"])
+    capsys.readouterr()
+    assert main(["compare", "--config", str(saved), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(
+        (options["out"] / "compare.json").read_text()
+    )
+    assert main(["compare", "--config", str(saved)]) == 0
+    assert "| labels alone" in capsys.readouterr().out
+    assert cells(options["out"]) == before
+    assert main(["compare", "--config", str(saved), "--methods", "kdd"]) == 2
+    assert main(["compare", "--config", str(saved), "--betas", "-1"]) == 2
+
+
+def test_verdicts() -> None:
+    alone = [0.50, 0.60, 0.55, None]
+    better = summarize_method("aft", "accuracy", [0.60, 0.71, 0.65, 0.9], alone)
+    worse = summarize_method("kd", "accuracy", [0.40, 0.49, 0.45, 0.9], alone)
+    same = summarize_method("rkd", "accuracy", [0.52, 0.57, 0.56, None], alone)
+    few = summarize_method("ft", "accuracy", [0.7, None, None, None], alone)
+    assert better["verdict"].startswith("aft is better than the labels alone: accuracy +0.10")
+    assert "3 seeds" in better["verdict"] and better["pairs"] == 3
+    assert worse["verdict"].startswith("kd is worse than the labels alone: accuracy -0.10")
+    assert same["verdict"].startswith("No difference shown between rkd and the labels alone")
+    assert few["verdict"].startswith("Nothing can be said of ft: 1 of 4 seeds")
+    assert better["error_ratio"] == pytest.approx((0.8 + 0.29 / 0.4 + 0.35 / 0.45) / 3)
+    assert better["error_ratio_high"] < 1 < worse["error_ratio_low"]
+    base = summarize_method("alone", "accuracy", alone, None)
+    assert base["mean"] == pytest.approx(0.55) and base["verdict"] is None
+    methods = {"alone": base, "kd": worse, "rkd": same, "aft": better}
+    assert "excludes zero" in name_best(methods, "accuracy", "alone")["sentence"]
+    del methods["aft"]
+    methods["rkd"]["mean"] = 0.58
+    best = name_best(methods, "accuracy", "alone")
+    assert best["method"] == "rkd" and "includes zero" in best["sentence"]
+    del methods["rkd"]
+    methods["kd"]["mean"] = base["mean"]
+    best = name_best(methods, "accuracy", "alone")
+    assert best["sentence"] == "No method has a higher mean accuracy than the labels alone (0.550)."
+    perfect = summarize_method("aft", "accuracy", [1.0, 1.0], [1.0, 0.9])
+    assert perfect["error_ratio"] is None and perfect["outcome"] == "no difference shown"
+
+
+def test_strange_names_are_escaped(
+    found: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(options["out"] / "runs", tmp_path / "runs")
+    name = "python:<script>alert('x')</script>|`*.py"
+    changed = {**found, "data": name, "teachers": [name], "student": name, "errors": {"a": name}}
+    (setting,) = found["settings"]
+    probes = [{"teachers": [name], "score": 0.5}]
+    changed["settings"] = [{**setting, "name": name, "teachers": [name], "probes": probes}]
+    page = Page(write_methods_report(tmp_path, changed))
+    check_self_contained(page)
+    assert name in page.text
+    assert "<script" not in (tmp_path / "report.md").read_text()

@@ -1,0 +1,191 @@
+"""Folders of made-up comparisons, as `aft compare` would leave them, and their documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aft.backbones.specs import short_name
+from aft.comparison.statistics import name_best, summarize_method
+from aft.metrics import MAIN_METRIC
+from helpers.run_folders import make_run
+
+# By how much each method is better than the labels alone.
+GAINS = {
+    "alone": 0.0,
+    "kd": 0.02,
+    "rkd": 0.005,
+    "ft": -0.02,
+    "b-tuning": 0.012,
+    "aft": 0.04,
+    "refine": 0.07,
+}
+TEACHERS = ("timm:vit_small_patch14_dinov2.lvd142m", "hf:openai/clip-vit-base-patch32")
+
+
+def make_comparison(
+    folder: Path,
+    *,
+    methods: Sequence[str] = tuple(GAINS),
+    seeds: int = 3,
+    betas: Sequence[float] = (1.0, 10.0),
+    fractions: Sequence[float] = (1.0,),
+    teachers: Sequence[str] = TEACHERS,
+    each_teacher: bool = False,
+    kind: str = "classification",
+    probes: bool = True,
+    run: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Fill a folder with runs and return what ``compare.json`` would hold.
+
+    Args:
+        folder: The comparison's folder.
+        methods: Names, ``alone`` first; those in ``GAINS`` have its gains, others none.
+        seeds: Runs of each method.
+        betas: Tried weights; the second is chosen.
+        fractions: Shares of train.
+        teachers: Specs.
+        each_teacher: Whether each teacher is also used alone.
+        kind: Kind of the task.
+        probes: Whether there are linear probes.
+        run: Options of :func:`run_folders.make_run`.
+    """
+    groups = [list(teachers)]
+    if each_teacher:
+        groups += [[teacher] for teacher in teachers]
+    settings = []
+    for fraction in fractions:
+        for number, group in enumerate(groups):
+            words = [f"{100 * fraction:g}% of train"] if len(fractions) > 1 else []
+            if each_teacher:
+                words.append(short_name(group[0]) if number else "all teachers")
+            strength = 0.2 + 0.3 * number if number else 1.0
+            found = _methods(
+                folder, fraction, number, group, methods, strength, seeds, betas, kind, run or {}
+            )
+            rivals = {n: one for n, one in found.items() if not one["keeps_teachers"]}
+            heads = [[teacher] for teacher in group] + ([group] if len(group) > 1 else [])
+            base = 0.8 + 0.1 * np.log10(fraction) + 0.05 * strength
+            settings.append(
+                {
+                    "name": ", ".join(words),
+                    "fraction": fraction,
+                    "teachers": group,
+                    "rows": {"train": int(1200 * fraction), "validation": 120, "test": 120},
+                    "steps": 1000,
+                    "methods": found,
+                    "best": name_best(rivals, MAIN_METRIC[kind], "alone"),
+                    "probes": [
+                        {"teachers": head, "score": base + 0.01 * i} for i, head in enumerate(heads)
+                    ]
+                    if probes
+                    else [],
+                }
+            )
+    best = [setting["best"] for setting in settings]
+    better = sum(one["outcome"] == "better" for one in best)
+    several = f"In {better} of {len(best)} settings a method is better than the labels alone."
+    forward = 1.1e9
+    return {
+        "version": "0.1.0",
+        "data": "/data/fruit",
+        "task": kind,
+        "metric": MAIN_METRIC[kind],
+        "split": "test",
+        "student": "timm:mobilenetv4_conv_small.e2400_r224_in1k",
+        "student_weights": "pretrained",
+        "num_parameters": 2_500_000,
+        "teachers": list(teachers),
+        "seeds": seeds,
+        "betas": list(betas),
+        "steps": 1000,
+        "batch_size": 64,
+        "sentence": best[0]["sentence"] if len(best) == 1 else several,
+        "settings": settings,
+        "costs": {
+            "student": {
+                "flops": forward,
+                "training_flops": 3 * forward * 64 * 1000,
+                "rows_seen": 64000,
+            },
+            "teachers": [
+                {"spec": spec, "flops": 2.3e10, "total_flops": 2.3e10 * 1200, "rows": 1200}
+                for spec in teachers
+            ],
+        },
+        "errors": {},
+        "cautions": ["To pick one of several methods after the scores are known flatters it."],
+        "seconds": 9120.0,
+        "json": str(folder / "compare.json"),
+        "markdown": str(folder / "report.md"),
+        "report": str(folder / "report.html"),
+    }
+
+
+def _methods(
+    folder: Path,
+    fraction: float,
+    number: int,
+    teachers: list[str],
+    methods: Sequence[str],
+    strength: float,
+    seeds: int,
+    betas: Sequence[float],
+    kind: str,
+    run: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """The methods of one setting; ``strength`` scales their gains."""
+    share = "" if fraction == 1 else f"train-{fraction:g}/"
+    metric = MAIN_METRIC[kind]
+    found: dict[str, dict[str, Any]] = {}
+    for place, method in enumerate(methods):
+        searches = method not in ("alone", "refine")
+        chosen = betas[min(1, len(betas) - 1)] if searches else None
+        start = share if method == "alone" or not number else f"{share}teacher-{number}/"
+        gain = GAINS.get(method, 0.0) * strength * (1.6 - 0.6 * fraction)
+        runs: list[dict[str, Any]] = []
+        for seed in range(seeds):
+            weight = f"-beta{chosen:g}" if searches else ""
+            cell = f"{start}runs/{place if '/' in method else method}{weight}-seed{seed}"
+            options = {
+                "kind": kind,
+                "teachers": [(spec, 384) for spec in teachers] if method != "alone" else [],
+                "skill": 0.82 + 0.1 * np.log10(fraction) + gain,
+                "seed": 100 * place + seed,
+                **run,
+            }
+            if not (folder / cell).exists():
+                make_run(folder / cell, **options)
+            result = json.loads((folder / cell / "result.json").read_text())
+            runs.append(
+                {
+                    "seed": seed,
+                    "folder": cell,
+                    "score": result["metrics"][metric],
+                    "best_step": result["best_step"],
+                    "seconds": 250.0 + 25 * (place > 0) + 4 * place + 3 * seed,
+                }
+            )
+        looks = [
+            {
+                "beta": beta,
+                "folder": f"{start}runs/{method}-beta{beta:g}-seed0",
+                "validation": 0.75 if beta == chosen else 0.71,
+            }
+            for beta in betas
+        ]
+        scores = [one["score"] for one in runs]
+        alone = None if method == "alone" else [one["score"] for one in found["alone"]["runs"]]
+        found[method] = {
+            "beta": chosen,
+            "search": looks if searches and len(betas) > 1 else [],
+            "runs": runs,
+            **summarize_method(method, metric, scores, alone),
+            "seconds": float(np.mean([one["seconds"] for one in runs])),
+            "keeps_teachers": method == "refine",
+        }
+    return found

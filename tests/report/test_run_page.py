@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score
+
+from aft.comparison.statistics import compare_paired
+from aft.errors import AftError, DataError, InputError
+from aft.report import write_comparison_report, write_run_report
+from aft.report.tables import (
+    average_precision,
+    class_scores,
+    confusion,
+    difference_rows,
+    find_changes,
+    label_scores,
+    most_confused,
+    wilson_interval,
+)
+from aft.training.run_folder import read_run
+from helpers.report_pages import Page, check_self_contained, picture
+from helpers.run_folders import make_run
+
+STRANGE = ("<script>alert('x')</script>", "ひまわり", 'a $^{b}$ & "c"', "زهرة")
+
+
+def test_a_run_of_classification(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "run",
+        names=STRANGE,
+        teachers=(("torchvision:resnet50?weights=/models/モデル<b>.pth", 64), ("timm:vit", 32)),
+        bad_inputs=60,
+        notes=["2 held-out inputs are also in train: <a> = b"],
+    )
+    path = write_run_report(run, picture)
+    assert path == run / "report.html"
+    page = Page(path)
+    check_self_contained(page)
+    result = json.loads((run / "result.json").read_text())
+    assert f"{result['metrics']['accuracy']:.3f} on the test split (120 rows; 95%" in page.text
+    assert f"step {result['best_step']} of 1000 was chosen on the validation split" in page.text
+    for name in STRANGE:
+        assert name in page.text
+    assert "モデル<b>.pth" in page.text
+    assert "2 held-out inputs are also in train: <a> = b" in page.text
+    assert "The first 50 of 60" in page.text
+    assert page.tags.count("svg") == 5  # three curves, two teachers
+    right = round(120 * result["metrics"]["accuracy"])
+    assert page.tags.count("img") == 12 + 6
+    assert f"12 most confident of {120 - right} mistakes" in page.text
+    assert write_run_report(run, picture).read_text() == page.source
+
+
+@pytest.mark.parametrize(
+    ("options", "shown", "charts"),
+    [
+        ({"teachers": (), "split": "validation"}, "There is no test split", 2),
+        ({"teachers": ()}, "alone, without teachers", 2),
+        ({"looks": 1}, "Learning curves", 4),
+        ({"names": [f"class {i}" for i in range(100)], "rows": 300}, "Most frequent mistakes", 4),
+        ({"skill": 1.0}, "Who was taken for whom", 4),
+        ({"kind": "multilabel"}, "F1 of each label", 4),
+        ({"kind": "regression", "names": ("weight", "高さ")}, "Predicted against true", 6),
+    ],
+    ids=[
+        "validation",
+        "no teachers",
+        "one look",
+        "100 classes",
+        "perfect",
+        "multilabel",
+        "numbers",
+    ],
+)
+@pytest.mark.parametrize("pictures", [True, False], ids=["pictures", "no pictures"])
+def test_every_kind_of_run(
+    tmp_path: Path, options: dict[str, Any], shown: str, charts: int, pictures: bool
+) -> None:
+    run = make_run(tmp_path / "run", **options)
+    page = Page(write_run_report(run, picture if pictures else None))
+    check_self_contained(page)
+    assert shown in page.text
+    assert page.tags.count("svg") == charts
+    assert ("img" in page.tags) == pictures
+
+
+@pytest.mark.parametrize("fell_back", [True, False])
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_the_safety_net(tmp_path: Path, fell_back: bool, split: str) -> None:
+    run = make_run(tmp_path / "run", fell_back=fell_back, split=split)
+    page = Page(write_run_report(run, picture))
+    check_self_contained(page)
+    found = json.loads((run / "result.json").read_text())["safety_net"]
+    sentence = found["sentence"][0].upper() + found["sentence"][1:]
+    assert page.text.count(sentence) == 1  # not among the notes on the data again
+    finals = [f"{found[name]['final']:.3f}" for name in ("with_transfer", "alone")]
+    scores = f"On the test split it is {finals[0]} with the teachers and {finals[1]} from the"
+    assert (scores in page.text) == (split == "test")
+    assert ("A second student, which was not kept, learned" in page.text) == fell_back
+    assert page.text.count("with the teachers labels alone") == 1  # the key of one chart
+    assert page.text.count("the student that was not kept.") == (3 if fell_back else 0)
+    assert page.tags.count("svg") == 4
+    kept = found["alone" if fell_back else "with_transfer"]
+    (label,) = re.findall(r"aria-label=\"(accuracy on the validation [^\"]*)", page.source)
+    assert f"at step {kept['best_step']}; from the labels alone" in label
+
+
+def test_a_run_with_nothing_but_its_result(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for path in run.iterdir():
+        if path.name != "result.json":
+            path.unlink()
+    page = Page(write_run_report(run, picture))
+    check_self_contained(page)
+    assert "svg" not in page.tags
+
+
+def test_pictures_that_are_gone_are_left_out(tmp_path: Path) -> None:
+    def gone(position: int) -> Image.Image:
+        raise FileNotFoundError(position)
+
+    page = Page(write_run_report(make_run(tmp_path / "run"), gone))
+    assert "no picture" in page.text
+    assert "img" not in page.tags
+
+
+def test_a_long_log_makes_a_small_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    line = '{{"step": {}, "split": "train", "task_loss": 1.5, "transfer_loss": 0.5}}\n'
+    (run / "metrics.jsonl").write_text("".join(line.format(i) for i in range(1, 20_001)))
+    assert write_run_report(run).stat().st_size < 300_000
+
+
+def test_a_score_that_is_no_number_is_not_drawn(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", kind="regression", names=("weight",))
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(re.sub(r'"r2": [-\d.e]+', '"r2": NaN', text))
+    assert Page(write_run_report(run)).tags.count("svg") == 4
+
+
+@pytest.fixture
+def compare(tmp_path: Path) -> Callable[..., Page]:
+    def write(
+        alone: float = 0.6,
+        helped: float = 0.8,
+        change: Any = None,
+        open_input: Any = picture,
+        **options: Any,
+    ) -> Page:
+        runs = [
+            [
+                make_run(tmp_path / f"{name}{seed}", skill=skill, seed=seed, teachers=t, **options)
+                for seed in range(3)
+            ]
+            for name, skill, t in (("alone", alone, ()), ("helped", helped, (("timm:vit", 32),)))
+        ]
+        metric = next(iter(json.loads((runs[0][0] / "result.json").read_text())["metrics"]))
+        before = [alone, alone + 0.01, alone - 0.01]
+        after = [helped, helped + 0.02, helped - 0.01]
+        comparison = compare_paired(metric, before, after)
+        path = write_comparison_report(
+            tmp_path / "out",
+            title="Does it <help>?",
+            introduction="First paragraph.\n\nSecond & last.",
+            baseline_runs=runs[0],
+            transfer_runs=runs[1],
+            comparison=change(comparison) if change else comparison,
+            facts={"Licence": "CC BY 4.0", "Teacher <x>": "timm:vit"},
+            open_input=open_input,
+        )
+        page = Page(path)
+        check_self_contained(page)
+        assert " ".join(comparison.verdict().split()) in page.text
+        return page
+
+    return write
+
+
+@pytest.mark.parametrize(("helped", "tone"), [(0.8, "better"), (0.4, "worse"), (0.603, "unclear")])
+def test_a_comparison_says_its_verdict(
+    compare: Callable[..., Page], helped: float, tone: str
+) -> None:
+    page = compare(0.6, helped, names=STRANGE)
+    assert f'class="verdict {tone}"' in page.source
+    assert "Does it <help>?" in page.text
+    assert "Second & last." in page.text
+    assert "Teacher <x>" in page.text
+    assert "Right only without transfer" in page.text
+    assert page.tags.count("svg") == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "regression", "names": ("weight",)},
+        {"kind": "multilabel"},
+        {"names": [f"class {i}" for i in range(100)], "rows": 200},
+        {"looks": 1, "split": "validation"},
+    ],
+    ids=["numbers", "multilabel", "100 classes", "one look"],
+)
+def test_every_kind_of_comparison(compare: Callable[..., Page], options: dict[str, Any]) -> None:
+    compare(**options)
+
+
+def test_a_comparison_of_equal_scores(compare: Callable[..., Page]) -> None:
+    page = compare(0.6, 0.6)
+    assert 'class="verdict unclear"' in page.source
+
+
+def test_a_comparison_shows_texts(compare: Callable[..., Page]) -> None:
+    def both(position: int) -> dict[str, Any]:
+        return {"image": picture(position), "text": None if position % 2 else "<b>loud</b>"}
+
+    page = compare(0.5, 0.9, columns=(("image", "image"), ("text", "text")), open_input=both)
+    assert "<b>loud</b>" in page.text
+    assert "missing" in page.text
+    assert "img" in page.tags
+
+
+def test_as_many_runs_as_scores(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    comparison = compare_paired("accuracy", [0.5, 0.6], [0.7, 0.8])
+    with pytest.raises(InputError, match="2 baseline runs, 1 transfer runs and 2 pairs"):
+        write_comparison_report(
+            tmp_path,
+            title="",
+            introduction="",
+            baseline_runs=[run, run],
+            transfer_runs=[run],
+            comparison=comparison,
+            facts={},
+        )
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="found no result.json"):
+        write_run_report(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(AftError, match=rf"{missing}: pip install '.*\[report\]'"):
+        write_run_report(make_run(tmp_path / "run"))
+
+
+def test_tables_of_a_run(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run"))
+    run.rows["label"] = ["apple", "apple", "apple", "banana"]
+    run.rows["predicted"] = ["apple", "banana", "banana", "banana"]
+    counts = confusion(run)
+    assert counts.tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 0]]
+    assert most_confused(counts, run.task.names) == [
+        {"true": "apple", "predicted": "banana", "count": 2, "share": 2 / 3}
+    ]
+    scores = class_scores(run, counts)
+    assert [row["name"] for row in scores] == ["apple", "banana", "cherry"]
+    assert [row["recall"] for row in scores] == [1 / 3, 1.0, None]
+    assert [row["precision"] for row in scores] == [1.0, 1 / 3, None]
+
+
+def test_less_confusion_is_good_wherever_it_is() -> None:
+    rows = difference_rows(np.array([[4, -4], [2, -2]]))
+    assert rows == [[(4, 1.0), (-4, 1.0)], [(2, -0.5), (-2, -0.5)]]
+
+
+def test_label_scores_with_and_without_probabilities(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run", kind="multilabel", names=("a", "b")))
+    table: dict[str, list[Any]] = {"label": ["a", "a|b", "", "a"], "predicted": ["a", "a", "a", ""]}
+    name, scores = label_scores(replace(run, rows=table))
+    assert name == "F1"
+    assert scores[0] == {"name": "b", "rows": 1, "score": 0.0}
+    assert scores[1] == {"name": "a", "rows": 3, "score": pytest.approx(2 / 3)}
+    table |= {"probability_a": [0.9, 0.8, 0.7, 0.1], "probability_b": [0.1, 0.9, 0.2, 0.3]}
+    name, scores = label_scores(replace(run, rows=table))
+    assert name == "average precision"
+    assert [row["score"] for row in scores] == [pytest.approx((1 + 1 + 3 / 4) / 3), 1.0]
+
+
+def test_average_precision_is_that_of_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        scores = generator.integers(0, 8, 30) / 8  # with ties
+        relevant = generator.random(30) < 0.4
+        expected = average_precision_score(relevant, scores)
+        assert average_precision(scores, relevant) == pytest.approx(expected)
+
+
+def test_wilson_interval() -> None:
+    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+def test_changes_are_matched_by_file_and_counted_both_ways(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run"))
+
+    def predict(predicted: str, files: str = "pqrs") -> Any:
+        rows = {"file": list(files), "label": ["x"] * 4, "predicted": list(predicted)}
+        return replace(run, rows=rows)
+
+    # file by file: p is gained twice, q is lost once, r is right once both ways, s never
+    baseline = [predict("yxxy"), predict("zxyz")]
+    transfer = [predict("xxxy"), predict("yxyx", files="srqp")]
+    changes = find_changes(baseline, transfer)
+    assert changes is not None
+    assert (changes.both, changes.gained, changes.lost, changes.neither) == (2, 3, 1, 2)
+    assert [(row["file"], row["position"], row["seeds"]) for row in changes.gains] == [
+        ("p", 0, 2),
+        ("r", 2, 1),
+    ]
+    assert [(row["file"], row["other"]) for row in changes.losses] == [("q", "y")]
+    assert find_changes(baseline, [predict("xxxx", "abcd"), predict("xxxx", "abcd")]) is None

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from aft.errors import AftError, TeacherError
+from aft.teachers.feature_table import FeatureTable
+from aft.teachers.loading import load_teacher
+
+IDS = np.random.default_rng(1).integers(0, 256, (6, 16), np.uint8)
+FILES = [f"cats/{n}.png" for n in range(6)]
+ROWS = np.random.default_rng(2).normal(size=(6, 3)).astype(np.float32)
+HEX = [row.tobytes().hex() for row in IDS]
+
+
+def write(path: Path, layout: str, rows: np.ndarray[Any, Any] = ROWS) -> str:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    if layout.startswith("npy"):
+        path = path / "x.npy"
+        np.save(path, rows)
+        names = HEX if layout == "npy ids" else FILES
+        path.with_suffix(".ids.txt").write_text("\n".join(names) + "\n")
+    elif layout == "safetensors":
+        path = path / "x.safetensors"
+        tensors = {"features": torch.from_numpy(rows).half(), "sample_ids": torch.from_numpy(IDS)}
+        save_file(tensors, path)
+    else:
+        path = path / "x.parquet"
+        columns: dict[str, Any] = {"sample_id": HEX} if "ids" in layout else {"file": FILES}
+        if "list" in layout:
+            columns["features"] = rows.tolist()
+        else:
+            columns |= {f"f{column}": rows[:, column] for column in range(rows.shape[1])}
+        pq.write_table(pa.table(columns), path)
+    return f"features:{path}"
+
+
+LAYOUTS = ["npy ids", "npy files", "safetensors", "parquet ids list", "parquet files columns"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tables_give_rows_in_any_order(tmp_path: Path, layout: str) -> None:
+    table = load_teacher(write(tmp_path, layout))
+    assert isinstance(table, FeatureTable)
+    assert table.dim == 3
+    order = np.array([4, 0, 0, 5])
+    rows = table.rows(IDS[order], [FILES[i] for i in order])
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, ROWS[order], atol=2e-3 if layout == "safetensors" else 0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_missing_and_broken_rows_are_counted_and_named(tmp_path: Path, layout: str) -> None:
+    broken = ROWS.copy()
+    broken[1, 0], broken[2, 2] = np.nan, np.inf
+    table = load_teacher(write(tmp_path, layout, broken))
+    assert isinstance(table, FeatureTable)
+    ids = np.concatenate([IDS[:3], IDS[:4] + 1])
+    files = [*FILES[:3], *(f"new/{n}.png" for n in range(4))]
+    with pytest.raises(TeacherError, match=r"no features for 4 of 7 samples: new/0.png, .* …"):
+        table.rows(ids, files)
+    with pytest.raises(TeacherError, match=r"infinite features for 2 of 6 samples: cats/1.png, c"):
+        table.rows(IDS, FILES)
+    assert table.rows(IDS[3:], FILES[3:]).shape == (3, 3)
+
+
+def test_table_identity_is_of_the_content(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    one, same, other = (
+        load_teacher(write(folder, "npy ids", rows)).identity
+        for folder, rows in zip(folders, (ROWS, ROWS, ROWS + 1), strict=True)
+    )
+    assert one == same
+    assert one != other
+
+
+def test_two_rows_of_a_sample_must_agree(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, ROWS)
+    path.with_suffix(".ids.txt").write_text("\n".join([*FILES[:4], "./cats/0.png", FILES[1]]))
+    with pytest.raises(TeacherError, match=r"2 rows whose id or file name.*cats/0.png, cats/1"):
+        load_teacher(f"features:{path}")
+    np.save(path, ROWS[[0, 1, 2, 3, 0, 1]])
+    assert isinstance(load_teacher(f"features:{path}"), FeatureTable)
+
+
+def test_tables_of_the_wrong_form(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    npy, parquet = tmp_path / "x.npy", tmp_path / "x.parquet"
+
+    def refused(path: Path, words: str) -> None:
+        with pytest.raises(AftError, match=words) as caught:
+            load_teacher(f"features:{path}")
+        assert isinstance(caught.value, TeacherError)
+
+    np.save(npy, ROWS)
+    refused(npy, r"needs x.ids.txt beside it")
+    npy.with_suffix(".ids.txt").write_text("\n".join(FILES[:5]))
+    refused(npy, "6 rows of features but 5 sample ids")
+    np.save(npy, ROWS[0])
+    refused(npy, r"expected a matrix of numbers .* got shape \(3,\)")
+    np.save(npy, np.array([[print]], dtype=object), allow_pickle=True)
+    refused(npy, "cannot be read")
+    pq.write_table(pa.table({"sample_id": [*HEX[:5], "xyz"], "a": ROWS[:, 0]}), parquet)
+    refused(parquet, r"32 hex digits in .* but 1 are not: 'xyz'")
+    pq.write_table(pa.table({"name": HEX, "a": ROWS[:, 0]}), parquet)
+    refused(parquet, "expected a column sample_id .* got name, a")
+    pq.write_table(pa.table({"file": FILES, "features": [[1.0, 2.0]] * 5 + [[1.0]]}), parquet)
+    refused(parquet, "rows of one length in column features .* lengths 1, 2")
+    pq.write_table(pa.table({"file": FILES, "features": [[1.0, 2.0]] * 5 + [None]}), parquet)
+    refused(parquet, "has 1 rows without features")
+    pq.write_table(pa.table({"file": FILES, "text": FILES}), parquet)
+    refused(parquet, "matrix of numbers|number columns")
+    parquet.write_bytes(b"PAR1 no")
+    refused(parquet, "not a readable Parquet file")
+    save_file({"features": torch.zeros(2, 3)}, tmp_path / "x.safetensors")
+    refused(tmp_path / "x.safetensors", "expected tensors features .* got features")
