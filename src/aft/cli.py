@@ -67,7 +67,7 @@ VERBS = {
     "evaluate": Verb(configs.EvaluateConfig, _show_pairs),
     "predict": Verb(configs.PredictConfig, _show_predictions),
     "inspect": Verb(configs.InspectConfig, lambda found: "\n".join(found["lines"])),
-    "demo": Verb(configs.DemoConfig, lambda result: "\n".join(result["lines"])),
+    "demo": Verb(configs.DemoConfig, lambda found: Path(found["markdown"]).read_text("utf-8")),
 }
 
 

@@ -1,26 +1,80 @@
-"""Metrics of every kind of task, and their names."""
+"""Metrics of every kind of task, and which of them decides."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
-import torch
+import numpy as np
 from numpy.typing import NDArray
-from torchmetrics.functional import accuracy, f1_score, mean_absolute_error, r2_score
-from torchmetrics.functional.classification import binary_average_precision
 
+from aft.errors import ConfigError
 from aft.tasks import Task
 
-MAIN_METRIC = {
-    "classification": "accuracy",
-    "multilabel": "mean_average_precision",
-    "regression": "r2",
+MetricName = Literal[
+    "accuracy", "balanced_accuracy", "macro_f1", "mean_average_precision", "micro_f1", "r2"
+]
+CHOICES = {
+    "classification": ("accuracy", "balanced_accuracy", "macro_f1"),
+    "multilabel": ("mean_average_precision", "micro_f1"),
+    "regression": ("r2",),
 }
-"""The metric that chooses the checkpoint and that reports show first; higher is better."""
+"""Metrics that a run may be decided by; the first is the default. Higher is better."""
+MAIN_METRIC = {kind: names[0] for kind, names in CHOICES.items()}
+LOWER_IS_BETTER = frozenset({"nll", "bce", "rmse", "mae"})
+BALANCED = 0.75
+"""Classes count as balanced if their effective number is at least this share of their number."""
+
+
+NAMES = {
+    "mean_average_precision": "mean average precision",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "nll": "log loss",
+    "bce": "log loss",
+    "r2": "R²",
+    "rmse": "RMSE",
+    "mae": "MAE",
+}
+
+
+def metric_words(name: str) -> str:
+    """A metric's name for people: ``nll`` is the log loss."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def choose_metric(asked: str, task: Task, labels: NDArray[Any]) -> str:
+    """The metric that chooses checkpoints and that verdicts rest on.
+
+    ``auto`` takes the first of :data:`CHOICES`; for classes of very different sizes
+    ``balanced_accuracy``, since a gain in accuracy may there be a gain of the largest class alone.
+    Sizes are very different if the effective number of classes, the exponential of the entropy of
+    the class frequencies, is below three quarters of the number of classes.
+
+    Args:
+        asked: ``auto``, or a name.
+        task: The task.
+        labels: Labels of the training rows, as in :class:`aft.data.Samples`.
+
+    Raises:
+        ConfigError: If the metric is not for such a task.
+    """
+    if asked != "auto":
+        if asked not in CHOICES[task.kind]:
+            raise ConfigError(
+                f"--metric {asked} is not for {task.kind}: expected {', '.join(CHOICES[task.kind])}"
+            )
+        return asked
+    if task.kind != "classification":
+        return MAIN_METRIC[task.kind]
+    shares = np.bincount(labels, minlength=task.num_outputs) / max(1, len(labels))
+    shares = shares[shares > 0]
+    effective = float(np.exp(-(shares * np.log(shares)).sum()))
+    return "balanced_accuracy" if effective < BALANCED * task.num_outputs else "accuracy"
 
 
 def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> dict[str, float]:
-    """Score outputs against labels.
+    """Score outputs against labels, in float64.
 
     Args:
         logits: ``(n, num_outputs)``; for regression the predictions in the targets' units.
@@ -28,39 +82,62 @@ def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> d
         task: What the outputs mean.
 
     Returns:
-        classification: ``accuracy``, ``balanced_accuracy`` (mean over the classes present),
-        ``macro_f1``, ``nll`` (nats). multilabel: ``mean_average_precision``, ``micro_f1`` (at
-        probability 0.5), ``bce``. regression: ``r2``, ``rmse``, ``mae`` (in the targets' units).
+        classification: ``accuracy``, ``balanced_accuracy`` and ``macro_f1`` (both a mean over the
+        classes present), ``nll`` (log loss, nats). multilabel: ``mean_average_precision`` (over
+        the labels present), ``micro_f1`` (at probability 0.5), ``bce``. regression: ``r2`` (mean
+        over targets), ``rmse``, ``mae`` (in the targets' units).
     """
-    predicted, true = torch.from_numpy(logits).float(), torch.from_numpy(labels)
-    num = task.num_outputs
+    from sklearn import metrics
+
+    outputs = np.asarray(logits, dtype=np.float64)
     if task.kind == "classification":
-        present = torch.bincount(true, minlength=num) > 0
-        per_class = accuracy(predicted, true, "multiclass", num_classes=num, average="none")
-        f1 = f1_score(predicted, true, "multiclass", num_classes=num, average="none")
+        predicted, present = outputs.argmax(1), np.unique(labels)
+        shifted = outputs - outputs.max(1, keepdims=True)
+        log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        scored = {"labels": present, "average": "macro", "zero_division": 0.0}
         values = {
-            "accuracy": (predicted.argmax(1) == true).float().mean(),
-            "balanced_accuracy": per_class[present].mean(),
-            "macro_f1": f1[present].mean(),
-            "nll": torch.nn.functional.cross_entropy(predicted, true),
+            "accuracy": np.mean(predicted == labels),
+            "balanced_accuracy": metrics.recall_score(labels, predicted, **scored),
+            "macro_f1": metrics.f1_score(labels, predicted, **scored),
+            "nll": -log_probability[np.arange(len(labels)), labels].mean(),
         }
     elif task.kind == "multilabel":
-        wanted = true.long()
-        found = [i for i in range(num) if wanted[:, i].any()]  # what nothing has cannot be found
-        precisions = [binary_average_precision(predicted[:, i], wanted[:, i]) for i in found]
+        wanted = np.asarray(labels) > 0.5
+        found = [i for i in range(task.num_outputs) if wanted[:, i].any()]
+        precisions = [metrics.average_precision_score(wanted[:, i], outputs[:, i]) for i in found]
         values = {
-            "mean_average_precision": torch.stack(precisions or [torch.tensor(torch.nan)]).mean(),
-            "micro_f1": f1_score(
-                predicted.sigmoid(), wanted, "multilabel", num_labels=num, average="micro"
-            ),
-            "bce": torch.nn.functional.binary_cross_entropy_with_logits(predicted, true),
+            "mean_average_precision": np.mean(precisions) if precisions else math.nan,
+            "micro_f1": metrics.f1_score(wanted, outputs > 0, average="micro", zero_division=0.0),
+            "bce": (np.logaddexp(0, outputs) - np.asarray(labels, np.float64) * outputs).mean(),
         }
     else:
-        spread = (true - true.mean(0)).square().sum(0)
-        defined = len(true) > 1 and bool((spread > 0).all())
+        true = np.asarray(labels, dtype=np.float64)
+        defined = len(true) > 1 and bool((np.ptp(true, axis=0) > 0).all())
+        error = outputs - true
         values = {
-            "r2": r2_score(predicted, true) if defined else torch.tensor(torch.nan),
-            "rmse": (predicted - true).square().mean().sqrt(),
-            "mae": mean_absolute_error(predicted, true),
+            "r2": metrics.r2_score(true, outputs) if defined else math.nan,
+            "rmse": math.sqrt(np.square(error).mean()),
+            "mae": np.abs(error).mean(),
         }
     return {name: float(value) for name, value in values.items()}
+
+
+def standard_error(metric: str, logits: NDArray[Any], labels: NDArray[Any], task: Task) -> float:
+    """Standard error of a share of right predictions; 0 for metrics that are no such share.
+
+    Args:
+        metric: One of :data:`CHOICES`.
+        logits: ``(n, num_outputs)``.
+        labels: As in :class:`aft.data.Samples`.
+        task: What the outputs mean.
+    """
+    if task.kind != "classification":
+        return 0.0
+    right = logits.argmax(1) == labels
+    if metric == "accuracy":
+        score = float(right.mean())
+        return math.sqrt(max(0.0, score * (1 - score)) / len(labels))
+    # A mean of the classes' recalls, each the share of right predictions among its rows.
+    groups = [right[labels == label] for label in np.unique(labels)]
+    variances = [part.mean() * (1 - part.mean()) / len(part) for part in groups]
+    return math.sqrt(float(np.sum(variances))) / len(groups)

@@ -54,7 +54,7 @@ def found(options: dict[str, Any]) -> dict[str, Any]:
     return aft.compare(**options)
 
 
-def cells(out: Path) -> dict[str, int]:
+def runs(out: Path) -> dict[str, int]:
     """When each run was finished."""
     return {
         str(path.parent.relative_to(out)): path.stat().st_mtime_ns
@@ -69,7 +69,7 @@ def test_end_to_end(found: dict[str, Any], options: dict[str, Any]) -> None:
     for method in ("aft", "kd"):
         trained |= {f"runs/{method}-beta{beta}-seed0" for beta in ("0.1", "1")}
         trained.add(f"runs/{method}-beta{setting['methods'][method]['beta']:g}-seed1")
-    assert set(cells(out)) == trained
+    assert set(runs(out)) == trained
     assert json.loads((out / "compare.json").read_text()) == json.loads(json.dumps(found))
     assert found["split"] == "test" and found["metric"] == "accuracy"
     assert list(setting["methods"]) == ["alone", "aft", "kd"] and not found["errors"]
@@ -162,14 +162,14 @@ def test_the_final_split_has_no_part_in_the_choice(
 def test_a_repeat_trains_nothing_and_a_lost_run_is_made_again(
     found: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    before = cells(options["out"])
+    before = runs(options["out"])
     again = aft.compare(**options)
-    assert cells(options["out"]) == before and again == found
+    assert runs(options["out"]) == before and again == found
     methods = found["settings"][0]["methods"]
     lost = methods["kd"]["runs"][1]["folder"]
     shutil.rmtree(options["out"] / lost)
     again = aft.compare(**options)["settings"][0]
-    after = cells(options["out"])
+    after = runs(options["out"])
     assert {name for name in before if before[name] != after[name]} == {lost}
     assert [run["score"] for run in again["methods"]["kd"]["runs"]] == [
         run["score"] for run in methods["kd"]["runs"]
@@ -182,7 +182,7 @@ def test_more_may_be_asked_for_later(
     """Weights, single teachers, shares of the rows and the ceiling join what is there."""
     out = tmp_path / "out"
     shutil.copytree(options["out"], out)
-    before = cells(out)
+    before = runs(out)
     more = aft.compare(
         **{
             **options,
@@ -193,7 +193,7 @@ def test_more_may_be_asked_for_later(
             "each_teacher": True,
         }
     )
-    after = cells(out)
+    after = runs(out)
     assert all(after[name] == before[name] for name in before)
     settings = more["settings"]
     assert [(one["fraction"], len(one["teachers"])) for one in settings] == [
@@ -221,10 +221,10 @@ def test_more_may_be_asked_for_later(
 
 
 def test_other_options_are_refused(found: dict[str, Any], options: dict[str, Any]) -> None:
-    before = cells(options["out"])
+    before = runs(options["out"])
     with pytest.raises(ConfigError, match="other options: steps 12 -> 13"):
         aft.compare(**{**options, "steps": 13})
-    assert cells(options["out"]) == before
+    assert runs(options["out"]) == before
 
 
 def test_what_cannot_be_compared_is_said(options: dict[str, Any], tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_labels_that_a_loss_is_not_for(options: dict[str, Any], tmp_path: Path) 
     tags = {**options, "data": str(tmp_path / "tags.jsonl"), "betas": (1.0,), "steps": 4}
     with pytest.raises(ConfigError, match="logit-kd is for classification"):
         aft.compare(**{**tags, "out": tmp_path / "none", "methods": ("rkd", "logit-kd")})
-    assert not cells(tmp_path / "none")
+    assert not runs(tmp_path / "none")
     found = aft.compare(**{**tags, "out": tmp_path / "out", "methods": ("rkd",)})
     (setting,) = found["settings"]
     assert found["metric"] == "mean_average_precision"
@@ -341,7 +341,7 @@ def test_command_line_and_file(
 ) -> None:
     saved = options["out"] / "compare.yaml"
     assert set(yaml.safe_load(saved.read_text())) == set(CompareConfig.model_fields)
-    before = cells(options["out"])
+    before = runs(options["out"])
     capsys.readouterr()
     assert main(["compare", "--config", str(saved), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(
@@ -349,7 +349,7 @@ def test_command_line_and_file(
     )
     assert main(["compare", "--config", str(saved)]) == 0
     assert "| labels alone" in capsys.readouterr().out
-    assert cells(options["out"]) == before
+    assert runs(options["out"]) == before
     assert main(["compare", "--config", str(saved), "--methods", "kdd"]) == 2
     assert main(["compare", "--config", str(saved), "--betas", "-1"]) == 2
 

@@ -1,4 +1,4 @@
-"""The verb `compare`: one student, several methods, several seeds; which is better?"""
+"""The command `compare`: one student, several methods, several seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from aft.commands.train import train
 from aft.comparison.cautions import list_cautions, list_left_out
@@ -20,11 +19,11 @@ from aft.comparison.costs import measure_costs
 from aft.comparison.runs import (
     ALONE,
     VARIANTS,
-    Cells,
+    Runs,
     Setting,
-    cell_options,
-    count_cells,
+    count_runs,
     list_settings,
+    run_options,
     train_all,
 )
 from aft.comparison.statistics import count_outcomes
@@ -32,14 +31,13 @@ from aft.config.commands import CompareConfig, resolve, write_config_file
 from aft.data.options import load_training_data
 from aft.data.samples import Samples
 from aft.data.unlabelled import LEFT_OUT
-from aft.devices import choose_device
 from aft.errors import AftError, ConfigError
-from aft.features.stored import extract_teachers, open_teacher
-from aft.metrics import MAIN_METRIC, compute_metrics
+from aft.features.stored import open_teacher
+from aft.metrics import choose_metric
 from aft.report import write_methods_report
-from aft.scoring.measures import linear_probe
+from aft.scoring.ceilings import score_ceilings
 from aft.training.run_folder import write_json
-from aft.training.transfer_loss import MOST_FITTED_ROWS, check_loss
+from aft.training.transfer_loss import check_loss
 from aft.version import __version__
 
 OPTIONS_FILE = "compare.yaml"
@@ -92,25 +90,25 @@ def _compare(
     settings = list_settings(config)
     whole = next(one for one in settings if one.fraction == settings[-1].fraction)
     # What is wrong with data, methods, teachers or student is said before long work begins.
-    data = load_training_data(cell_options(config, whole, ALONE, 0))
-    metric = MAIN_METRIC[data.task.kind]
+    data = load_training_data(run_options(config, whole, ALONE, 0))
+    metric = choose_metric(config.metric, data.task, np.asarray(data.splits["train"].labels))
     for method in methods:
         check_loss(method, data.task)
     for text in config.teachers:
         open_teacher(text, data.splits["train"], config.trust_remote_code)
-    cells = Cells(config, out, train, count_cells(config, methods, settings))
-    alone = (cells.make(setting, ALONE, 0) for setting in settings)
+    runs = Runs(config, out, train, count_runs(config, methods, settings))
+    alone = (runs.make(setting, ALONE, 0) for setting in settings)
     if all(run is None for run in alone):
-        raise AftError(next(iter(cells.errors.values())))
-    first = cells.make(whole, ALONE, 0) or next(iter(cells.results.values()))
-    found = [train_all(config, setting, cells, methods, metric) for setting in settings]
-    _check_scores(found, cells, metric)
+        raise AftError(next(iter(runs.errors.values())))
+    first = runs.make(whole, ALONE, 0) or next(iter(runs.results.values()))
+    found = [train_all(config, setting, runs, methods, metric) for setting in settings]
+    _check_scores(found, runs, metric)
     errors: dict[str, str] = {}
     for setting, values in zip(settings, found, strict=True):
         values["probes"] = []
         if config.probes:
             try:
-                values["probes"] = _probe(config, setting, first.split, metric)
+                values["probes"] = _ceilings(config, setting, runs, first.split, metric)
             except (AftError, RuntimeError) as error:
                 errors[f"probes {setting.name}".strip()] = str(error)
     try:
@@ -134,12 +132,12 @@ def _compare(
         "sentence": _conclude(found),
         "settings": found,
         "costs": costs,
-        "errors": {**cells.errors, **errors},
+        "errors": {**runs.errors, **errors},
         "cautions": [
             *list_cautions(config, data, found, first.split),
             *list_left_out(out, methods),
         ],
-        "seconds": round(sum(one.summary["seconds"] for one in cells.results.values()), 1),
+        "seconds": round(sum(one.summary["seconds"] for one in runs.results.values()), 1),
         "json": str(out / "compare.json"),
         "markdown": str(out / "report.md"),
         "report": str(out / "report.html"),
@@ -147,7 +145,7 @@ def _compare(
     return document, data.splits[first.split]
 
 
-def _check_scores(found: Sequence[Mapping[str, Any]], cells: Cells, metric: str) -> None:
+def _check_scores(found: Sequence[Mapping[str, Any]], runs: Runs, metric: str) -> None:
     """See that something can be said.
 
     Raises:
@@ -157,7 +155,7 @@ def _check_scores(found: Sequence[Mapping[str, Any]], cells: Cells, metric: str)
         one for setting in found for name, one in setting["methods"].items() if name != ALONE
     ]
     if all(values["mean"] is None for values in methods):
-        why = next(iter(cells.errors.values()), f"{metric} is not a number in any of them")
+        why = next(iter(runs.errors.values()), f"{metric} is not a number in any of them")
         raise AftError(f"no run with a teacher has a score: {why}")
 
 
@@ -211,31 +209,15 @@ def _open_folder(out: Path, config: CompareConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _probe(
-    config: CompareConfig, setting: Setting, split: str, metric: str
+def _ceilings(
+    config: CompareConfig, setting: Setting, runs: Runs, split: str, metric: str
 ) -> list[dict[str, Any]]:
-    """Score linear heads on the features of each teacher and of all, rows of seed 0."""
-    options = cell_options(config, setting, "aft", 0, 1.0)
-    data = load_training_data(options)
-    train_samples, scored = data.splits["train"], data.splits[split]
-    rows = np.sort(np.random.default_rng(0).permutation(len(train_samples))[:MOST_FITTED_ROWS])
-    device = choose_device(config.device)
-    trained = extract_teachers(options, train_samples, device)
-    others = extract_teachers(options, scored, device)
-    for own, before in zip(others, trained, strict=True):
-        own.missing = before.statistics().mean if not own.present.all() else None
-    seen = [one.gather(rows) for one in trained]
-    new = [one.gather(np.arange(len(scored))) for one in others]
-    groups = [[i] for i in range(len(seen))]
-    groups += [list(range(len(seen)))] if len(seen) > 1 else []
-    labels = torch.from_numpy(np.asarray(train_samples.labels)[rows])
-    probes = []
-    for group in groups:
-        features, unseen = (torch.cat([part[i] for i in group], dim=1) for part in (seen, new))
-        outputs = linear_probe(features, labels, unseen, data.task)
-        metrics = compute_metrics(outputs.numpy(), np.asarray(scored.labels), data.task)
-        probes.append({"teachers": [setting.teachers[i] for i in group], "score": metrics[metric]})
-    return probes
+    """Linear models on the features of teachers, and of the student of the labels alone."""
+    alone = runs.make(setting, ALONE, 0)
+    if alone is None:
+        return []
+    options = run_options(config, setting, "aft", 0, 1.0)
+    return score_ceilings(options, split, metric, alone.out)
 
 
 def _opener(samples: Samples) -> Callable[[str], Any]:

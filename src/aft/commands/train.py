@@ -1,19 +1,16 @@
-"""The verb `train`: from a configuration to a run folder with a student in it."""
+"""The command `train`: from a configuration to a run folder with a student in it."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from aft.backbones.specs import shorten_paths
-from aft.backbones.tokenization import Tokenization
 from aft.config.commands import TrainConfig, resolve
 from aft.config.groups import LossOptions
 from aft.data.loading import DataSet
@@ -21,23 +18,24 @@ from aft.data.options import load_training_data
 from aft.data.unlabelled import NOTHING
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import AftError, ConfigError
-from aft.features.stored import note_truncation
-from aft.losses.aft import AFTLoss
-from aft.losses.aft_soft import AFTSoftLoss
+from aft.features.stored import StoredFeatures
+from aft.metrics import MAIN_METRIC, choose_metric
 from aft.report import write_run_report
-from aft.students.build import build_student
 from aft.students.saved import SavedStudent
-from aft.students.student import new_student
-from aft.training.finish import final_split, finish, save_gates
+from aft.training.finish import Scorer, final_split, finish, save_gates, summarize
 from aft.training.prepare import (
     check_shares,
-    copy_student,
     extract_for_run,
-    make_teacher_head,
-    target_statistics,
+    is_pretrained,
+    list_notes,
+    make_model,
+    make_student,
     transfer_pool,
 )
 from aft.training.run_folder import (
+    CHECKPOINTS,
+    REPORT,
+    STUDENT,
     RunLog,
     TrainResult,
     free_folder,
@@ -46,11 +44,9 @@ from aft.training.run_folder import (
     write_inputs,
 )
 from aft.training.safety_net import choose_student
+from aft.training.sampling import PreparedRows
 from aft.training.schedule import make_schedule
 from aft.training.trainer import Trainer, make_accelerator
-from aft.training.transfer_loss import make_loss, weight_of_transfer
-from aft.training.transfer_model import TransferModel
-from aft.version import __version__
 
 __all__ = ["TrainResult", "train"]
 
@@ -62,14 +58,15 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     fills the run folder.
 
     Raises:
-        AftError: Whatever in options, data or models is wrong, in a sentence.
-        Interrupted: On Ctrl-C, after the state was saved; ``resume=True`` continues.
+        AftError: If options, data or models are wrong; the message says how to correct them.
+        Interrupted: On Ctrl-C, after the state was saved; ``resume=True`` continues the run.
     """
     config = resolve(TrainConfig, config, options)
     _check(config)
     accelerator = make_accelerator(choose_device(config.device), config.precision)
     main, device = accelerator.is_main_process, accelerator.device
     say = partial(accelerator.print, file=sys.stderr)
+
     out = config.out or free_folder(config.data)
     if main:
         open_run(out, config)
@@ -82,155 +79,71 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     with accelerator.main_process_first():
         data = load_training_data(config)
     samples = data.splits["train"]
-    pool, views = transfer_pool(config, data)
-    check_shares(config, samples, pool, accelerator.num_processes)
+    metric = choose_metric(config.metric, data.task, np.asarray(samples.labels))
+    more, views = transfer_pool(config, data)
+    check_shares(config, samples, more, accelerator.num_processes)
     if main:
         write_inputs(out, config.model_copy(update={"out": out}), data)
-    say("\n".join([_describe(data), *data.lines()]))
-    if not config.teachers and (config.unlabelled not in (None, NOTHING)):
-        say("without --teachers nothing is transferred, and rows without labels are not used")
-    teachers = extract_for_run(config, samples, accelerator)
-    pool_teachers = [] if pool is None else extract_for_run(config, pool, accelerator, teachers)
-    for features in teachers:
-        count = f"{features.dim} features of {features.present.sum()} rows"
-        say(f"teacher {shorten_paths(features.spec)}: {count}")
-    kept = {
-        name: extract_for_run(config, split, accelerator, teachers)
-        for name, split in data.splits.items()
-        if name != "train" and config.keep_teachers
-    }
+    say("\n".join([*_describe_data(config, data, metric), *data.lines()]))
 
-    torch.manual_seed(config.seed)
-    backbone, columns = build_student(
-        config.student,
-        samples,
-        None if pool is None else data.unlabelled,
-        fusion=config.fusion,
-        layers=config.student_layers,
-        seed=config.seed,
-        trust_remote_code=config.trust_remote_code,
-    )
-    inputs = {name: split.only(*(c.name for c in columns)) for name, split in data.splits.items()}
-    student = new_student(backbone, data.task, *target_statistics(samples, data.task))
-    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    teacher_head = make_teacher_head(config, teachers, data.task)
-    pretrained = backbone.info["weights"] != "random"
-    if pretrained:
-        # Features of any size give even first guesses, and no gradient of a random head harms
-        # the pre-trained weights (as in Kolesnikov et al., Big Transfer, 2020).
-        for head in (student.head, teacher_head):
-            for parameter in () if head is None else head.parameters():
-                torch.nn.init.zeros_(parameter)
-    size = sum(p.numel() for p in student.parameters())
-    name = " + ".join(config.student)
-    weights = shorten_paths(f"weights: {backbone.info['weights']}")
-    say(f"student {shorten_paths(name)}: {size:,} parameters, {weights}")
-    notes = [note for features in teachers for note in features.notes]
-    if isinstance(backbone.preprocessing, Tokenization):
-        notes += note_truncation("the student", backbone.preprocessing, inputs["train"])
-    lacking = ~np.all([features.present for features in teachers], axis=0)
-    if config.combine == "product" and not config.keep_teachers and lacking.any():
-        notes.append(
-            f"{lacking.sum()} training rows lack an input of a teacher; a product of teachers says "
-            "nothing of them, --combine concat does"
-        )
-    if notes:
-        say(shorten_paths("\n".join(notes)))
-    if config.keep_teachers:
-        notes.append(
-            "this student keeps its teachers: their features stand beside its own in the head, "
-            "and every prediction needs them"
-        )
-        say(notes[-1])
-    loss = make_loss(
-        config,
-        () if config.keep_teachers else teachers,
-        student,
-        inputs["train"],
-        backbone.preprocessing.evaluate(),
-        data.task,
-        seed=config.seed,
-        device=device,
-    )
-    schedule = make_schedule(config, len(samples), pretrained)
-    beta = (
-        0.0 if loss is None else weight_of_transfer(config, schedule, len(samples), len(pool or ()))
-    )
-    alone = copy_student(student) if config.safety_net and beta > 0 else None
-    model = TransferModel(
-        student, loss, beta, data.task.kind, config.label_smoothing, teacher_head, alone
-    )
+    teachers = extract_for_run(config, samples, accelerator)
+    more_teachers = [] if more is None else extract_for_run(config, more, accelerator, True)
+    say(*(_describe_teacher(one) for one in teachers), sep="\n", end="\n" * bool(teachers))
+
+    saved = make_student(config, data, more is not None)
+    plain, augmented = saved.transform, saved.backbone.preprocessing.augment(config.augment)
+    names = [column.name for column in saved.columns]
+    train_rows = PreparedRows(samples.only(*names), augmented, teachers)
+    validation = PreparedRows(data.splits["validation"].only(*names), plain)
+    pool = None
+    if more is not None:
+        pool = PreparedRows(more.only(*names), plain if views else augmented, more_teachers)
+    notes = list_notes(config, saved, train_rows)
+    say(_describe_student(saved), *(shorten_paths(note) for note in notes), sep="\n")
+
+    schedule = make_schedule(config, len(samples), is_pretrained(saved.backbone))
+    model = make_model(config, saved, train_rows, pool, schedule, device)
     trainer = Trainer(
         model,
-        inputs["train"],
-        inputs["validation"],
         data.task,
-        teachers=teachers,
-        unlabelled=None if pool is None else pool.only(*(column.name for column in columns)),
-        unlabelled_teachers=pool_teachers,
-        unlabelled_augment=backbone.preprocessing.evaluate() if views else None,
-        validation_teachers=kept.get("validation", ()),
-        augment=backbone.preprocessing.augment(config.augment),
-        transform=backbone.preprocessing.evaluate(),
+        train_rows,
+        validation,
+        pool,
+        metric=metric,
         schedule=schedule,
         accelerator=accelerator,
-        folder=out / "checkpoints",
+        folder=out / CHECKPOINTS,
         num_workers=choose_num_workers(config.num_workers, device),
         progress=config.progress,
     )
     if config.resume and trainer.last.exists():
         trainer.restore()
-        say(f"going on after step {trainer.progress.step} of {schedule.steps}")
-    log = RunLog(out, trainer.progress.step, main)
-    try:
+        say(f"resuming after step {trainer.progress.step} of {schedule.steps}")
+    with RunLog(out, trainer.progress.step, main) as log:
         progress = trainer.fit(log)
-    finally:
-        log.close()
 
     if main:
-        saved = SavedStudent(student, data.task, columns, backbone)
-        saved, choice = choose_student(config, model, data, saved, progress, device)
+        score = Scorer(config, data, device)
+        saved, choice = choose_student(model, data, saved, progress, metric, score)
         if choice:
             notes.append(choice["safety_net"]["sentence"])
             say(notes[-1])
-        if teacher_head is None:
-            saved.save(out / "student")
-        summary: dict[str, Any] = {
-            "version": __version__,
-            "student": name,
-            "student_weights": backbone.info["weights"],
-            "num_parameters": size,
-            "task": data.task.describe(),
-            "columns": [asdict(column) for column in samples.columns],
-            "student_columns": [column.name for column in columns],
-            "teachers": [
-                {"spec": one.spec, "dim": one.dim, "folder": one.store.path.name}
-                for one in teachers
-            ],
-            "keeps_teachers": config.keep_teachers,
-            "loss": None if loss is None else config.loss,
-            "beta": beta,
-            "seed": config.seed,
-            "steps": progress.step,
-            "best_step": progress.best.step,
-            "lr": schedule.lr,
-            "head_lr": schedule.head_lr,
+        saved.save(out / STUDENT)
+        summary = {
+            **summarize(config, data, saved, teachers, model, progress, schedule),
+            "metric": metric,
             "seconds": round(time.perf_counter() - started, 1),
-            "training_seconds": round(progress.seconds, 3),
-            "rows": {name: len(split) for name, split in data.splits.items()},
-            "rows_without_labels": 0 if pool is None else len(pool),
+            "rows_without_labels": 0 if more is None else len(more),
             "views": views,
             "notes": [*data.lines(), *notes],
             **choice,
+            **save_gates(out, model, teachers),
         }
-        if isinstance(loss, AFTLoss | AFTSoftLoss):
-            save_gates(out, loss, teachers, summary)
-        finish(out, config, data, saved, summary, device, model, kept)
+        finish(out, data, saved, score, summary)
         _report(out, data)
     accelerator.wait_for_everyone()
-    result = TrainResult.load(out)
-    say(f"report: {out / 'report.html'}")
-    return result
+    say(f"report: {out / REPORT}")
+    return TrainResult.load(out)
 
 
 def _report(out: Path, data: DataSet) -> None:
@@ -241,12 +154,6 @@ def _report(out: Path, data: DataSet) -> None:
 
 
 def _check(config: TrainConfig) -> None:
-    if config.gradient_accumulation > 1:
-        raise ConfigError(
-            f"gradient_accumulation={config.gradient_accumulation} is refused: the transfer loss "
-            "compares all samples of a batch, which parts of it cannot do. Lower --batch-size, "
-            "use --precision bf16, or train on several devices (torchrun -m aft train …)"
-        )
     if config.resume and config.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
     if config.resume and config.out is None:
@@ -262,13 +169,11 @@ def _check(config: TrainConfig) -> None:
             raise ConfigError(
                 f"--{others[0]} is an option of --loss aft and aft-soft, got --loss {config.loss}"
             )
-    if isinstance(config.views, int) and config.views and config.augment == "none":
+    if isinstance(config.views, int) and config.augment == "none":
         raise ConfigError(
             "--views stores random views: --augment none leaves nothing to draw. Leave out one of "
             "them"
         )
-    if config.keep_teachers and not config.teachers:
-        raise ConfigError("--keep-teachers needs --teachers, those whose features to keep")
     if config.combine == "product" and len(config.teachers) < 2:
         raise ConfigError(
             "--combine product multiplies teachers: expected at least 2, "
@@ -276,10 +181,28 @@ def _check(config: TrainConfig) -> None:
         )
 
 
-def _describe(data: DataSet) -> str:
+def _describe_data(config: TrainConfig, data: DataSet, metric: str) -> list[str]:
     rows = ", ".join(
         f"{len(split)} {name}{' (held out of train)' if name in data.held_out else ''}"
         for name, split in data.splits.items()
     )
     what = {"classification": "classes", "multilabel": "labels", "regression": "targets"}
-    return f"{data.source}: {rows}; {data.task.num_outputs} {what[data.task.kind]}"
+    lines = [f"{data.source}: {rows}; {data.task.num_outputs} {what[data.task.kind]}"]
+    if config.metric == "auto" and metric != MAIN_METRIC[data.task.kind]:
+        lines.append(
+            f"decided by {metric}, since class sizes differ a lot (--metric chooses another)"
+        )
+    if not config.teachers and (config.unlabelled not in (None, NOTHING)):
+        lines.append("without --teachers nothing is transferred: unlabelled rows are not used")
+    return lines
+
+
+def _describe_teacher(features: StoredFeatures) -> str:
+    rows = f"{features.dim} features of {features.present.sum()} rows"
+    return f"teacher {shorten_paths(features.spec)}: {rows}"
+
+
+def _describe_student(saved: SavedStudent) -> str:
+    info = saved.backbone.info
+    size = sum(p.numel() for p in saved.module.parameters())
+    return shorten_paths(f"student {info['spec']}: {size:,} parameters, weights: {info['weights']}")

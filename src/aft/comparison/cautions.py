@@ -20,37 +20,27 @@ def list_cautions(
 ) -> list[str]:
     """Sentences on what limits the results of these runs."""
     notes = []
-    looks = sum(
-        name != ALONE and not values["keeps_teachers"] and values["mean"] is not None
+    compared = sum(
+        name != ALONE and values["mean"] is not None
         for setting in found
         for name, values in setting["methods"].items()
     )
-    if looks > 1 and any(setting["best"]["method"] not in (ALONE, None) for setting in found):
+    if compared > 1 and any(setting["best"]["method"] not in (ALONE, None) for setting in found):
         notes.append(
-            f"To pick one of {looks} results after the scores are known flatters it: part of a "
-            "lead is luck, and of many intervals one may exclude zero by chance. New seeds or new "
-            "data, with this method alone, say what it is worth."
+            f"The best of {compared} methods was picked on test scores, so its lead is optimistic: "
+            "of many intervals one may exclude zero by chance. Check with other seeds or data."
         )
-    ours = sorted({name for one in found for name in one["methods"] if name in UNSEARCHED})
-    if ours:
-        more = max(one["unlabelled"] for one in found)
-        rows = f"{more:,} rows without labels" if more else "stored views of the rows"
-        notes.append(
-            f"{' and '.join(ours)} see {rows} in a second batch of every step, which the others do "
-            "not: a step takes about three times as long, and a student that makes its own "
-            "vocabulary has the words of these rows too. Rows and costs in this report are those "
-            "of the labelled rows."
-        )
+    notes += _second_batch(found)
     if split != "test":
         notes.append(
             "There is no test split. The rows scored here also chose the checkpoints, and with "
-            "seed 0 the weights of the methods, which flatters every method with a weight. "
-            "--test-fraction holds test rows out of train."
+            "seed 0 the weights of the methods, so the scores of methods with a weight are "
+            "optimistic. --test-fraction holds test rows out of train."
         )
     elif "test" in data.held_out:
         notes.append(
-            "Every seed draws test rows of its own (--test-fraction), so some rows that chose the "
-            "weights with seed 0 are test rows of other seeds. A test split in the data avoids it."
+            "Every seed has test rows of its own (--test-fraction), so some rows that chose the "
+            "weights with seed 0 are test rows of other seeds. A test split avoids this."
         )
     for setting in found:
         place = f"With {setting['name']}: " if setting["name"] else ""
@@ -67,19 +57,41 @@ def list_cautions(
     return notes
 
 
+def _second_batch(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the methods of this library see in every step that the others do not."""
+    notes = []
+    for setting in found:
+        if not (setting["unlabelled"] or setting["views"]):
+            continue
+        methods = setting["methods"]
+        ours = [name for name in methods if name in UNSEARCHED and methods[name]["seconds"]]
+        alone = methods[ALONE]["seconds"]
+        if not (ours and alone):
+            continue
+        more = setting["unlabelled"]
+        rows = f"{more:,} unlabelled rows" if more else "stored views of the rows"
+        times = ", ".join(f"{name} {methods[name]['seconds'] / alone:.1f}" for name in ours)
+        place = f"With {setting['name']}: " if setting["name"] else ""
+        notes.append(
+            f"{place}{' and '.join(ours)} see {rows} in a second batch of every step, which the "
+            f"other methods do not. Training time relative to the labels alone: {times}."
+        )
+    return notes
+
+
 def _ends_of_the_range(setting: Mapping[str, Any]) -> list[str]:
     """Which chosen weights are the smallest or largest that were tried."""
     ends: dict[str, list[str]] = {"largest": [], "smallest": []}
     tied = []
     for name, values in setting["methods"].items():
-        looks = [look for look in values["search"] if look["validation"] is not None]
-        scores = [look["validation"] for look in looks]
+        tried = [one for one in values["search"] if one["validation"] is not None]
+        scores = [one["validation"] for one in tried]
         if scores.count(max(scores, default=None)) != 1:
             tied += [name] if scores else []
             continue
-        for end, look in (("largest", looks[-1]), ("smallest", looks[0])):
-            if values["beta"] == look["beta"]:
-                ends[end].append(f"{name} ({look['beta']:g})")
+        for end, one in (("largest", tried[-1]), ("smallest", tried[0])):
+            if values["beta"] == one["beta"]:
+                ends[end].append(f"{name} ({one['beta']:g})")
     rows = setting["rows"].get("validation")
     notes = [
         f"Several weights have the same best score on {rows} validation rows, so that the smallest "

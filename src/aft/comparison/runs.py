@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from aft.backbones.specs import short_name
-from aft.comparison.statistics import name_best, summarize_method
+from aft.comparison.statistics import recommend_method, summarize_method
 from aft.config.commands import CompareConfig, TrainConfig, resolve
 from aft.config.groups import LossDetails
 from aft.data.unlabelled import NOTHING
@@ -19,13 +19,10 @@ from aft.errors import AftError
 from aft.training.run_folder import TrainResult, is_finished, open_run
 
 ALONE = "alone"
-REFINE = "refine"
-KEEPS_TEACHERS = frozenset({REFINE})
-"""Methods whose model needs the teachers for every prediction: ceilings, not rivals."""
 UNSEARCHED = frozenset({"soft-labels", "aft-soft"})
 """Methods of this library: their weight needs no search, and rows without labels and stored views
 join them. The others are as published: they see the labelled rows."""
-NO_BETA = frozenset({ALONE, *KEEPS_TEACHERS, *UNSEARCHED})
+NO_BETA = frozenset({ALONE, *UNSEARCHED})
 """Methods without a weight to choose."""
 VARIANTS = {
     "aft-rbf": {"kernel": "rbf"},
@@ -77,13 +74,13 @@ def list_settings(config: CompareConfig) -> list[Setting]:
     return settings
 
 
-def cell_name(setting: Setting, method: str, seed: int, beta: float | None = None) -> str:
+def run_name(setting: Setting, method: str, seed: int, beta: float | None = None) -> str:
     """The folder of a run in that of the comparison."""
     weight = "" if beta is None else f"-beta{beta:g}"
     return f"{setting.folder(method)}{method}{weight}-seed{seed}"
 
 
-def cell_options(
+def run_options(
     config: CompareConfig, setting: Setting, method: str, seed: int, beta: float | None = None
 ) -> TrainConfig:
     """The options of one run: all that `train` and `compare` share, and the method's own."""
@@ -99,18 +96,17 @@ def cell_options(
         values["combine"] = "concat"
     values["teachers"] = () if method == ALONE else setting.teachers
     if method not in UNSEARCHED:
-        values |= {"views": "clean", "safety_net": False, "unlabelled_batch_size": None}
-        values |= {"unlabelled": NOTHING}
-    if method in KEEPS_TEACHERS:
-        values["keep_teachers"] = True
-    elif method in VARIANTS:
+        values |= {"views": "clean", "unlabelled": NOTHING, "unlabelled_batch_size": None}
+    if method in VARIANTS:
         values |= {"loss": "aft", "beta": beta, **VARIANTS[method]}
     elif method != ALONE:
         values |= {"loss": method, "beta": "auto" if beta is None else beta}
-    return resolve(TrainConfig, None, {**values, "seed": seed, "train_fraction": setting.fraction})
+    # The labels alone are a method of their own here, so no run trains them a second time.
+    values |= {"safety_net": False, "seed": seed, "train_fraction": setting.fraction}
+    return resolve(TrainConfig, None, values)
 
 
-def count_cells(config: CompareConfig, methods: Sequence[str], settings: Sequence[Setting]) -> int:
+def count_runs(config: CompareConfig, methods: Sequence[str], settings: Sequence[Setting]) -> int:
     """How many runs a comparison has."""
     more = len(set(config.betas)) - 1  # the search of a method is with seed 0
     count = len({setting.fraction for setting in settings}) * config.seeds
@@ -124,7 +120,7 @@ def count_cells(config: CompareConfig, methods: Sequence[str], settings: Sequenc
 
 
 @dataclass
-class Cells:
+class Runs:
     """The runs of a comparison: what was made, and what went wrong.
 
     Attributes:
@@ -151,9 +147,9 @@ class Cells:
         Raises:
             ConfigError: If the run that is there had other options.
         """
-        name = cell_name(setting, method, seed, beta)
+        name = run_name(setting, method, seed, beta)
         if name not in self.results and name not in self.errors:
-            options = cell_options(self.config, setting, method, seed, beta)
+            options = run_options(self.config, setting, method, seed, beta)
             self._make(name, options.model_copy(update={"out": self.out / name, "resume": True}))
         return self.results.get(name)
 
@@ -174,26 +170,27 @@ class Cells:
         self, setting: Setting, method: str, betas: Sequence[float], metric: str
     ) -> list[dict[str, Any]]:
         """The validation score of each weight, seed 0; the final split has no part in it."""
-        looks: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = []
         for beta in betas:
             result = self.make(setting, method, 0, beta)
-            name = cell_name(setting, method, 0, beta)
+            name = run_name(setting, method, 0, beta)
             score = _finite(result.summary["validation"][metric]) if result else None
             error = {} if result else {"error": self.errors[name]}
-            looks.append({"beta": beta, "folder": name, "validation": score, **error})
-        return looks
+            found.append({"beta": beta, "folder": name, "validation": score, **error})
+        return found
 
-    def runs(
+    def describe(
         self, setting: Setting, method: str, beta: float | None, metric: str
     ) -> Iterator[dict[str, Any]]:
         """What is known of the run of each seed."""
         for seed in range(self.config.seeds):
-            name = cell_name(setting, method, seed, beta)
+            name = run_name(setting, method, seed, beta)
             run: dict[str, Any] = {"seed": seed, "folder": name, "score": None}
             if name in self.results:
                 result = self.results[name]
                 run |= {
                     "score": _finite(result.metrics[metric]),
+                    "metrics": {name: _finite(one) for name, one in result.metrics.items()},
                     "best_step": result.summary["best_step"],
                     "seconds": result.summary["training_seconds"],
                 }
@@ -216,7 +213,7 @@ def _finite(score: float) -> float | None:
 
 
 def train_all(
-    config: CompareConfig, setting: Setting, cells: Cells, methods: Sequence[str], metric: str
+    config: CompareConfig, setting: Setting, runs: Runs, methods: Sequence[str], metric: str
 ) -> dict[str, Any]:
     """Every method with every seed, each with the weight that the validation split chose."""
     betas = sorted(set(config.betas))
@@ -225,30 +222,27 @@ def train_all(
     weighted = [m for m in methods if m not in NO_BETA]
     for method in weighted:
         if len(betas) > 1:
-            searches[method] = cells.search(setting, method, betas, metric)
+            searches[method] = runs.search(setting, method, betas, metric)
         beta[method] = choose_beta(searches[method]) if len(betas) > 1 else betas[0]
     for seed in range(config.seeds):
         for method in methods:
             if method not in weighted or beta[method] is not None:
-                cells.make(setting, method, seed, beta[method])
+                runs.make(setting, method, seed, beta[method])
     found: dict[str, dict[str, Any]] = {}
     for method in methods:
-        runs = list(cells.runs(setting, method, beta[method], metric))
-        scores = [run["score"] for run in runs]
-        alone = None if method == ALONE else [run["score"] for run in found[ALONE]["runs"]]
-        seconds = [run["seconds"] for run in runs if "seconds" in run]
+        own = list(runs.describe(setting, method, beta[method], metric))
+        alone = None if method == ALONE else found[ALONE]["runs"]
+        seconds = [run["seconds"] for run in own if "seconds" in run]
         found[method] = {
             "beta": beta[method],
             "search": searches[method],
-            "runs": runs,
-            **summarize_method(method, metric, scores, alone),
+            "runs": own,
+            **summarize_method(method, metric, own, alone),
             "seconds": round(float(np.mean(seconds)), 2) if seconds else None,
-            "keeps_teachers": method in KEEPS_TEACHERS,
         }
-    rivals = {name: one for name, one in found.items() if not one["keeps_teachers"]}
-    best = name_best(rivals, metric, ALONE)
+    best = recommend_method(found, metric, ALONE)
     names = [run["folder"] for values in found.values() for run in values["runs"]]
-    made = [cells.results[name].summary for name in names if name in cells.results]
+    made = [runs.results[name].summary for name in names if name in runs.results]
     return {
         "name": setting.name,
         "fraction": setting.fraction,
@@ -257,18 +251,19 @@ def train_all(
         "unlabelled": max(
             (one.get("rows_without_labels", 0) for one in made if not one.get("views")), default=0
         ),
+        "views": max((one.get("views", 0) for one in made), default=0),
         "steps": made[0]["steps"] if made else None,
         "methods": found,
-        "best": {**best, "folder": _pick(cells, found, best["method"], metric)},
+        "best": {**best, "folder": _pick(runs, found, best["method"], metric)},
     }
 
 
-def _pick(cells: Cells, found: Mapping[str, Any], method: str | None, metric: str) -> str | None:
+def _pick(runs: Runs, found: Mapping[str, Any], method: str | None, metric: str) -> str | None:
     """The run of a method that has the best validation score: one to use."""
     names = [run["folder"] for run in found[method]["runs"]] if method else []
-    made = [name for name in names if name in cells.results]
+    made = [name for name in names if name in runs.results]
 
     def score(name: str) -> float:
-        return float(np.nan_to_num(cells.results[name].summary["validation"][metric], nan=-np.inf))
+        return float(np.nan_to_num(runs.results[name].summary["validation"][metric], nan=-np.inf))
 
     return max(made, key=score, default=None)

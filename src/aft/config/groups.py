@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from aft.metrics import MetricName
+
 Augmentation = Literal["none", "flip", "standard"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 # One or several texts; a single one may stand without a list.
@@ -28,7 +30,7 @@ Loss = Literal[
     "kdep",
     "cka",
 ]
-Method = Literal["alone", "refine", Loss, "aft-rbf", "aft-dense", "aft-fixed"]
+Method = Literal["alone", Loss, "aft-rbf", "aft-dense", "aft-fixed"]
 
 
 class Options(BaseModel):
@@ -155,9 +157,10 @@ class RunOptions(StudentOptions):
     augmentation."""
     train_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the labelled training rows that are used, drawn by the seed, class by class."""
-    keep_teachers: bool = False
-    """Give the head the teachers' features beside the student's, with no transfer loss. Such a
-    student needs its teachers at every prediction: a row to compare with, not one to deploy."""
+    safety_net: bool = True
+    """With teachers, train a second student on the labels alone beside the first, and keep it if
+    the validation split says that the transfer did harm. Each step then costs one more forward
+    and backward pass of the student."""
     resume: bool = False
     """Go on with an unfinished run in --out; the result is the same as without the break."""
     overwrite: bool = False
@@ -205,17 +208,11 @@ class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     unlabelled_batch_size: int | None = Field(None, ge=1)
     """Rows without labels, or stored views, that join the transfer loss of a step beside these.
     Default: twice --batch-size."""
-    views: Annotated[int, Field(ge=0)] | Literal["clean", "auto"] = "auto"
+    views: Annotated[int, Field(ge=1)] | Literal["clean", "auto"] = "auto"
     """Stored random views of each training row, labelled or not, that join the transfer loss:
-    teachers and student see the very same view. Teachers are run over so many more inputs. clean
-    (or 0): the teachers see the inputs as they are, the student random views of these. auto: 4
-    where every row has a label and the loss is aft-soft or soft-labels, else clean."""
-    safety_net: bool = True
-    """With teachers, train a second student on the labels alone beside the first, and keep it if
-    the validation split says that the transfer did harm. Each step then costs one more forward
-    and backward pass of the student."""
-    gradient_accumulation: int = Field(1, ge=1)
-    """Only 1: a kernel over parts of a batch is not the kernel over the batch."""
+    teachers and student see the very same view. Extraction cost grows by this factor. clean:
+    teachers see the inputs unchanged, the student sees random views of them. auto: 4 where every
+    row has a label and the loss is aft-soft or soft-labels, else clean."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """What updates the weights."""
     lr: float | None = Field(None, gt=0)
@@ -233,6 +230,12 @@ class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     """Share of the steps over which the learning rate rises; then it falls as a cosine."""
     clip_norm: float = Field(1.0, ge=0)
     """Largest norm of the student's gradient; 0 does not clip."""
+    metric: Literal["auto", MetricName] = "auto"
+    """The metric that chooses the checkpoint and that verdicts rest on. auto: accuracy where
+    classes are of similar size, balanced_accuracy where they are not; mean_average_precision for
+    several labels; r2 for regression."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Classification: balanced gives every class the same total weight in the task loss."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Classification: share of the target spread over all classes."""
     augment: Augmentation = "standard"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +14,7 @@ from tqdm import tqdm
 
 from aft.backbones.batches import Inputs, collate, to_device
 from aft.data.samples import Samples
-from aft.features.stored import StoredFeatures
 from aft.students.student import Student
-
-
-class NeedsTeachers(Protocol):
-    """A model that predicts with the help of its teachers' features."""
-
-    def predict(self, inputs: Inputs, teacher_features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits and features of a batch."""
 
 
 class Prepared(Dataset[Inputs]):
@@ -44,7 +36,6 @@ def compute_logits(
     transform: Callable[[Any], Inputs],
     samples: Samples,
     *,
-    teachers: Sequence[StoredFeatures] = (),
     batch_size: int = 64,
     num_workers: int = 0,
     device: torch.device | None = None,
@@ -58,7 +49,6 @@ def compute_logits(
         student,
         transform,
         samples,
-        teachers=teachers,
         batch_size=batch_size,
         num_workers=num_workers,
         device=device,
@@ -73,7 +63,6 @@ def run_student(
     transform: Callable[[Any], Inputs],
     samples: Samples,
     *,
-    teachers: Sequence[StoredFeatures] = (),
     batch_size: int = 64,
     num_workers: int = 0,
     device: torch.device | None = None,
@@ -82,10 +71,9 @@ def run_student(
     """Logits and features of the samples, batch by batch, in their order.
 
     Args:
-        student: The network; with `teachers` a model that needs them.
+        student: The network.
         transform: From a sample's input to the network's.
         samples: What to run it over.
-        teachers: Stored features of the same samples, for a model that kept its teachers.
         batch_size: Inputs at once.
         num_workers: Processes that read inputs.
         device: Where the network is.
@@ -97,17 +85,9 @@ def run_student(
     loader = DataLoader(
         Prepared(samples, transform), batch_size, num_workers=num_workers, collate_fn=collate
     )
-    rows = [
-        torch.arange(i, min(i + batch_size, len(samples)))
-        for i in range(0, len(samples), batch_size)
-    ]
     bar = tqdm(loader, "student", leave=False, delay=1, disable=not progress)
     try:
-        for inputs, some in zip(bar, rows, strict=True):
-            if not teachers:
-                yield student(to_device(inputs, device))
-                continue
-            features = [one.gather(some.numpy()).to(device) for one in teachers]
-            yield cast(NeedsTeachers, student).predict(to_device(inputs, device), features)
+        for inputs in bar:
+            yield student(to_device(inputs, device))
     finally:
         student.train(was_training)

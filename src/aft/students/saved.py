@@ -92,8 +92,8 @@ class SavedStudent:
                 function's file.
 
         Raises:
-            StudentError: If there is no student in `folder`, it needs code that is not trusted, or
-                the run kept its teachers.
+            StudentError: If there is no student in `folder`, or it needs code that is not
+                trusted.
         """
         folder = Path(folder)
         if (folder / "student" / "student.json").exists():
@@ -106,12 +106,6 @@ class SavedStudent:
                 raise StudentError(
                     f"{folder} is a comparison of several runs: name one of them, as in "
                     f"{folder / 'runs'}"
-                ) from None
-            if _keeps_teachers(folder):
-                raise StudentError(
-                    f"this run kept its teachers (--keep-teachers): the student in {folder} cannot "
-                    "predict without them; train with a transfer loss for a student that stands "
-                    "alone"
                 ) from None
             raise StudentError(
                 f"expected a finished run or student folder, but {error.filename or folder} "
@@ -126,10 +120,3 @@ class SavedStudent:
         module.load_state_dict(state)
         columns = tuple(InputColumn(**column) for column in description["columns"])
         return cls(module.eval(), task, columns, backbone)
-
-
-def _keeps_teachers(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / "result.json").read_text()).get("keeps_teachers"))
-    except OSError:
-        return False

@@ -18,32 +18,35 @@ from aft.errors import StudentError
 
 @dataclass
 class Best:
-    """The best of the looks at validation so far.
+    """The best evaluation on the validation split so far.
 
     Attributes:
-        step: The step whose weights are kept; -1 before the first look.
+        step: The step whose weights are kept; -1 before the first evaluation.
         score: The highest score.
-        stale: Looks since there was a higher one.
+        stale: Evaluations since there was a higher one.
+        error: Standard error of the highest score.
     """
 
     step: int = -1
     score: float = -math.inf
     stale: int = 0
+    error: float = 0.0
 
-    def update(self, step: int, score: float, uncertainty: Callable[[float], float]) -> bool:
-        """Take note of a look; whether its weights are the ones to keep.
+    def update(self, step: int, score: float, error: float = 0.0) -> bool:
+        """Record an evaluation; returns whether its weights are the ones to keep.
 
         Of the checkpoints that the validation split cannot tell from the best, the latest is kept
         (the one-standard-error rule of Breiman et al., 1984): its learning rate is the lowest.
 
         Args:
-            step: When it was.
-            score: Higher is better; one that is no number is none.
-            uncertainty: The standard error of a score.
+            step: Its step.
+            score: Higher is better; NaN counts as no score.
+            error: The standard error of the score.
         """
-        self.stale = 0 if score > self.score else self.stale + 1
-        self.score = max(self.score, score)
-        keep = self.step < 0 or score >= self.score - uncertainty(self.score)
+        self.stale += 1
+        if score > self.score:
+            self.score, self.error, self.stale = score, error, 0
+        keep = self.step < 0 or score >= self.score - self.error
         if keep:
             self.step = step
         return keep

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,16 @@ from aft.metrics import compute_metrics
 from aft.students.predictions import compare_with_labels
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
+from aft.training.checkpoints import Progress
 from aft.training.run_folder import (
+    EVALUATION,
+    GATES,
+    RESULT,
     write_json,
 )
+from aft.training.schedule import Schedule
 from aft.training.transfer_model import TransferModel
+from aft.version import __version__
 
 
 def final_split(data: DataSet) -> str:
@@ -48,19 +55,12 @@ class Scorer:
         self.data = data
         self.device = device
 
-    def __call__(
-        self,
-        saved: SavedStudent,
-        split: str,
-        model: TransferModel | None = None,
-        teachers: Sequence[StoredFeatures] = (),
-    ) -> NDArray[np.float32]:
-        """Outputs ``(n, num_outputs)``; with `model` and `teachers` of one that keeps these."""
+    def __call__(self, saved: SavedStudent, split: str) -> NDArray[np.float32]:
+        """Outputs of a student, ``(n, num_outputs)``."""
         return compute_logits(
-            model or saved.module,
+            saved.module,
             saved.transform,
             self.data.splits[split].only(*(column.name for column in saved.columns)),
-            teachers=teachers,
             batch_size=self.config.batch_size,
             num_workers=choose_num_workers(self.config.num_workers, self.device),
             device=self.device,
@@ -70,51 +70,78 @@ class Scorer:
 
 def finish(
     out: Path,
-    config: TrainConfig,
     data: DataSet,
     saved: SavedStudent,
+    score: Scorer,
     summary: dict[str, Any],
-    device: torch.device,
-    model: TransferModel,
-    kept: Mapping[str, Sequence[StoredFeatures]],
 ) -> None:
     """Score the best checkpoint, then write ``result.json``, which makes the run finished.
 
     Args:
         out: The run's folder.
-        config: Its options.
         data: Its data.
         saved: The student.
+        score: Gives the student's outputs.
         summary: What ``result.json`` is to hold; scores are added.
-        device: Where the student is.
-        model: The student in its model, which is scored if it keeps its teachers.
-        kept: Teachers' features of the splits, where the model keeps its teachers.
     """
-    split, score = final_split(data), Scorer(config, data, device)
+    split = final_split(data)
     for name in dict.fromkeys((split, "validation")):
         samples = data.splits[name]
-        logits = score(saved, name, model if kept else None, kept.get(name, ()))
+        logits = score(saved, name)
         metrics = compute_metrics(logits, np.asarray(samples.labels), data.task)
         summary["validation" if name == "validation" else "metrics"] = metrics
         if name == split:
             summary |= {"split": split, "metrics": metrics}
             pyarrow.parquet.write_table(
                 pyarrow.table(compare_with_labels(logits, samples, data.task)),
-                out / "evaluation.parquet",
+                out / EVALUATION,
             )
-    write_json(out / "result.json", summary)
+    write_json(out / RESULT, summary)
+
+
+def summarize(
+    config: TrainConfig,
+    data: DataSet,
+    saved: SavedStudent,
+    teachers: Sequence[StoredFeatures],
+    model: TransferModel,
+    progress: Progress,
+    schedule: Schedule,
+) -> dict[str, Any]:
+    """What ``result.json`` says of how a run was made."""
+    return {
+        "version": __version__,
+        "student": " + ".join(config.student),
+        "student_weights": saved.backbone.info["weights"],
+        "num_parameters": sum(p.numel() for p in saved.module.parameters()),
+        "task": data.task.describe(),
+        "columns": [asdict(column) for column in data.splits["train"].columns],
+        "student_columns": [column.name for column in saved.columns],
+        "teachers": [
+            {"spec": one.spec, "dim": one.dim, "folder": one.store.path.name} for one in teachers
+        ],
+        "loss": None if model.transfer_loss is None else config.loss,
+        "beta": model.beta,
+        "seed": config.seed,
+        "steps": progress.step,
+        "best_step": progress.best.step,
+        "lr": schedule.lr,
+        "head_lr": schedule.head_lr,
+        "training_seconds": round(progress.seconds, 3),
+        "rows": {name: len(split) for name, split in data.splits.items()},
+    }
 
 
 def save_gates(
-    out: Path,
-    loss: AFTLoss | AFTSoftLoss,
-    teachers: list[StoredFeatures],
-    summary: dict[str, Any],
-) -> None:
-    """Keep the learned gates, and what share of the gated kernel each teacher has."""
+    out: Path, model: TransferModel, teachers: Sequence[StoredFeatures]
+) -> dict[str, Any]:
+    """Keep the gates of AFT; returns the share of the gated kernel that each teacher has."""
+    loss = model.transfer_loss
+    if not isinstance(loss, AFTLoss | AFTSoftLoss):
+        return {}
     gates = {str(i): gate.float().cpu().contiguous() for i, gate in enumerate(loss.gates())}
-    save_file(gates, out / "feature_weights.safetensors")
+    save_file(gates, out / GATES)
     some = np.random.default_rng(0).permutation(len(teachers[0].samples))[:1024]
     device = next(iter(loss.state_dict().values())).device
     features = [one.gather(some).to(device) for one in teachers]
-    summary["teacher_shares"] = [round(float(s), 6) for s in loss.kernel_shares(features)]
+    return {"teacher_shares": [round(float(s), 6) for s in loss.kernel_shares(features)]}

@@ -3,55 +3,57 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from aft.backbones.tokenization import Tokenization
 from aft.config.commands import TrainConfig
 from aft.data.loading import DataSet
 from aft.data.samples import Samples
 from aft.data.unlabelled import concatenate
 from aft.data.views import make_views
 from aft.errors import ConfigError, StudentError
-from aft.features.stored import StoredFeatures, extract_teachers
-from aft.students.student import Student
+from aft.features.stored import StoredFeatures, extract_teachers, note_truncation
+from aft.students.backbone import Backbone
+from aft.students.build import build_student
+from aft.students.saved import SavedStudent
+from aft.students.student import Student, new_student
 from aft.tasks import Task
-from aft.training.transfer_loss import count_views
-from aft.training.transfer_model import TeacherHead
+from aft.training.sampling import PreparedRows
+from aft.training.schedule import Schedule
+from aft.training.transfer_loss import count_views, make_loss, weight_of_transfer
+from aft.training.transfer_model import TransferModel
 
 VIEW_SEED = 0
 """Of stored views: the same for every run's seed, so that teachers see them once."""
 
 
 def extract_for_run(
-    config: TrainConfig,
-    samples: Samples,
-    accelerator: Accelerator,
-    trained: Sequence[StoredFeatures] = (),
+    config: TrainConfig, samples: Samples, accelerator: Accelerator, may_lack: bool = False
 ) -> list[StoredFeatures]:
     """The stored features of each teacher for these samples, computed where the store lacks them.
 
-    Where a teacher's input is missing in held-out samples, its features are the mean over the
-    training samples, of which `trained` are the features.
+    Args:
+        config: Options of the run.
+        samples: The samples.
+        accelerator: Its processes share the work.
+        may_lack: Whether every sample may lack the input of a teacher.
     """
-    found = extract_teachers(
+    features = extract_teachers(
         config,
         samples,
         accelerator.device,
         accelerator.process_index,
         accelerator.num_processes,
-        may_lack=bool(trained),
+        may_lack=may_lack,
     )
     accelerator.wait_for_everyone()
-    for features in found:
-        features.store.refresh()
-    for features, before in zip(found, trained, strict=False):
-        if not features.present.all():
-            features.missing = before.statistics().mean
-    return found
+    for one in features:
+        one.store.refresh()
+    return features
 
 
 def transfer_pool(config: TrainConfig, data: DataSet) -> tuple[Samples | None, int]:
@@ -59,7 +61,7 @@ def transfer_pool(config: TrainConfig, data: DataSet) -> tuple[Samples | None, i
 
     Unlabelled rows as they are (0 views), or stored views of these and of the labelled ones.
     """
-    if not config.teachers or config.keep_teachers or config.beta == 0:
+    if not config.teachers or config.beta == 0:
         return None, 0
     views = count_views(config, data.unlabelled is not None)
     if not views:
@@ -85,7 +87,7 @@ def check_shares(
             )
 
 
-def copy_student(student: Student) -> Student:
+def _copy_student(student: Student) -> Student:
     """The second student, with the same weights to start from."""
     try:
         return copy.deepcopy(student)
@@ -95,23 +97,112 @@ def copy_student(student: Student) -> Student:
         ) from None
 
 
-def make_teacher_head(
-    config: TrainConfig, teachers: Sequence[StoredFeatures], task: Task
-) -> TeacherHead | None:
-    """The head on the teachers' features, for a student that keeps them."""
-    if not config.keep_teachers:
-        return None
-    standardize = config.normalize == "standardize"
-    statistics = [one.statistics() for one in teachers] if standardize else None
-    return TeacherHead(
-        [one.dim for one in teachers], task.num_outputs, config.normalize, statistics
-    )
-
-
-def target_statistics(samples: Samples, task: Task) -> tuple[Tensor | None, Tensor | None]:
-    """Mean and standard deviation of each regression target."""
+def _target_statistics(samples: Samples, task: Task) -> tuple[Tensor | None, Tensor | None]:
     if task.kind != "regression":
         return None, None
     targets = torch.from_numpy(np.asarray(samples.labels))
     std = targets.std(0, correction=0)
     return targets.mean(0), torch.where(std > 0, std, torch.ones_like(std))
+
+
+def make_student(config: TrainConfig, data: DataSet, use_unlabelled: bool) -> SavedStudent:
+    """The student with the weights that it starts from.
+
+    Args:
+        config: Options of the run.
+        data: The data set.
+        use_unlabelled: Whether the words of unlabelled rows join its vocabulary.
+    """
+    train = data.splits["train"]
+    torch.manual_seed(config.seed)
+    backbone, columns = build_student(
+        config.student,
+        train,
+        data.unlabelled if use_unlabelled else None,
+        fusion=config.fusion,
+        layers=config.student_layers,
+        seed=config.seed,
+        trust_remote_code=config.trust_remote_code,
+    )
+    student = new_student(backbone, data.task, *_target_statistics(train, data.task))
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if is_pretrained(backbone):
+        # Features of any size give even first guesses, and no gradient of a random head harms
+        # the pre-trained weights (as in Kolesnikov et al., Big Transfer, 2020).
+        for parameter in student.head.parameters():
+            torch.nn.init.zeros_(parameter)
+    return SavedStudent(student, data.task, columns, backbone)
+
+
+def is_pretrained(backbone: Backbone) -> bool:
+    """Whether a backbone starts from other than random weights."""
+    return bool(backbone.info["weights"] != "random")
+
+
+def make_model(
+    config: TrainConfig,
+    saved: SavedStudent,
+    train: PreparedRows,
+    pool: PreparedRows | None,
+    schedule: Schedule,
+    device: torch.device,
+) -> TransferModel:
+    """The student with its transfer loss, and the second student of the safety net.
+
+    Args:
+        config: Options of the run.
+        saved: The student.
+        train: The labelled rows.
+        pool: Rows that join the transfer loss without labels.
+        schedule: How the model is trained.
+        device: Where losses that need the student's starting features run it.
+    """
+    rows = len(train.samples)
+    loss = make_loss(
+        config,
+        train.teachers,
+        saved.module,
+        train.samples,
+        saved.transform,
+        saved.task,
+        seed=config.seed,
+        device=device,
+    )
+    beta = 0.0
+    if loss is not None:
+        beta = weight_of_transfer(config, schedule, rows, 0 if pool is None else len(pool.samples))
+    return TransferModel(
+        saved.module,
+        loss,
+        beta,
+        saved.task.kind,
+        config.label_smoothing,
+        _copy_student(saved.module) if config.safety_net and beta > 0 else None,
+        _class_weights(config, train.samples, saved.task),
+    )
+
+
+def _class_weights(config: TrainConfig, samples: Samples, task: Task) -> Tensor | None:
+    """Weights of the classes in the task loss, of mean 1 over the training rows."""
+    if config.class_weights == "none":
+        return None
+    if task.kind != "classification":
+        raise ConfigError(f"--class-weights balanced is for classification, got {task.kind}")
+    counts = np.bincount(np.asarray(samples.labels), minlength=task.num_outputs)
+    weights = len(samples) / (max(1, int((counts > 0).sum())) * np.maximum(counts, 1))
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def list_notes(config: TrainConfig, saved: SavedStudent, train: PreparedRows) -> list[str]:
+    """Sentences on what people should know of the inputs of teachers and student."""
+    notes = [note for features in train.teachers for note in features.notes]
+    preprocessing = saved.backbone.preprocessing
+    if isinstance(preprocessing, Tokenization):
+        notes += note_truncation("the student", preprocessing, train.samples)
+    lacking = ~np.all([features.present for features in train.teachers], axis=0)
+    if config.combine == "product" and lacking.any():
+        notes.append(
+            f"{lacking.sum()} training rows lack an input of a teacher; a product of teachers "
+            "ignores them, --combine concat does not"
+        )
+    return notes

@@ -23,6 +23,12 @@ from aft.metrics import MAIN_METRIC
 from aft.students.saved import SavedStudent
 from aft.tasks import Task
 
+CONFIG, RESULT, DATA = "config.yaml", "result.json", "data.json"
+METRICS, EVALUATION = "metrics.jsonl", "evaluation.parquet"
+GATES, BAD_INPUTS = "feature_weights.safetensors", "bad_inputs.csv"
+STUDENT, CHECKPOINTS, REPORT = "student", "checkpoints", "report.html"
+LAST, BEST, BEST_ALONE = "last.pt", "best.safetensors", "best-alone.safetensors"
+
 FREE_TO_CHANGE = {
     *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
     "trust_remote_code",
@@ -56,21 +62,21 @@ class TrainResult:
         out = Path(out)
         if not is_finished(out):
             raise ConfigError(f"{out} holds no finished run of aft")
-        summary = json.loads((out / "result.json").read_text())
+        summary = json.loads((out / RESULT).read_text())
         return cls(out, summary["metrics"], summary["split"], summary)
 
     def student(self) -> SavedStudent:
         """The trained student.
 
         Raises:
-            StudentError: If the run kept its teachers, so that its student cannot stand alone.
+            StudentError: If it cannot be read.
         """
         return SavedStudent.load(self.out, trust_remote_code=True)
 
 
 def is_finished(out: Path) -> bool:
     """Whether the run in this folder came to its end."""
-    return (out / "result.json").exists()
+    return (out / RESULT).exists()
 
 
 def free_folder(data: str) -> Path:
@@ -90,9 +96,9 @@ def open_run(out: Path, config: TrainConfig) -> None:
             it is no run, or if a run to go on with had other options.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / "config.yaml").is_file():
+        if not (out / CONFIG).is_file():
             raise ConfigError(f"{out} exists and is no run of aft; name another --out")
-        begun = (out / "checkpoints" / "last.pt").exists()  # before, there is nothing to lose
+        begun = (out / CHECKPOINTS / LAST).exists()  # before, there is nothing to lose
         if config.overwrite:
             shutil.rmtree(out)
         elif config.resume and (begun or is_finished(out)):
@@ -111,10 +117,10 @@ def open_run(out: Path, config: TrainConfig) -> None:
 
 def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
     """Write what the run is made of: its options, its data, what could not be read."""
-    write_config_file(out / "config.yaml", config)
-    write_json(out / "data.json", data.describe())
+    write_config_file(out / CONFIG, config)
+    write_json(out / DATA, data.describe())
     if data.report.bad_inputs:
-        with (out / "bad_inputs.csv").open("w", newline="", encoding="utf-8") as file:
+        with (out / BAD_INPUTS).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("file", "fault"), *data.report.bad_inputs])
 
 
@@ -124,7 +130,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _check_same(out: Path, config: TrainConfig) -> None:
-    saved = resolve(TrainConfig, None, read_config_file(out / "config.yaml", TrainConfig))
+    saved = resolve(TrainConfig, None, read_config_file(out / CONFIG, TrainConfig))
     before = saved.model_dump(mode="json")  # options that it does not name had their defaults
     now = config.model_dump(mode="json")
     changed = [
@@ -150,7 +156,7 @@ class RunLog:
 
     def __init__(self, folder: Path, step: int = 0, enabled: bool = True) -> None:
         self.enabled = enabled
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         self.board: Any = None
         if not enabled:
             return
@@ -173,6 +179,12 @@ class RunLog:
             for name, value in values.items():
                 self.board.add_scalar(f"{split}/{name}", value, step)
 
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Finish the TensorBoard file."""
         if self.board is not None:
@@ -181,7 +193,7 @@ class RunLog:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's metrics; a line that was being written is left out."""
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -223,7 +235,7 @@ class Run:
     @property
     def main_metric(self) -> str:
         """The metric that chose the checkpoint."""
-        return MAIN_METRIC[self.task.kind]
+        return str(self.result.get("metric") or MAIN_METRIC[self.task.kind])
 
     @property
     def teachers(self) -> list[dict[str, Any]]:
@@ -260,19 +272,19 @@ def read_run(folder: Path) -> Run:
     Raises:
         DataError: If the folder holds no finished run.
     """
-    if not (folder / "result.json").is_file():
+    if not (folder / RESULT).is_file():
         raise DataError(
             f"expected a finished run in {folder}, found no result.json; train it first"
         )
     return Run(
         folder=folder,
-        result=_read_json(folder / "result.json"),
-        config=_read_yaml(folder / "config.yaml"),
-        data=_read_json(folder / "data.json"),
+        result=_read_json(folder / RESULT),
+        config=_read_yaml(folder / CONFIG),
+        data=_read_json(folder / DATA),
         metrics=read_metrics(folder),
-        gates=_read_gates(folder / "feature_weights.safetensors"),
-        rows=_read_table(folder / "evaluation.parquet"),
-        bad_inputs=_read_faults(folder / "bad_inputs.csv"),
+        gates=_read_gates(folder / GATES),
+        rows=_read_table(folder / EVALUATION),
+        bad_inputs=_read_faults(folder / BAD_INPUTS),
     )
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from aft.config.commands import TrainConfig
 from aft.data.loading import DataSet
-from aft.metrics import MAIN_METRIC, compute_metrics
+from aft.metrics import compute_metrics
 from aft.students.saved import SavedStudent
 from aft.students.student import Student
 from aft.tasks import Task
@@ -27,7 +25,7 @@ alone, on validation rows, before that one is kept."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Choice:
     """Two students on the same held-out rows: with transfer, and from the labels alone.
 
     Attributes:
@@ -46,7 +44,8 @@ def judge(
     alone: NDArray[np.float32],
     labels: NDArray[Any],
     task: Task,
-) -> Verdict:
+    metric: str,
+) -> Choice:
     """Whether the transfer did harm.
 
     Rows are scored by themselves: right or wrong; for several labels the share that is right; for
@@ -60,13 +59,16 @@ def judge(
         alone: Those of the student that learned from the labels alone.
         labels: As in :class:`aft.data.Samples`.
         task: What the outputs mean.
+        metric: The metric of the run.
     """
     difference = _row_scores(logits, labels, task) - _row_scores(alone, labels, task)
+    if task.kind == "classification" and metric != "accuracy":
+        difference = difference * _class_weights(labels)
     apart = difference[difference != 0]
     size = math.sqrt(float((apart**2).mean())) if len(apart) else 0.0
     rows = np.append(difference, [size, -size])
     mean, error = float(difference.mean()), float(rows.std(ddof=1) / math.sqrt(len(rows)))
-    return Verdict(mean, error, mean < -NOT_WORSE * error)
+    return Choice(mean, error, mean < -NOT_WORSE * error)
 
 
 def _row_scores(
@@ -80,61 +82,62 @@ def _row_scores(
     return np.asarray(-((logits - labels) ** 2 / variance).mean(1), dtype=np.float64)
 
 
+def _class_weights(labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Weights of the rows, of mean 1, with which every class counts the same."""
+    classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return np.asarray(len(labels) / (len(classes) * counts[index]), dtype=np.float64)
+
+
 def choose_student(
-    config: TrainConfig,
     model: TransferModel,
     data: DataSet,
     saved: SavedStudent,
     progress: Progress,
-    device: torch.device,
+    metric: str,
+    score: Scorer,
 ) -> tuple[SavedStudent, dict[str, Any]]:
     """The student to keep, and what the run's summary says of the choice.
 
     Without a student beside it the one with transfer is kept, and nothing is said.
 
     Args:
-        config: Options of the run.
         model: Both students, with their best weights.
         data: The data set; its validation rows decide.
         saved: The student with transfer.
         progress: Which steps' weights those are.
-        device: Where they are.
+        metric: The metric of the run.
+        score: Gives the students' outputs.
     """
     if not isinstance(model.alone, Student):
         return saved, {}
     alone = SavedStudent(model.alone, data.task, saved.columns, saved.backbone)
-    score = Scorer(config, data, device)
-    validation = score(saved, "validation"), score(alone, "validation")
+    outputs = [score(student, "validation") for student in (saved, alone)]
     labels = np.asarray(data.splits["validation"].labels)
-    verdict = judge(*validation, labels, data.task)
+    choice = judge(outputs[0], outputs[1], labels, data.task, metric)
     split = final_split(data)
-    main = MAIN_METRIC[data.task.kind]
-    with_transfer, without = (
-        {
-            "best_step": best.step,
-            "validation": compute_metrics(outputs, labels, data.task)[main],
-            "final": compute_metrics(
-                outputs if split == "validation" else score(student, split),
-                np.asarray(data.splits[split].labels),
-                data.task,
-            )[main],
-        }
-        for outputs, student, best in zip(
-            validation, (saved, alone), (progress.best, progress.alone), strict=True
+    scored = []
+    for student, own, best in zip(
+        (saved, alone), outputs, (progress.best, progress.alone), strict=True
+    ):
+        final = own if split == "validation" else score(student, split)
+        final_labels = np.asarray(data.splits[split].labels)
+        scored.append(
+            {
+                "best_step": best.step,
+                "validation": compute_metrics(own, labels, data.task)[metric],
+                "final": compute_metrics(final, final_labels, data.task)[metric],
+            }
         )
-    )
+    with_transfer, without = scored
     found: dict[str, Any] = {
-        "metric": main,
+        "metric": metric,
         "with_transfer": with_transfer,
         "alone": without,
-        "difference": verdict.difference,
-        "standard_error": verdict.standard_error,
-        "fell_back": verdict.fell_back,
+        **asdict(choice),
     }
     found["sentence"] = describe_choice(found, len(labels))
-    kept, best_step = (
-        (alone, without["best_step"]) if verdict.fell_back else (saved, with_transfer["best_step"])
-    )
+    kept = alone if choice.fell_back else saved
+    best_step = scored[choice.fell_back]["best_step"]
     return kept, {"best_step": best_step, "safety_net": found}
 
 

@@ -6,7 +6,8 @@ drawn before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,27 @@ from torch.utils.data import Dataset, Sampler
 
 from aft.backbones.batches import Inputs, collate
 from aft.data.samples import Samples
+from aft.features.stored import StoredFeatures
 
 Transform = Callable[[Any], Inputs]
 ViewBatch = tuple[Inputs, NDArray[np.int64]]
 """A batch of inputs, and the positions of its samples."""
 VIEW, BATCH, STEP, UNLABELLED = 1, 2, 3, 4  # what a random stream is for
+
+
+@dataclass(frozen=True)
+class PreparedRows:
+    """Samples with what a model makes of them.
+
+    Attributes:
+        samples: The samples, with the columns that the student takes.
+        transform: From a sample's input to the student's.
+        teachers: The stored features of each teacher for these samples.
+    """
+
+    samples: Samples
+    transform: Transform
+    teachers: Sequence[StoredFeatures] = ()
 
 
 def stream(*parts: int) -> int:

@@ -34,7 +34,7 @@ class Schedule:
         loss_lr: Highest learning rate of the transfer loss's own parameters.
         weight_decay: Of matrices and kernels; biases and norms have none.
         warmup: Share of the steps with a rising rate.
-        clip_norm: Largest norm of the gradient of student and teacher head; 0 does not clip.
+        clip_norm: Largest norm of the gradient of the student; 0 does not clip.
         eval_every: Steps between looks at the validation split.
         patience: Looks without a better score before stopping; None never stops early.
         seed: Of everything random.
@@ -63,8 +63,6 @@ def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Opti
             untrained = student.untrained if isinstance(student, Student) else frozenset()
             parameters = student.named_parameters()
             named += [(name in untrained, p) for name, p in parameters if p.requires_grad]
-    if model.teacher_head is not None:
-        named += [(True, p) for p in model.teacher_head.parameters()]
     groups: list[dict[str, Any]] = []
     for lr, is_new in ((schedule.lr, False), (schedule.head_lr, True)):
         part = [p for new, p in named if new == is_new]

@@ -7,11 +7,10 @@ of workers.
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,18 +28,17 @@ from tqdm import tqdm
 from aft.backbones.batches import to_device
 from aft.data.samples import Samples
 from aft.errors import StudentError
-from aft.features.stored import StoredFeatures
-from aft.metrics import MAIN_METRIC, compute_metrics
+from aft.metrics import compute_metrics, standard_error
 from aft.students.run_student import compute_logits
 from aft.tasks import Task
 from aft.training.checkpoints import Progress, weights_on_cpu, write_atomically
-from aft.training.run_folder import RunLog
+from aft.training.run_folder import BEST, BEST_ALONE, LAST, RunLog
 from aft.training.sampling import (
     BATCH,
     STEP,
     UNLABELLED,
     Batches,
-    Transform,
+    PreparedRows,
     ViewBatch,
     Views,
     collate_views,
@@ -71,17 +69,11 @@ class Trainer:
 
     Args:
         model: Student and loss.
-        train: Training samples.
-        validation: Held-out samples that choose the checkpoint.
         task: What the student's outputs mean.
-        teachers: The stored features of each teacher for the training samples.
-        unlabelled: Samples without labels, which join the transfer loss.
-        unlabelled_teachers: The stored features of each teacher for these.
-        unlabelled_augment: Random view of these; None for that of a training input.
-        validation_teachers: The same for the held-out samples; for a model with a teacher head,
-            which needs them.
-        augment: Random view of a training input.
-        transform: Fixed view for validation.
+        train: Labelled samples.
+        validation: Held-out samples that choose the checkpoint.
+        pool: Samples without labels, which join the transfer loss.
+        metric: The metric that chooses the checkpoint; higher is better.
         schedule: How to train.
         accelerator: Devices, processes and precision.
         folder: Where checkpoints go.
@@ -92,33 +84,23 @@ class Trainer:
     def __init__(
         self,
         model: TransferModel,
-        train: Samples,
-        validation: Samples,
         task: Task,
+        train: PreparedRows,
+        validation: PreparedRows,
+        pool: PreparedRows | None = None,
         *,
-        teachers: Sequence[StoredFeatures],
-        unlabelled: Samples | None = None,
-        unlabelled_teachers: Sequence[StoredFeatures] = (),
-        unlabelled_augment: Transform | None = None,
-        validation_teachers: Sequence[StoredFeatures] = (),
-        augment: Transform,
-        transform: Transform,
+        metric: str,
         schedule: Schedule,
         accelerator: Accelerator,
         folder: Path,
         num_workers: int = 0,
         progress: bool = True,
     ) -> None:
-        self.train_samples = train
-        self.validation = validation
         self.task = task
-        self.teachers = teachers
-        self.unlabelled = unlabelled
-        self.unlabelled_teachers = unlabelled_teachers
-        self.unlabelled_augment = unlabelled_augment or augment
-        self.validation_teachers = validation_teachers
-        self.augment = augment
-        self.transform = transform
+        self.train = train
+        self.validation = validation
+        self.pool = pool
+        self.metric = metric
         self.schedule = schedule
         self.accelerator = accelerator
         self.folder = folder
@@ -133,17 +115,17 @@ class Trainer:
     @property
     def last(self) -> Path:
         """The checkpoint that a run goes on from."""
-        return self.folder / "last.pt"
+        return self.folder / LAST
 
     @property
     def best(self) -> Path:
         """The weights that scored best on the validation split, within its uncertainty."""
-        return self.folder / "best.safetensors"
+        return self.folder / BEST
 
     @property
     def best_alone(self) -> Path:
         """The same of the student that learns from the labels alone."""
-        return self.folder / "best-alone.safetensors"
+        return self.folder / BEST_ALONE
 
     def fit(self, log: RunLog) -> Progress:
         """Train to the end, or until patience runs out; leaves the best weights in the model.
@@ -175,7 +157,7 @@ class Trainer:
                     log.write(state.step, "train", values)
                     bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
                 if state.step % schedule.eval_every == 0 or state.step == schedule.steps:
-                    score = self._look(log)
+                    score = self._evaluate(log)
                     bar.set_postfix(validation=f"{score:.3f}", refresh=False)
                     patient = schedule.patience is None or state.best.stale < schedule.patience
                     state.finished = state.step == schedule.steps or not patient
@@ -201,11 +183,11 @@ class Trainer:
             stream(self.schedule.seed, STEP, step, accelerator.process_index), device.type
         )
         inputs, rows = batch
-        labels = torch.from_numpy(_labels(self.train_samples)[rows]).to(device)
-        features = [teacher.gather(rows).to(device) for teacher in self.teachers]
+        labels = torch.from_numpy(_labels(self.train.samples)[rows]).to(device)
+        features = [teacher.gather(rows).to(device) for teacher in self.train.teachers]
         more: tuple[Any, ...] = ()
-        if unlabelled is not None:
-            others = [one.gather(unlabelled[1]).to(device) for one in self.unlabelled_teachers]
+        if unlabelled is not None and self.pool is not None:
+            others = [one.gather(unlabelled[1]).to(device) for one in self.pool.teachers]
             more = (to_device(unlabelled[0], device), others)
         self.model.train()
         out = self.model(to_device(inputs, device), features or None, labels, *more)
@@ -219,10 +201,9 @@ class Trainer:
         accelerator.backward(out["loss"] + out.get("alone_loss", 0.0))
         if self.schedule.clip_norm > 0:
             model = self.module
-            for parts in ((model.student, model.teacher_head), (model.alone,)):
-                trained = [p for part in parts if part is not None for p in part.parameters()]
-                if trained:
-                    accelerator.clip_grad_norm_(trained, self.schedule.clip_norm)
+            for student in (model.student, model.alone):
+                if student is not None:
+                    accelerator.clip_grad_norm_(student.parameters(), self.schedule.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
         return {name: out[name].item() for name in out if name.endswith("loss")}
@@ -230,30 +211,22 @@ class Trainer:
     def _batches(self) -> Iterator[tuple[ViewBatch, ViewBatch | None]]:
         """This process's part of every batch from the current step on."""
         schedule = self.schedule
-        labelled = self._load(
-            self.train_samples, self.augment, schedule.batch_size, schedule.seed, BATCH
-        )
-        if self.unlabelled is None:
+        labelled = self._load(self.train, schedule.batch_size, schedule.seed, BATCH)
+        if self.pool is None:
             return ((batch, None) for batch in labelled)
         seed = stream(schedule.seed, UNLABELLED)  # views apart from those of the labelled
         return zip(
             labelled,
-            self._load(
-                self.unlabelled,
-                self.unlabelled_augment,
-                schedule.unlabelled_batch_size,
-                seed,
-                UNLABELLED,
-            ),
+            self._load(self.pool, schedule.unlabelled_batch_size, seed, UNLABELLED),
             strict=True,
         )
 
     def _load(
-        self, samples: Samples, augment: Transform, batch_size: int, seed: int, purpose: int
+        self, inputs: PreparedRows, batch_size: int, seed: int, purpose: int
     ) -> DataLoader[Any]:
         accelerator = self.accelerator
         batches = Batches(
-            len(samples),
+            len(inputs.samples),
             batch_size,
             range(self.progress.step, self.schedule.steps),
             self.schedule.seed,
@@ -262,51 +235,45 @@ class Trainer:
             purpose,
         )
         return DataLoader(
-            Views(samples, augment, seed),
+            Views(inputs.samples, inputs.transform, seed),
             batch_sampler=batches,
             num_workers=self.num_workers,
             collate_fn=collate_views,
             pin_memory=accelerator.device.type == "cuda",
         )
 
-    def _look(self, log: RunLog) -> float:
+    def _evaluate(self, log: RunLog) -> float:
         """Score the validation split; keep the weights if they are the best so far."""
         state, model = self.progress, self.module
-        with_teachers = model if model.teacher_head is not None else model.student
-        score = self._score(with_teachers, log, "validation")
-        if state.best.update(state.step, score, self._uncertainty):
+        score, error = self._score(model.student, log, "validation")
+        if state.best.update(state.step, score, error):
             self._keep(self.best, model)
         if model.alone is not None:
-            alone = self._score(model.alone, log, "validation_alone")
-            if state.alone.update(state.step, alone, self._uncertainty):
+            alone, error = self._score(model.alone, log, "validation_alone")
+            if state.alone.update(state.step, alone, error):
                 self._keep(self.best_alone, model.alone)
         return score
 
-    def _score(self, module: nn.Module, log: RunLog, split: str) -> float:
-        """The main metric of the validation split."""
+    def _score(self, module: nn.Module, log: RunLog, split: str) -> tuple[float, float]:
+        """The metric on the validation split, and its standard error."""
+        samples = self.validation.samples
         logits = compute_logits(
             module,
-            self.transform,
-            self.validation,
-            teachers=self.validation_teachers,
+            self.validation.transform,
+            samples,
             batch_size=self.schedule.batch_size,
             num_workers=self.num_workers,
             device=self.accelerator.device,
         )
-        metrics = compute_metrics(logits, _labels(self.validation), self.task)
+        labels = _labels(samples)
+        metrics = compute_metrics(logits, labels, self.task)
         log.write(self.progress.step, split, metrics)
-        return metrics[MAIN_METRIC[self.task.kind]]
+        return metrics[self.metric], standard_error(self.metric, logits, labels, self.task)
 
     def _keep(self, path: Path, module: nn.Module) -> None:
         if self.accelerator.is_main_process:
             write_atomically(path, lambda file: save_file(weights_on_cpu(module), file))
         self.accelerator.wait_for_everyone()
-
-    def _uncertainty(self, score: float) -> float:
-        """Standard error of a share of right answers; other scores count as exact."""
-        if self.task.kind != "classification":
-            return 0.0
-        return math.sqrt(max(0.0, score * (1 - score)) / len(self.validation))
 
     def save(self) -> None:
         """Write the whole training state to :attr:`last`: it is there whole, or not at all."""

@@ -10,57 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aft.backbones.batches import Inputs
-from aft.errors import InputError
-from aft.losses.checks import join_teachers
-from aft.losses.standardize import Normalize, Standardize
 from aft.students.student import Rescale, StudentOutput
-
-
-class TeacherHead(nn.Module):
-    """A linear layer on the frozen teachers' features, beside a student's head.
-
-    The outputs of both are added, which is one linear layer on the student's and the teachers'
-    features side by side: Residual Feature Integration (ReFine),
-    https://arxiv.org/abs/2505.11771. It needs the teachers at every prediction. The bias is that
-    of the student's head.
-
-    Args:
-        teacher_dims: Feature width of each teacher.
-        num_outputs: Number of classes or regression targets.
-        normalize: ``standardize`` brings every teacher dimension to mean 0 and deviation 1;
-            ``none`` leaves the features as they are.
-        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set;
-            ``standardize`` needs them.
-
-    Raises:
-        InputError: If the statistics do not fit or are missing.
-    """
-
-    def __init__(
-        self,
-        teacher_dims: Sequence[int],
-        num_outputs: int,
-        normalize: Normalize = "standardize",
-        statistics: Sequence[tuple[Tensor, Tensor]] | None = None,
-    ) -> None:
-        super().__init__()
-        self.standardize = Standardize(teacher_dims, normalize, statistics)
-        if self.standardize.uses_batch:
-            raise InputError("Expected `statistics` with normalize='standardize', but got none.")
-        self.teacher_dims = tuple(teacher_dims)
-        self.linear = nn.Linear(sum(teacher_dims), num_outputs, bias=False)
-
-    def forward(self, teacher_features: Tensor | Sequence[Tensor]) -> Tensor:
-        """What is added to the student's outputs, ``(B, num_outputs)``.
-
-        For regression in units of the targets' deviations.
-
-        Args:
-            teacher_features: ``(B, sum of dims)``, or one ``(B, dim)`` a teacher.
-        """
-        joined = join_teachers(teacher_features, self.teacher_dims)
-        out: Tensor = self.linear(self.standardize(joined))
-        return out
 
 
 class TransferModel(nn.Module):
@@ -77,11 +27,13 @@ class TransferModel(nn.Module):
         beta: Weight of the transfer loss.
         task: ``classification``, ``multilabel`` or ``regression``; picks the task loss.
         label_smoothing: For classification, see :func:`torch.nn.functional.cross_entropy`.
-        teacher_head: Adds what the teachers' features say to the student's outputs; then every
-            batch needs them.
         alone: A second student, trained beside the first on the labels alone, to see whether the
             transfer pays. Neither changes what the other learns.
+        class_weights: For classification, the weight of each class in the task loss,
+            ``(num_classes,)``.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -90,17 +42,18 @@ class TransferModel(nn.Module):
         beta: float = 1.0,
         task: str = "classification",
         label_smoothing: float = 0.0,
-        teacher_head: TeacherHead | None = None,
         alone: nn.Module | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.transfer_loss = transfer_loss
-        self.teacher_head = teacher_head
         self.alone = alone
         self.beta = beta
         self.task = task
         self.label_smoothing = label_smoothing
+        # Not in checkpoints: they follow from the data.
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(
         self,
@@ -115,7 +68,7 @@ class TransferModel(nn.Module):
         Args:
             inputs: The student's inputs, see :func:`aft.backbones.batches.collate`.
             teacher_features: ``(B, sum of dims)``, or one ``(B, dim)`` a teacher; without them
-                there is no transfer loss. A model with a teacher head needs them.
+                there is no transfer loss.
             labels: As in :class:`aft.data.Samples`; without them there is no task loss.
             unlabelled: Inputs of ``U`` rows without labels, which join the transfer loss.
             unlabelled_features: The teachers' features of these, as `teacher_features`.
@@ -124,21 +77,18 @@ class TransferModel(nn.Module):
             ``logits``, ``features`` and, as far as they are known, ``task_loss``,
             ``transfer_loss`` and ``loss`` (task loss + beta * transfer loss); ``alone_loss``, the
             task loss of the student that learns from the labels alone, where there is one.
-
-        Raises:
-            InputError: If a model with a teacher head gets no teacher features.
         """
         out: dict[str, Tensor] = {}
         if self.alone is not None and labels is not None:
             with _fork_random(self.alone):  # both students draw the same dropout masks
                 out["alone_loss"] = self._task_loss(self.alone(inputs).logits.float(), labels)
-        output = self.predict(inputs, teacher_features)
+        output = StudentOutput(*self.student(inputs))
         out |= output._asdict()
         if labels is not None:
             out["task_loss"] = out["loss"] = self._task_loss(output.logits.float(), labels)
         if teacher_features is not None and self.transfer_loss is not None:
             if unlabelled is not None and unlabelled_features is not None:
-                others = self.predict(unlabelled, unlabelled_features)
+                others = self.student(unlabelled)
                 output = StudentOutput(*map(torch.cat, zip(output, others, strict=True)))
                 teacher_features = _join_rows(teacher_features, unlabelled_features)
             needs = getattr(self.transfer_loss, "needs", "features")
@@ -147,24 +97,6 @@ class TransferModel(nn.Module):
             weighted = self.beta * out["transfer_loss"]
             out["loss"] = out["loss"] + weighted if "loss" in out else weighted
         return out
-
-    def predict(
-        self, inputs: Inputs, teacher_features: Tensor | Sequence[Tensor] | None = None
-    ) -> StudentOutput:
-        """The student's outputs, with those of the teacher head where there is one.
-
-        Raises:
-            InputError: If there is one and it gets no teacher features.
-        """
-        logits, features = self.student(inputs)
-        if self.teacher_head is not None:
-            if teacher_features is None:
-                raise InputError(
-                    "Expected `teacher_features`: this model has a teacher head, which needs them "
-                    "at every prediction."
-                )
-            logits = logits + self.teacher_head(teacher_features) * self._scale()
-        return StudentOutput(logits, features)
 
     def _scale(self) -> Tensor | float:
         """The size of a standardized output, in the units of the student's."""
@@ -177,7 +109,9 @@ class TransferModel(nn.Module):
         if self.task == "regression":
             scale = self._scale()
             return F.mse_loss(logits / scale, labels / scale)
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(
+            logits, labels, weight=self.class_weights, label_smoothing=self.label_smoothing
+        )
 
 
 def _fork_random(module: nn.Module) -> AbstractContextManager[None]:
