@@ -1,4 +1,4 @@
-"""The command line: `aft VERB --option value`.
+"""The command line: `aft COMMAND --option value`.
 
 Exit codes: 0 done, 1 something is wrong (said in a line or two), 2 the command line itself is
 wrong, 130 stopped with Ctrl-C.
@@ -6,30 +6,27 @@ wrong, 130 stopped with Ctrl-C.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import errno
 import importlib
-import io
-import itertools
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
 from aft.config import commands as configs
 from aft.config.groups import Options
-from aft.errors import AftError
+from aft.config.parsing import UsageError, parse_flags
+from aft.errors import AftError, ConfigError
+from aft.version import __version__
 
 
 @dataclass(frozen=True)
-class Verb:
-    """A verb: its options, the module with the function of the same name, how to print results."""
+class Command:
+    """A command: its options, and how its result is printed."""
 
     options: type[Options]
     show: Callable[[Any], str]
@@ -51,28 +48,26 @@ def _show_predictions(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-VERBS = {
-    "extract": Verb(configs.ExtractConfig, lambda found: "\n".join(map(_show_pairs, found))),
-    "score": Verb(
-        configs.ScoreConfig, lambda result: str(result.text), lambda result: result.to_dict()
-    ),
-    "train": Verb(
+def _show_markdown(result: dict[str, Any]) -> str:
+    return Path(result["markdown"]).read_text("utf-8")
+
+
+COMMANDS = {
+    "train": Command(
         configs.TrainConfig,
         lambda result: _show_pairs({"split": result.split, **result.metrics, "run": result.out}),
         lambda result: {"out": str(result.out), **result.summary},
     ),
-    "compare": Verb(
-        configs.CompareConfig, lambda found: Path(found["markdown"]).read_text("utf-8")
+    "compare": Command(configs.CompareConfig, _show_markdown),
+    "score": Command(
+        configs.ScoreConfig, lambda result: str(result.text), lambda result: result.to_dict()
     ),
-    "evaluate": Verb(configs.EvaluateConfig, _show_pairs),
-    "predict": Verb(configs.PredictConfig, _show_predictions),
-    "inspect": Verb(configs.InspectConfig, lambda found: "\n".join(found["lines"])),
-    "demo": Verb(configs.DemoConfig, lambda found: Path(found["markdown"]).read_text("utf-8")),
+    "extract": Command(configs.ExtractConfig, lambda found: "\n".join(map(_show_pairs, found))),
+    "evaluate": Command(configs.EvaluateConfig, _show_pairs),
+    "predict": Command(configs.PredictConfig, _show_predictions),
+    "inspect": Command(configs.InspectConfig, lambda found: "\n".join(found["lines"])),
+    "demo": Command(configs.DemoConfig, _show_markdown),
 }
-
-
-class UsageError(Exception):
-    """The command line itself is wrong."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,15 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):
-        from aft.version import __version__
-
         print(f"aft {__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
-    if name not in VERBS:
-        close = difflib.get_close_matches(name, VERBS, 1)
-        hint = f"did you mean aft {close[0]}?" if close else f"known are {', '.join(VERBS)}"
-        return _fail("aft", f"unknown verb {name!r}; {hint}", 2)
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean aft {close[0]}?" if close else f"known are {', '.join(COMMANDS)}"
+        return _fail("aft", f"unknown command {name!r}; {hint}", 2)
     try:
         return _run(name, rest)
     except UsageError as error:
@@ -98,141 +91,68 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AftError as error:
         return _fail(f"aft {name}", str(error), 1)
     except KeyboardInterrupt as stop:
-        return _fail(f"aft {name}", str(stop) or "stopped; the same command goes on", 130)
+        message = str(stop) or "interrupted; run the same command again to resume"
+        return _fail(f"aft {name}", message, 130)
     except BrokenPipeError:
         return 0
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" ({error.filename})" if error.filename else ""
-            return _fail(f"aft {name}", f"the disk is full{place}; make room and run again", 1)
+            return _fail(f"aft {name}", f"the disk is full{place}; free some space and retry", 1)
         if isinstance(error, PermissionError):
             return _fail(f"aft {name}", f"no permission for {error.filename}", 1)
         raise
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    verb = VERBS[name]
-    as_json = "--json" in arguments
-    arguments = [argument for argument in arguments if argument != "--json"]
-    file, arguments = _take_option(arguments, "--config")
-    values = configs.read_config_file(Path(file), verb.options) if file else {}
-    config = _parse(name, verb.options, arguments, values)
+    command = COMMANDS[name]
+    flags = parse_flags(name, command.options, arguments)
+    file, as_json = flags.pop("config", None), flags.pop("json", False)
+    values = configs.read_config_file(Path(file), command.options) if file else {}
+    config = _resolve(command.options, flags, values)
+    importlib.import_module("aft.commands.checks").check(config)  # before torch is imported
     result = getattr(importlib.import_module(f"aft.commands.{name}"), name)(config)
-    if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks for all
+    if os.environ.get("RANK", "0") != "0":  # under torchrun one process prints for all
         return 0
     if as_json:
-        print(json.dumps(verb.as_json(result), ensure_ascii=False, default=str))
+        print(json.dumps(command.as_json(result), ensure_ascii=False, default=str))
     else:
-        print(verb.show(result))
+        print(command.show(result))
     return 0
 
 
-def _parse(name: str, kind: type[Options], arguments: list[str], values: dict[str, Any]) -> Options:
+def _resolve(kind: type[Options], flags: dict[str, Any], values: dict[str, Any]) -> Options:
     """Flags over the values of a configuration file over the defaults."""
-    import tyro
-    from pydantic import ValidationError
-
     required = [field for field, info in kind.model_fields.items() if info.is_required()]
-    stand_ins = {field: "-" for field in required if field not in values}
-    checked = configs.resolve(kind, None, {**stand_ins, **values})
-    default = kind.model_construct(**{**dict(checked), **dict.fromkeys(stand_ins, tyro.MISSING)})
-    complaint = io.StringIO()
-    wants_help = any(argument in ("-h", "--help") for argument in arguments)
+    missing = [f"--{name.replace('_', '-')}" for name in required if name not in flags | values]
+    stand_ins = {name: "-" for name in required if name not in values}
+    configs.resolve(kind, None, {**stand_ins, **values})  # the file's own mistakes
+    if missing:
+        raise UsageError(f"missing {' and '.join(missing)}")
     try:
-        with contextlib.redirect_stderr(complaint) if not wants_help else contextlib.nullcontext():
-            config, unknown = tyro.cli(
-                kind,
-                prog=f"aft {name}",
-                description=_description(kind),
-                args=arguments,
-                default=default,
-                return_unknown_args=True,
-            )
-    except ValidationError as error:
-        raise UsageError(configs.explain(error)) from None
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(_one_line(complaint.getvalue(), kind)) from None
-    if unknown:
-        raise UsageError(_explain_unknown(unknown, kind))
-    return config
-
-
-def _take_option(arguments: list[str], option: str) -> tuple[str | None, list[str]]:
-    """The value of ``--option value`` or ``--option=value``, and the other arguments."""
-    for i, argument in enumerate(arguments):
-        if argument == option:
-            if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):
-                raise UsageError(f"{option} needs a file")
-            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2], arguments[:i] + arguments[i + 1 :]
-    return None, arguments
-
-
-def _explain_unknown(unknown: list[str], kind: type[Options]) -> str:
-    flags = [f"--{field.replace('_', '-')}" for field in kind.model_fields]
-    first = unknown[0].partition("=")[0]
-    if not first.startswith("-"):
-        return f"unexpected argument {first!r}"
-    close = difflib.get_close_matches(first, flags, 1)
-    return f"unknown flag {first}" + (f"; did you mean {close[0]}?" if close else "")
-
-
-def _one_line(box: str, kind: type[Options]) -> str:
-    """The sentence in a framed complaint of the parser, less its title and explanations."""
-    lines = [line.strip("│| ") for line in box.splitlines()[1:]]
-    blocks = [
-        [line for line in block if line]
-        for is_rule, block in itertools.groupby(lines, lambda line: set(line) <= set("─-╰╯"))
-        if not is_rule
-    ]
-    text = " ".join(blocks[0]).rstrip(".") if blocks else box.strip()
-    for block in blocks:
-        if block[0].startswith("Unrecognized"):
-            return _explain_unknown(block[1:], kind)
-    if text.startswith("Missing from"):
-        flags = [line.split()[0] for line in blocks[0] if line.startswith("--")]
-        return f"missing {' and '.join(dict.fromkeys(flags))}"
-    if found := re.search(
-        r"validation errors? for \w+ (\w+)(?:\.\S+)? (.*?) \[.*input_value=(.*?),", text
-    ):
-        name, problem, value = found.groups()
-        flag, value = f"--{name.replace('_', '-')}", value.lstrip("([")
-        return f"{flag}: {problem[0].lower()}{problem[1:]}, got {value}"
-    if found := re.search(r"parsing (--\S+): no type matching (\S+) .*? from \[(.*?)\]", text):
-        name, expected, value = found.groups()
-        return f"{name}: expected {expected.removeprefix('{None}|')}, got {value}"
-    return text
-
-
-def _description(kind: type[Options]) -> str:
-    return (
-        cleandoc(kind.__doc__ or "")
-        + "\n\nEvery option can also stand in a YAML file given with --config FILE; flags override "
-        "it. --json prints the result as JSON."
-    )
+        return configs.resolve(kind, None, {**values, **flags})
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def _overview() -> str:
     lines = [
-        "usage: aft VERB [options]",
+        "usage: aft COMMAND [options]",
         "",
-        "Get what large frozen models know about your data into a small model.",
+        "Train small models with the knowledge of large frozen models.",
         "",
     ]
-    for name, verb in VERBS.items():
-        summary = (verb.options.__doc__ or "").strip().splitlines()[0]
+    for name, command in COMMANDS.items():
+        summary = (command.options.__doc__ or "").strip().splitlines()[0]
         lines.append(f"  {name:<10}{summary}")
     lines += [
         "",
-        "Start with `aft demo`, or on your own pictures or texts:",
-        "  aft train --data pictures/ --student torchvision:resnet18 "
+        "Start with `aft demo`, or with your own images or texts:",
+        "  aft train --data photos/ --student torchvision:resnet18 "
         "--teachers timm:tf_efficientnet_lite0",
         "  aft train --data reviews.csv --student small:static "
         "--teachers st:sentence-transformers/all-MiniLM-L6-v2",
-        "Each verb explains its options: aft train --help",
+        "Options of a command: aft train --help",
     ]
     return "\n".join(lines)
 

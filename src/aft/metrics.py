@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from aft.errors import ConfigError
 from aft.tasks import Task
 
-MetricName = Literal[
-    "accuracy", "balanced_accuracy", "macro_f1", "mean_average_precision", "micro_f1", "r2"
-]
 CHOICES = {
     "classification": ("accuracy", "balanced_accuracy", "macro_f1"),
     "multilabel": ("mean_average_precision", "micro_f1"),

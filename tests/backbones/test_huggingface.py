@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from aft.students.backbone import load_backbone  # noqa: E402
 from aft.students.build import rebuild_backbone  # noqa: E402
 from aft.teachers.loading import load_teacher  # noqa: E402
 from aft.teachers.teacher import Teacher  # noqa: E402
+from helpers.errors import says  # noqa: E402
 from helpers.text_models import (  # noqa: E402
     make_bert,
     make_clip,
@@ -163,9 +165,9 @@ def test_layers(name: str, folders: dict[str, Path]) -> None:
     assert sizes[0] < sizes[1]
     if name in ("bert", "roberta"):  # the others normalise once more after the last layer
         close(features(cut, TEXTS[1])[0], states[1].mean(0))
-    with pytest.raises(ModelError, match="expected layers <= 2"):
+    with pytest.raises(ModelError, match="layers <= 2"):
         network(folders[name], "layers=3")
-    with pytest.raises(ModelError, match="expected layer <= 1"):
+    with pytest.raises(ModelError, match="layer <= 1"):
         network(folders[name], "layers=1&layer=2")
 
 
@@ -206,12 +208,14 @@ def test_options_for_text(folders: dict[str, Path]) -> None:
     made = network(folders["bert"], "max_tokens=9&template=film: {0}?")
     assert isinstance(made.preprocessing, Tokenization)
     assert (made.preprocessing.max_tokens, made.preprocessing.template) == (9, "film: {0}?")
-    with pytest.raises(ModelError, match="expected max_tokens <= 64, the positions"):
+    with pytest.raises(ModelError, match="max_tokens <= 64"):
         network(folders["roberta"], "max_tokens=65")
-    with pytest.raises(ModelError, match="expected pooling to be mean, cls, last, got 'max'"):
+    with pytest.raises(ModelError) as error:
         network(folders["bert"], "pooling=max")
-    with pytest.raises(ModelError, match="unknown option 'poling'.*did you mean pooling"):
+    assert says(error.value, "pooling", "mean, cls, last", "'max'")
+    with pytest.raises(ModelError) as error:
         network(folders["bert"], "poling=mean")
+    assert says(error.value, "'poling'", "pooling?")
 
 
 # Weights ------------------------------------------------------------------------------------------
@@ -231,12 +235,15 @@ def test_random_weights_of_other_sizes(folders: dict[str, Path], tmp_path: Path)
         )
         other = features(network(tmp_path / name, options, seed=4), *TEXTS)
         assert not torch.allclose(features(made, *TEXTS), other)
-    with pytest.raises(ModelError, match="hidden_size can be chosen with weights=random only"):
+    with pytest.raises(ModelError) as error:
         network(folders["bert"], "hidden_size=12")
-    with pytest.raises(ModelError, match="multiple of heads, got 12 and 5"):
+    assert says(error.value, "hidden_size", "weights=random")
+    with pytest.raises(ModelError) as error:
         network(folders["bert"], "weights=random&hidden_size=12&heads=5")
-    with pytest.raises(ModelError, match="cannot load hf:"):
+    assert says(error.value, "hidden_size", "heads", "12 and 5")
+    with pytest.raises(ModelError) as error:
         network(tmp_path / "bert")
+    assert says(error.value, tmp_path / "bert")
 
 
 def test_weights_of_a_file(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -251,10 +258,11 @@ def test_weights_of_a_file(folders: dict[str, Path], tmp_path: Path) -> None:
 
     del state["encoder.layer.1.output.dense.weight"]
     save_file(state, tmp_path / "part.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="lack 1 tensors of the model: .*layer.1.output.dense"):
+    with pytest.raises(ModelError) as error:
         network(folders["bert"], f"weights={tmp_path / 'part.safetensors'}")
+    assert says(error.value, "part.safetensors", "encoder.layer.1.output.dense.weight")
     network(folders["bert"], f"weights={tmp_path / 'part.safetensors'}&layers=1")
-    with pytest.raises(ModelError, match="there is no weight file"):
+    with pytest.raises(ModelError, match="/nowhere/model.safetensors"):
         network(folders["bert"], "weights=/nowhere/model.safetensors")
 
 
@@ -266,8 +274,9 @@ def test_an_incomplete_folder_is_told(tmp_path: Path) -> None:
     network(folder)  # the pooler is not used
     del without["encoder.layer.0.attention.self.query.bias"]
     save_file(without, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="lack 1 tensors of the model"):
+    with pytest.raises(ModelError) as error:
         network(folder)
+    assert says(error.value, folder, "encoder.layer.0.attention.self.query.bias")
 
 
 @pytest.mark.parametrize(
@@ -336,13 +345,15 @@ def test_the_identity_says_all_that_changes_features(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="there is no folder /nowhere/model"):
+    with pytest.raises(TeacherError, match="/nowhere/model"):
         load_teacher("hf:/nowhere/model")
-    with pytest.raises(TeacherError, match=r"with a config.json for .*, got .*, which holds none"):
+    with pytest.raises(TeacherError) as error:
         load_teacher(f"hf:{tmp_path}")
-    with pytest.raises(TeacherError, match="cannot get hf:some/model from the hub: HF_HUB_OFFLINE"):
+    assert says(error.value, tmp_path, "config.json")
+    with pytest.raises(TeacherError) as error:
         load_teacher("hf:some/model")
-    with pytest.raises(StudentError, match="cannot get hf:some-model from the hub"):
+    assert says(error.value, "hf:some/model", "HF_HUB_OFFLINE")
+    with pytest.raises(StudentError, match="hf:some-model"):
         load_backbone("hf:some-model")
 
 
@@ -365,7 +376,7 @@ def test_remote_code_runs_only_when_trusted(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "modeling_own.py").write_text(CODE)
     for load in (load_teacher, load_backbone):
-        with pytest.raises((TeacherError, StudentError), match="pass --trust-remote-code"):
+        with pytest.raises((TeacherError, StudentError), match="--trust-remote-code"):
             load(f"hf:{folder}")
     teacher = load_teacher(f"hf:{folder}", trust_remote_code=True)
     assert isinstance(teacher, Teacher) and teacher.dim == 32
@@ -374,8 +385,11 @@ def test_remote_code_runs_only_when_trusted(tmp_path: Path) -> None:
 
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     folder = make_bert(tmp_path / "bert", vocab_size=20)
-    with pytest.raises(ModelError, match="but the model has embeddings for 20"):
+    vocabulary = transformers.AutoTokenizer.from_pretrained(folder).get_vocab()
+    with pytest.raises(ModelError) as error:
         network(folder)
+    numbers = re.findall(r"\d+", str(error.value).replace(str(folder), ""))
+    assert numbers == [str(max(vocabulary.values())), "20"]
 
 
 # Images -------------------------------------------------------------------------------------------
@@ -423,9 +437,10 @@ def test_options_for_images(folders: dict[str, Path]) -> None:
         larger = network(vit, "size=48")
         assert larger.module.eval()(torch.randn(1, 3, 48, 48)).shape == (1, 32)
     assert isinstance(larger.preprocessing, Preprocessing) and larger.preprocessing.size == 48
-    with pytest.raises(ModelError, match="has no class token"):
+    with pytest.raises(ModelError) as error:
         network(folders["convnext"], "pooling=cls")
-    with pytest.raises(ModelError, match="tower=text is for models of images and text"):
+    assert says(error.value, "pooling=mean", "pooling=pooler")
+    with pytest.raises(ModelError, match="tower=text"):
         network(vit, "tower=text")
 
 
@@ -449,10 +464,13 @@ def test_image_processors_as_preprocessing(
 
 
 def test_an_image_processor_that_cannot_be_followed() -> None:
-    with pytest.raises(ModelError, match="to a square or by their shorter side"):
+    with pytest.raises(ModelError) as error:
         convert({"size": {"height": 20, "width": 30}}, "a model")
-    with pytest.raises(ModelError, match="by method 1 of Pillow"):
+    assert says(error.value, "a model", {"height": 20, "width": 30})
+    with pytest.raises(ModelError) as error:
         convert({"size": 20, "resample": 1}, "a model")
+    assert says(error.value, "a model", "resample", "nearest", "bilinear", "bicubic")
+    assert re.findall(r"\d", str(error.value)) == ["0", "2", "3", "1"]
 
 
 # A real model -------------------------------------------------------------------------------------

@@ -17,14 +17,16 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from aft.backbones import onnx
 from aft.backbones.batches import collate
 from aft.backbones.network import Network
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError
-from aft.teachers import onnx
 from aft.teachers.loading import load_teacher
+from aft.teachers.teacher import freeze
+from helpers.errors import says
 
 onnx_library = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -203,7 +205,7 @@ def test_fixed_length_is_the_most_tokens(tmp_path: Path) -> None:
     torch.testing.assert_close(
         features(network, "red blue bird fish")[0], rows("red", "blue", "bird").mean(0)
     )
-    with pytest.raises(ModelError, match="expected max_tokens <= 3, .* got 4"):
+    with pytest.raises(ModelError, match=r"max_tokens <= 3\b.*\b4$"):
         build(path, "?max_tokens=4")
 
 
@@ -223,17 +225,20 @@ def test_default_output_and_output_by_name(tmp_path: Path) -> None:
     assert network.layer == "output pooled"
     torch.testing.assert_close(features(network, "red bird")[0], rows("red", "bird").sum(0))
     assert build(path, "?output=hidden").layer == "output hidden"
-    with pytest.raises(ModelError, match="no float output 'hiden'; did you mean hidden"):
+    with pytest.raises(ModelError) as error:
         build(path, "?output=hiden")
-    with pytest.raises(ModelError, match="output .pooled. is pooled already"):
+    assert says(error.value, "'hiden'", "hidden?")
+    with pytest.raises(ModelError) as error:
         build(path, "?pooling=mean")
+    assert says(error.value, "pooling", "'pooled'", "output=NAME")
 
 
 def test_tokenizer_from_elsewhere(tmp_path: Path) -> None:
     path = text_model(tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").rename(tmp_path / "tokenizer.json")
-    with pytest.raises(ModelError, match=r"no file .*Put a tokenizer.json beside the model"):
+    with pytest.raises(ModelError) as error:
         build(path)
+    assert says(error.value, path.parent / "tokenizer.json", "tokenizer=FILE")
     for place in (tmp_path, tmp_path / "tokenizer.json"):
         network = build(path.parent, f"?tokenizer={place}")
         torch.testing.assert_close(features(network, "red")[0], rows("red")[0])
@@ -278,10 +283,10 @@ def test_image_size_of_the_model_and_of_preprocessor_config(tmp_path: Path) -> N
     assert network.preprocessing == Preprocessing(6)
     images = torch.rand(5, 3, 6, 6)
     torch.testing.assert_close(network.module(images), images.mean((2, 3)))
-    with pytest.raises(ModelError, match="expected size=6"):
+    with pytest.raises(ModelError, match=r"size=6\b.*\b8$"):
         build(fixed, "?size=8")
     free = image_model(tmp_path / "free")
-    with pytest.raises(ModelError, match=r"say which, as in .*size=224"):
+    with pytest.raises(ModelError, match="size=224"):
         build(free)
     config = {"size": {"shortest_edge": 10}, "crop_size": 8, "do_center_crop": True, "resample": 3}
     config |= {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}
@@ -296,13 +301,13 @@ def test_image_size_of_the_model_and_of_preprocessor_config(tmp_path: Path) -> N
 
 def test_identity_follows_the_content(tmp_path: Path) -> None:
     first = text_model(tmp_path, name="weights.onnx")
-    identity = build(first).teacher().identity
-    assert identity == build(first).teacher().identity
+    identity = freeze(build(first)).identity
+    assert identity == freeze(build(first)).identity
     assert identity["versions"].keys() == {"onnxruntime"}
     assert identity["pooling"] == "mean" and identity["layer"] == "output hidden"
-    assert build(first, "?pooling=cls").teacher().identity["pooling"] == "cls"
+    assert freeze(build(first, "?pooling=cls")).identity["pooling"] == "cls"
     text_model(tmp_path, name="weights.onnx", pooled=True)
-    changed = build(first, "?output=hidden").teacher().identity
+    changed = freeze(build(first, "?output=hidden")).identity
     assert changed["weights_sha256"] != identity["weights_sha256"]
 
 
@@ -313,11 +318,11 @@ def test_weights_in_a_file_of_their_own_belong_to_the_identity(tmp_path: Path) -
         location="weights.bin",
         size_threshold=0,
     )
-    before = build(path).teacher().identity["weights_sha256"]
+    before = freeze(build(path)).identity["weights_sha256"]
     data = bytearray((tmp_path / "weights.bin").read_bytes())
     data[0] ^= 1
     (tmp_path / "weights.bin").write_bytes(data)
-    assert build(path).teacher().identity["weights_sha256"] != before
+    assert freeze(build(path)).identity["weights_sha256"] != before
 
 
 def test_copies_make_their_own_session(tmp_path: Path) -> None:
@@ -336,24 +341,30 @@ def test_as_a_teacher(tmp_path: Path) -> None:
 
 def test_errors_name_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = text_model(tmp_path / "text")
-    with pytest.raises(ModelError, match="there is no file or folder"):
+    with pytest.raises(ModelError) as error:
         build(tmp_path / "nothing.onnx")
-    with pytest.raises(ModelError, match="expected one .onnx file in .*, found none"):
+    assert says(error.value, tmp_path / "nothing.onnx")
+    with pytest.raises(ModelError) as error:
         build(tmp_path)
-    with pytest.raises(ModelError, match="unknown option 'size'"):
+    assert says(error.value, tmp_path, ".onnx")
+    with pytest.raises(ModelError, match="'size'"):
         build(path, "?size=5")
-    with pytest.raises(ModelError, match="expected pooling to be mean, cls or last, got 'max'"):
+    with pytest.raises(ModelError) as error:
         build(path, "?pooling=max")
+    assert says(error.value, "pooling", "mean, cls or last", "'max'")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    with pytest.raises(ModelError, match="ONNX Runtime cannot read .*broken.onnx"):
+    with pytest.raises(ModelError) as error:
         build(tmp_path / "broken.onnx")
+    assert says(error.value, tmp_path / "broken.onnx")
     grey = image_model(tmp_path / "grey", 6, channels=1)
-    with pytest.raises(ModelError, match=r"its inputs are pixel_values \(float\) of shape"):
+    with pytest.raises(ModelError) as error:
         build(grey)
-    with pytest.raises(ModelError, match="expected std to be a number or three .* got '1,0,1'"):
+    assert says(error.value, grey, "pixel_values (float)", "1, 6, 6)")
+    with pytest.raises(ModelError) as error:
         build(image_model(tmp_path / "image", 6), "?std=1,0,1")
+    assert says(error.value, "std", "'1,0,1'")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ModelError, match=r"pip install 'adaptive-feature-transfer\[onnx\]'"):
+    with pytest.raises(ModelError, match=r"adaptive-feature-transfer\[onnx\]"):
         build(path)
 
 
@@ -363,8 +374,9 @@ def test_several_outputs_need_a_name(tmp_path: Path) -> None:
     outputs = [value(name, TensorProto.FLOAT, "b", "l", 4) for name in ("one", "two")]
     inputs = [value("input_ids", TensorProto.INT64, "b", "l")]
     path = save(tmp_path / "two.onnx", nodes, inputs, outputs, {"table": TABLE})
-    with pytest.raises(ModelError, match=r"several outputs; .*output=NAME: one .*; two "):
+    with pytest.raises(ModelError) as error:
         build(path)
+    assert says(error.value, path, "output=NAME", "one (float)", "two (float)")
     assert build(path, "?output=two").layer == "output two"
 
 

@@ -19,6 +19,7 @@ from aft.backbones.tokenization import Tokenization  # noqa: E402
 from aft.errors import TeacherError  # noqa: E402
 from aft.teachers.loading import load_teacher  # noqa: E402
 from aft.teachers.teacher import Teacher  # noqa: E402
+from helpers.errors import says  # noqa: E402
 from helpers.text_models import make_bert, make_gpt2  # noqa: E402
 
 TEXTS = ["birds", "the movie was great and the story was dull " * 9, "she looked at {0}", ""]
@@ -125,8 +126,9 @@ def test_prompts(folders: dict[str, Path]) -> None:
     identities = [load(f"st:{folder}?prompt={name}").identity["preprocessing"] for name in found]
     assert identities[0]["template"] == "what is the {{river}}: {0}"
     assert identities[2]["template"] is None
-    with pytest.raises(TeacherError, match="has no prompt 'qery'; known are .*did you mean query"):
+    with pytest.raises(TeacherError) as error:
         load(f"st:{folder}?prompt=qery")
+    assert says(error.value, "'qery'", "query, document, passage, none", "query?")
 
 
 def test_a_template_follows_the_prompt(folders: dict[str, Path]) -> None:
@@ -143,7 +145,7 @@ def test_max_tokens(folders: dict[str, Path]) -> None:
     assert teacher.preprocess.count_truncated(TEXTS) == 1
     shorter = load(f"st:{folders['dense']}?max_tokens=7").preprocess
     assert isinstance(shorter, Tokenization) and shorter.max_tokens == 7
-    with pytest.raises(TeacherError, match="expected max_tokens <= 64, the positions"):
+    with pytest.raises(TeacherError, match="max_tokens <= 64"):
         load(f"st:{folders['dense']}?max_tokens=65")
 
 
@@ -165,13 +167,14 @@ def test_the_identity_names_the_modules(folders: dict[str, Path]) -> None:
 
 
 def test_what_is_no_such_model(folders: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="has no modules.json.*hf:.* takes any model"):
+    with pytest.raises(TeacherError) as error:
         load(f"st:{make_bert(tmp_path / 'plain')}")
-    with pytest.raises(TeacherError, match="there is no folder /nowhere/model"):
+    assert says(error.value, "modules.json", f"hf:{tmp_path / 'plain'}")
+    with pytest.raises(TeacherError, match="/nowhere/model"):
         load("st:/nowhere/model")
-    with pytest.raises(TeacherError, match="cannot get st:some/model from the hub"):
+    with pytest.raises(TeacherError, match="st:some/model"):
         load("st:some/model")
-    with pytest.raises(TeacherError, match="unknown option 'pooling'"):
+    with pytest.raises(TeacherError, match="'pooling'"):
         load(f"st:{folders['dense']}?pooling=cls")
 
 
@@ -181,8 +184,9 @@ def test_modules_of_their_own_code_run_only_when_trusted(tmp_path: Path) -> None
     )
     (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(TeacherError, match=r"pass --trust-remote-code.*names own.Module"):
+    with pytest.raises(TeacherError) as error:
         load(f"st:{tmp_path}")
+    assert says(error.value, "--trust-remote-code", "modules.json", "own.Module")
     assert not (tmp_path / "ran").exists()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers  # noqa: E402
 from aft.backbones.tokenization import Tokenization  # noqa: E402
 from aft.backbones.weights import ModelError  # noqa: E402
 from aft.errors import InputError  # noqa: E402
+from helpers.errors import says  # noqa: E402
 from helpers.text_models import SENTENCES, make_bert, make_gpt2, make_roberta, make_t5  # noqa: E402
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -99,15 +101,17 @@ def test_templates(tokenizers: dict[str, Any]) -> None:
     two = ours(tokenizer, template="story: {1} film: {0}", token_types=True).evaluate()
     pair = {"film": "great", "story": "dull"}
     assert two(pair).tolist() == tokenizer("story: dull film: great")["input_ids"]
-    with pytest.raises(InputError, match=r"expected 2 texts for the template .* got 1"):
-        two("great")
-    with pytest.raises(InputError, match=r"expected 1 text for the template .* got 2"):
-        one(pair)
+    for encode, value, numbers in ((two, "great", ["2", "1"]), (one, pair, ["1", "2"])):
+        with pytest.raises(InputError) as error:
+            encode(value)
+        before, template, after = str(error.value).split("'")
+        assert re.findall(r"\d", before + after) == numbers
+        assert template in ("what is {{{0}}}?", "story: {1} film: {0}")
 
 
 @pytest.mark.parametrize("template", ["query:", "{text}", "{1}", "{0!r}", "{0:>9}", "{0", "{}"])
 def test_a_template_that_cannot_be_used(template: str, tokenizers: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="template"):
+    with pytest.raises(ModelError, match=re.escape(repr(template))):
         ours(tokenizers["bert"], template=template)
 
 
@@ -119,9 +123,15 @@ def test_missing_and_empty_texts(name: str, tokenizers: dict[str, Any]) -> None:
     assert tokenization.encode_batch([]) == []
 
 
-@pytest.mark.parametrize("value", [3, b"text", {}, {"a": "b", "c": 4}, ["a", "b"]])
-def test_what_is_no_text(value: Any, tokenizers: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="expected a text or a dict of texts"):
+@pytest.mark.parametrize(
+    ("value", "given"),
+    [
+        *((3, "int"), (b"text", "bytes"), ({}, "dict")),
+        *(({"a": "b", "c": 4}, "str, int"), (["a", "b"], "list")),
+    ],
+)
+def test_what_is_no_text(value: Any, given: str, tokenizers: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=rf"\b{given}$"):
         ours(tokenizers["bert"]).evaluate()(value)
 
 
@@ -192,8 +202,11 @@ def test_described_pickled_and_read_again(tokenizers: dict[str, Any]) -> None:
     sent = pickle.loads(pickle.dumps(tokenization))
     assert again == tokenization == sent
     assert sent.augment("standard")("birds").tolist() == again.evaluate()("birds").tolist()
-    with pytest.raises(ModelError, match="expected the tokenizer with SHA-256"):
-        Tokenization.from_description(description, ours(tokenizers["gpt2"]).tokenizer_json)
+    other = ours(tokenizers["gpt2"])
+    with pytest.raises(ModelError) as error:
+        Tokenization.from_description(description, other.tokenizer_json)
+    hashes = (made["tokenizer_sha256"] for made in (description, other.describe()))
+    assert says(error.value, *hashes)
 
 
 def test_cutting_and_padding_that_a_file_asks_for_are_not_done(tokenizers: dict[str, Any]) -> None:
@@ -205,9 +218,9 @@ def test_cutting_and_padding_that_a_file_asks_for_are_not_done(tokenizers: dict[
 
 
 def test_what_cannot_be_used(tokenizers: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="expected max_tokens >= 3, since this tokenizer adds 2"):
+    with pytest.raises(ModelError, match=r"max_tokens >= 3\b.*\b2$"):
         ours(tokenizers["bert"], 2)
-    with pytest.raises(InputError, match="expected max_tokens >= 5 for pairs"):
+    with pytest.raises(InputError, match=r"max_tokens >= 5\b.*\b3$"):
         ours(tokenizers["bert"], 3).evaluate()({"a": "birds", "b": "sing"})
-    with pytest.raises(ModelError, match="tokenizer.json cannot be read"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json"):
         Tokenization("{}", 8)

@@ -18,6 +18,7 @@ from aft.backbones.weights import (
     load_weights,
     state_hash,
 )
+from helpers.errors import says
 
 
 @pytest.fixture
@@ -54,8 +55,9 @@ class _Evil:
 
 def test_refuses_code_in_a_torch_file(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1), "evil": _Evil()}, tmp_path / "w.pt")
-    with pytest.raises(ModelError, match="holds more than tensors"):
+    with pytest.raises(ModelError) as error:
         load_weights(tmp_path / "w.pt")
+    assert says(error.value, tmp_path / "w.pt", "safetensors.torch.save_file")
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
@@ -67,14 +69,17 @@ def test_damaged_files_are_told(tmp_path: Path, name: str, content: bytes) -> No
 
 
 def test_missing_and_unknown_files_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no weight file"):
+    with pytest.raises(ModelError) as error:
         load_weights(tmp_path / "w.pth")
+    assert says(error.value, tmp_path / "w.pth")
     (tmp_path / "w.npz").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"expected weights in a .safetensors"):
+    with pytest.raises(ModelError) as error:
         load_weights(tmp_path / "w.npz")
+    assert says(error.value, tmp_path / "w.npz", ".safetensors, .pth, .pt or .bin")
     torch.save({"epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match="no tensors by name"):
+    with pytest.raises(ModelError) as error:
         load_weights(tmp_path / "w.pth")
+    assert says(error.value, tmp_path / "w.pth", "dict")
 
 
 def test_load_into_ignores_the_head_and_finds_a_backbone(network: nn.Module) -> None:
@@ -94,11 +99,9 @@ def test_load_into_says_what_does_not_fit(network: nn.Module) -> None:
     state |= {f"extra.{i}": torch.zeros(1) for i in range(5)} | {"fc.weight": torch.zeros(1)}
     with pytest.raises(ModelError) as caught:
         load_into(network, state, head=("fc",))
-    words = str(caught.value)
-    assert "1 of 7 tensors missing: 0.bias" in words
-    assert "5 tensors that the model does not have: extra.0, extra.1, extra.2 …" in words
-    assert "1 of another shape: 0.weight (5, 3), not (4, 3)" in words
-    assert "1 tensors of the classifier were ignored" in words
+    assert says(caught.value, "1 of 7", "0.bias", "0.weight (5, 3)", (4, 3))
+    assert says(caught.value, "5 ", "extra.0, extra.1, extra.2 …")
+    assert not says(caught.value, "fc.weight")
 
 
 def test_load_into_takes_weights_without_batch_counters(network: nn.Module) -> None:
@@ -130,21 +133,29 @@ def test_numpy_pickles_are_read(tmp_path: Path, protocol: int) -> None:
     arrays = {"conv1": [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros(1)]}
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(arrays, protocol))
     if protocol in (2, 5):  # text encoding of bytes, buffers: more than reconstructing arrays
-        with pytest.raises(ModelError, match="refused to load"):
+        name = {2: "_codecs.encode", 5: "_frombuffer"}[protocol]
+        with pytest.raises(ModelError, match=name):
             load_numpy_pickle(tmp_path / "w.pkl")
     else:
         read = load_numpy_pickle(tmp_path / "w.pkl")
         np.testing.assert_array_equal(read["conv1"][0], arrays["conv1"][0])
 
 
-@pytest.mark.parametrize("value", [_Evil(), Path("x"), print, {"a": [np.zeros(1), _Evil()]}])
-def test_other_pickles_are_refused_by_name(tmp_path: Path, value: object) -> None:
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        *((_Evil(), "system"), (Path("x"), "PosixPath"), (print, "builtins.print")),
+        ({"a": [np.zeros(1), _Evil()]}, "system"),
+    ],
+)
+def test_other_pickles_are_refused_by_name(tmp_path: Path, value: object, name: str) -> None:
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(value, 3))
-    with pytest.raises(ModelError, match=r"w.pkl: refused to load \w+\.\w+"):
+    with pytest.raises(ModelError) as error:
         load_numpy_pickle(tmp_path / "w.pkl")
+    assert says(error.value, tmp_path / "w.pkl", name)
 
 
 def test_a_damaged_pickle_is_told(tmp_path: Path) -> None:
     (tmp_path / "w.pkl").write_bytes(b"\x80\x03garbage")
-    with pytest.raises(ModelError, match="not a readable pickle"):
+    with pytest.raises(ModelError, match=r"w\.pkl"):
         load_numpy_pickle(tmp_path / "w.pkl")

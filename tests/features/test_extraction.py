@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from aft.features.extraction import (
 from aft.features.store import FeatureStore
 from aft.teachers.loading import load_teacher
 from aft.teachers.teacher import Teacher
+from helpers.errors import says
 from helpers.numbered import (
     NumberedSamples,
     computed,
@@ -157,8 +159,9 @@ class TestRows:
         assert np.array_equal(right.positions, again.positions)
         wrong = stand_in(_Function(lambda pixels: -features_of(pixels[:, 2, 0, 0], 8)), 8)
         assert np.all(verify_features(store, wrong, samples, k=10).cosines < -0.99)
-        with pytest.raises(StoreError, match="no features"):
+        with pytest.raises(StoreError) as error:
             verify_features(store, teacher, NumberedSamples(range(60, 70)))
+        assert says(error.value, store.path, "aft extract")
 
 
 class TestRealData:
@@ -207,8 +210,7 @@ class TestErrors:
     def test_failing_preprocessing_names_the_file(self, tmp_path, num_workers):
         module = _Function(lambda pixels: features_of(pixels[:, 2, 0, 0], 4))
         teacher = stand_in(module, 4, _fail_at_17)
-        message = "^picture-17.png: its preprocessing failed: ZeroDivisionError: by zero$"
-        with pytest.raises(TeacherError, match=message):
+        with pytest.raises(TeacherError, match=r"^picture-17\.png:.*ZeroDivisionError: by zero$"):
             extract(teacher, range(30), tmp_path, batch_size=5, num_workers=num_workers)
         assert len(FeatureStore.open(tmp_path, teacher.identity)) == 15  # three whole batches
 
@@ -217,35 +219,39 @@ class TestErrors:
             def input(self, index):
                 raise DataError("picture-0.png: truncated")
 
-        with pytest.raises(DataError, match="truncated"):
+        with pytest.raises(DataError, match=r"^picture-0\.png: truncated$"):
             extract_features(numbered_teacher(), Samples(range(3)), tmp_path, progress=False)
 
     def test_preprocessing_that_gives_no_tensor(self, tmp_path):
         teacher = stand_in(_Function(lambda pixels: pixels), 4, lambda image: image)
-        with pytest.raises(TeacherError, match=r"picture-0.png: expected .* a tensor, got Image"):
+        with pytest.raises(TeacherError) as error:
             extract(teacher, range(3), tmp_path)
+        assert says(error.value, "picture-0.png", "Image")
 
     def test_inputs_of_several_shapes(self, tmp_path):
         sizes = iter((3, 4, 3))
         teacher = stand_in(_Function(lambda x: x), 4, lambda image: torch.zeros(next(sizes)))
-        with pytest.raises(TeacherError, match=r"one shape, got \(3,\) and \(4,\)"):
+        with pytest.raises(TeacherError) as error:
             extract(teacher, range(3), tmp_path)
+        assert says(error.value, (3,), (4,))
 
     @pytest.mark.parametrize(
         ("module", "given"),
         [
-            (_Function(lambda x: x.flatten(1)), r"\(3, 3\)"),
-            (_Function(lambda x: x[:1, :1].expand(1, 4, 1, 1)), r"\(1, 4, 1, 1\)"),
+            (_Function(lambda x: x.flatten(1)), (3, 3)),
+            (_Function(lambda x: x[:1, :1].expand(1, 4, 1, 1)), (1, 4, 1, 1)),
             (_Function(lambda x: {"features": x}), "dict"),
         ],
     )
     def test_wrong_shape_from_the_module(self, tmp_path, module, given):
-        with pytest.raises(TeacherError, match=rf"expected features \(3, 4\) .* got {given}"):
+        with pytest.raises(TeacherError) as error:
             extract(stand_in(module), range(3), tmp_path, batch_size=3)
+        assert says(error.value, (3, 4), given)
 
     def test_failing_module_says_on_what(self, tmp_path):
-        with pytest.raises(TeacherError, match=r"failed on an input of shape \(3, 3, 1, 1\)"):
+        with pytest.raises(TeacherError) as error:
             extract(stand_in(nn.Linear(7, 4)), range(3), tmp_path, batch_size=3)
+        assert says(error.value, (3, 3, 1, 1))
 
     def test_not_finite_counts_and_names_and_keeps_the_rest(self, tmp_path):
         def compute(pixels):
@@ -255,16 +261,15 @@ class TestErrors:
             return features
 
         teacher = stand_in(_Function(compute))
-        message = (
-            r"for 5 of 10 samples.*: picture-12.png, picture-13.png, picture-14.png and 2 more"
-        )
-        with pytest.raises(TeacherError, match=message):
+        with pytest.raises(TeacherError) as error:
             extract(teacher, range(30), tmp_path, batch_size=10)
+        names = "picture-12.png, picture-13.png, picture-14.png"
+        assert says(error.value, "5 of 10", names, "2 more")
         assert len(FeatureStore.open(tmp_path, teacher.identity)) == 15
 
     def test_too_large_for_fp16(self, tmp_path):
         teacher = stand_in(_Function(lambda pixels: features_of(pixels[:, 2, 0, 0], 4) * 1e5))
-        with pytest.raises(StoreError, match="fp16 ends at 65504"):
+        with pytest.raises(StoreError, match="65504"):
             extract(teacher, range(3), tmp_path)
         assert len(extract(teacher, range(3), tmp_path, dtype="bf16")) == 3
 
@@ -273,9 +278,12 @@ class TestProgress:
     def test_says_cost_before_and_time_after_some_batches(self, tmp_path, capsys):
         extract(numbered_teacher(seconds=0.01), range(40), tmp_path, batch_size=4, progress=True)
         error = capsys.readouterr().err
-        assert "40 of 40 samples to compute, 1.3 kB in " in error
-        assert "s to go at " in error
-        assert "sample/s" in error
+        first, second = error.replace("\r", "\n").splitlines()[0], error
+        assert "40 of 40" in first
+        assert "1.3 kB" in first
+        assert str(tmp_path) in first
+        assert re.search(r"\d+ s .*\d samples/s", second)
+        assert "sample/s]" in second  # the bar
 
     def test_silent_without(self, tmp_path, capsys):
         extract(numbered_teacher(), range(40), tmp_path, batch_size=4)
@@ -327,8 +335,11 @@ class TestProcesses:
         both = [start(tmp_path / "features", *options) for _ in range(2)]
         errors = [finish(process)[1] for process in both]
         assert sorted(computed(log)) == list(range(400))
-        assert len(FeatureStore.open(tmp_path / "features", numbered_teacher().identity)) == 400
-        assert all(not text or text.startswith("waiting for another process") for text in errors)
+        store = FeatureStore.open(tmp_path / "features", numbered_teacher().identity)
+        assert len(store) == 400
+        waits = [line for text in errors for line in text.splitlines()]
+        assert all(str(store.path) in line for line in waits)
+        assert len(waits) <= 1
 
     def test_two_ranks_and_two_threads_at_once(self, tmp_path):
         log = tmp_path / "log"
@@ -353,8 +364,9 @@ class TestProcesses:
         process = start(tmp_path, "--shard-rows", 64, "--dim", 64, "--largest-file", 4000)
         error = process.communicate(timeout=60)[1]
         assert process.returncode == 1
-        assert error.startswith("StoreError: the disk is full: 9.4 kB needed in ")
-        assert "File too large" in error
+        assert error.startswith("StoreError: ")
+        assert "9.4 kB" in error
+        assert "File too large" in error  # the system's own words
         assert len(error.strip().splitlines()) == 2
         assert not list(tmp_path.glob("*/shards/*"))
 
@@ -387,14 +399,15 @@ class TestProcesses:
         first, shards, second = done.stdout.strip().splitlines()
         assert (first, second) == ("exit 1", "exit 0"), done
         assert int(shards) >= 1
-        assert "StoreError: the disk is full: 8.6 kB needed in " in done.stderr
-        assert "Finished shards are kept" in done.stderr
+        assert "StoreError: " in done.stderr
+        assert "8.6 kB" in done.stderr
 
     def test_too_little_space_stops_before_computing(self, tmp_path, monkeypatch):
         monkeypatch.setattr("aft.features.store.free_bytes", lambda folder: 1000)
         log = tmp_path / "log"
-        with pytest.raises(StoreError, match=r"100 samples need 3\.2 kB .* 1\.0 kB are free"):
+        with pytest.raises(StoreError) as error:
             extract(numbered_teacher(log=log), range(100), tmp_path)
+        assert says(error.value, "100 ", "3.2 kB", "1.0 kB")
         assert not computed(log)
 
     @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")

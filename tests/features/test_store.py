@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from aft import shards
 from aft.errors import InputError, StoreError
+from aft.features import shards
 from aft.features.store import FeatureStore, FeatureWriter, find_stores
 from aft.features.teacher_identity import fingerprint
+from helpers.errors import says
 from helpers.numbered import ids_of
 
 IDENTITY = {"spec": "timm:tiny?size=64", "weights_sha256": "ab" * 32, "size": [3, 64], "dim": 5}
@@ -57,43 +58,49 @@ class TestIdentity:
         file = FeatureStore.open(tmp_path, IDENTITY).path / "teacher.json"
         changed = {**json.loads(file.read_text()), "size": [3, 224]}
         file.write_text(json.dumps(changed))
-        with pytest.raises(StoreError, match=r"size: \[3, 224\] there, \[3, 64\] now"):
+        with pytest.raises(StoreError) as error:
             FeatureStore.open(tmp_path, IDENTITY)
+        assert says(error.value, "size", [3, 224], [3, 64])
 
     def test_absent_store_names_the_nearest_and_what_differs(self, tmp_path):
-        with pytest.raises(StoreError, match=r"no features of timm:tiny.*aft extract"):
+        with pytest.raises(StoreError) as error:
             FeatureStore.open(tmp_path, IDENTITY, create=False)
+        assert says(error.value, "timm:tiny", tmp_path, "aft extract")
         assert not list(tmp_path.iterdir())
         FeatureStore.open(tmp_path, IDENTITY)
         other = {**IDENTITY, "weights_sha256": "cd", "layer": "head"}
-        with pytest.raises(StoreError, match=r"layer: 'absent' there.*weights_sha256: 'abab"):
+        with pytest.raises(StoreError) as error:
             FeatureStore.open(tmp_path, other, create=False)
+        assert says(error.value, "layer", "'head'", "weights_sha256", "abab", "'cd'")
 
     def test_features_made_elsewhere_have_no_spec(self, tmp_path):
         identity = {"source": "features", "sha256": "ab", "dim": 5}
         store = FeatureStore.open(tmp_path, identity)
         assert store.path.name.startswith("features-")
-        with pytest.raises(StoreError, match="the teacher features"):
+        with pytest.raises(StoreError, match=r"1 of 1\b.*\bfeatures$"):
             store.gather(ids_of([1]))
 
     @pytest.mark.parametrize(
-        ("changes", "message"),
+        ("changes", "values"),
         [
-            ({"dtype": "int8"}, "expected the features dtype fp16, fp32, bf16, got 'int8'"),
-            ({"dim": 0}, "positive dim"),
-            ({"mean": np.float32(1)}, "plain JSON"),
+            ({"dtype": "int8"}, ("dtype", "fp16, fp32, bf16", "'int8'")),
+            ({"dim": 0}, ("dim", "0")),
+            ({"mean": np.float32(1)}, ("JSON", "float32")),
         ],
     )
-    def test_unusable_identity(self, tmp_path, changes, message):
-        with pytest.raises(StoreError, match=message):
+    def test_unusable_identity(self, tmp_path, changes, values):
+        with pytest.raises(StoreError) as error:
             FeatureStore.open(tmp_path, {**IDENTITY, **changes})
+        assert says(error.value, *values)
 
     def test_folder_without_or_with_damaged_teacher_json(self, tmp_path):
-        with pytest.raises(StoreError, match=r"expected a teacher\.json"):
+        with pytest.raises(StoreError) as error:
             FeatureStore.at(tmp_path)
+        assert says(error.value, tmp_path, "teacher.json")
         (tmp_path / "teacher.json").write_text("{")
-        with pytest.raises(StoreError, match="cannot read"):
+        with pytest.raises(StoreError) as error:
             FeatureStore.at(tmp_path)
+        assert says(error.value, tmp_path / "teacher.json")
 
 
 class TestRows:
@@ -121,8 +128,9 @@ class TestRows:
         store, ids, _ = filled(tmp_path, count=3)
         unknown = ids_of(range(2, 6))
         assert store.missing(unknown).tolist() == [False, True, True, True]
-        with pytest.raises(StoreError, match=r"3 of 4 samples have no features.*aft extract"):
+        with pytest.raises(StoreError) as error:
             store.gather(unknown)
+        assert says(error.value, "3 of 4", store.path, "aft extract")
         empty = FeatureStore.open(tmp_path / "empty", IDENTITY)
         assert empty.missing(ids).all()
         assert empty.gather(ids[:0]).shape == (0, 5)
@@ -130,8 +138,9 @@ class TestRows:
     def test_ids_of_another_kind(self, tmp_path):
         store, ids, _ = filled(tmp_path, count=3)
         for wrong in (ids[:, :8], ids.astype(np.int64), ids[0]):
-            with pytest.raises(InputError, match="expected sample ids"):
+            with pytest.raises(InputError) as error:
                 store.gather(wrong)
+            assert says(error.value, "(n, 16)", "uint8", wrong.shape, wrong.dtype)
 
     def test_ids_with_zero_bytes_differ(self, tmp_path):
         ids = np.zeros((3, 16), np.uint8)
@@ -230,7 +239,7 @@ class TestStatistics:
         store, ids, _ = filled(tmp_path, count=3)
         with pytest.raises(StoreError, match="1 of 4"):
             store.statistics(ids_of(range(4)))
-        with pytest.raises(StoreError, match="at least one"):
+        with pytest.raises(StoreError, match="0"):
             store.statistics(ids[:0])
 
 
@@ -239,8 +248,9 @@ class TestWriting:
         store = FeatureStore.open(tmp_path, IDENTITY)
         values = torch.ones(2, 5)
         values[1, 3] = -7e4
-        with pytest.raises(StoreError, match=r"70000, but fp16 ends at 65504.*fp32 or bf16"):
+        with pytest.raises(StoreError) as error:
             FeatureWriter(store).add(ids_of(range(2)), values)
+        assert says(error.value, "timm:tiny", "70000", "65504", "fp16", "fp32 or bf16")
         for dtype in ("fp32", "bf16"):
             other = FeatureStore.open(tmp_path, {**IDENTITY, "dtype": dtype})
             with FeatureWriter(other) as writer:
@@ -249,13 +259,14 @@ class TestWriting:
 
     def test_not_finite(self, tmp_path):
         store = FeatureStore.open(tmp_path, IDENTITY)
-        with pytest.raises(StoreError, match="1 of 2 feature rows hold NaN or infinite"):
+        with pytest.raises(StoreError, match="1 of 2"):
             FeatureWriter(store).add(ids_of(range(2)), torch.tensor([[0.0] * 5, [np.nan] * 5]))
 
     def test_wrong_width(self, tmp_path):
         store = FeatureStore.open(tmp_path, IDENTITY)
-        with pytest.raises(InputError, match=r"expected features \(2, 5\), got \(2, 4\)"):
+        with pytest.raises(InputError) as error:
             FeatureWriter(store).add(ids_of(range(2)), torch.ones(2, 4))
+        assert says(error.value, (2, 5), (2, 4))
 
     def test_an_error_in_the_block_keeps_what_was_added(self, tmp_path):
         store = FeatureStore.open(tmp_path, IDENTITY)
@@ -282,8 +293,9 @@ class TestWriting:
         store, ids, _ = filled(tmp_path)
         shard = store.path / "shards" / "part-000-000001.safetensors"
         shard.write_bytes(shard.read_bytes()[:keep])
-        with pytest.raises(StoreError, match=r"part-000-000001\.safetensors.*Delete this file"):
+        with pytest.raises(StoreError) as error:
             FeatureStore.open(tmp_path, IDENTITY)
+        assert says(error.value, shard)
         shard.unlink()
         assert FeatureStore.open(tmp_path, IDENTITY).missing(ids).sum() == 16
 
@@ -292,8 +304,9 @@ class TestWriting:
         foreign, _, _ = filled(tmp_path, dim=6)
         source = foreign.path / "shards" / "part-000-000000.safetensors"
         (store.path / "shards" / "part-007-000000.safetensors").write_bytes(source.read_bytes())
-        with pytest.raises(StoreError, match=r"part-007.*expected shapes"):
+        with pytest.raises(StoreError) as error:
             store.refresh()
+        assert says(error.value, "part-007-000000.safetensors", [16, 5], [16, 6])
 
     def test_leftovers_of_killed_writers_go_but_not_of_living_ones(self, tmp_path):
         store = FeatureStore.open(tmp_path, IDENTITY)
@@ -329,7 +342,7 @@ class TestWriting:
         first.close()
         thread.join(10)
         assert seen == [2]
-        assert "waiting for another process" in capsys.readouterr().err
+        assert str(store.path) in capsys.readouterr().err
 
     def test_nothing_of_a_failed_shard_stays(self, tmp_path, monkeypatch):
         store = FeatureStore.open(tmp_path, IDENTITY)
@@ -341,8 +354,9 @@ class TestWriting:
 
         with monkeypatch.context() as patch:
             patch.setattr("os.fsync", fail)
-            with pytest.raises(StoreError, match=r"disk is full.*\n.*Finished shards are kept"):
+            with pytest.raises(StoreError) as error:
                 writer.flush()
+            assert says(error.value, store.path, "No space left on device")
         assert not list((store.path / "shards").iterdir())
         writer.close()  # room again: the rows are still there
         assert len(store) == 2
@@ -350,5 +364,6 @@ class TestWriting:
     def test_too_little_space_is_said_before(self, tmp_path):
         store = FeatureStore.open(tmp_path, IDENTITY)
         store.require_space(1000)
-        with pytest.raises(StoreError, match=r"need .* TB in .*, where .* free: make room"):
+        with pytest.raises(StoreError) as error:
             store.require_space(10**15)
+        assert says(error.value, "26000.0 TB", store.path)

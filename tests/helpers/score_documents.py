@@ -1,4 +1,4 @@
-"""What `score.json` holds, made up: teachers of known worth, without data or models."""
+"""A synthetic `score.json`: teachers of known quality, without data or models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import torch
 
 from aft.scoring.measures import chance_level
 from aft.scoring.recommendation import Candidate, recommend
-from aft.scoring.teacher_sets import FOLDS, Rows, Source, compare_sources, score_parts, score_sets
+from aft.scoring.teacher_sets import (
+    FOLDS,
+    FeatureSource,
+    ScoredRows,
+    compare_sources,
+    score_parts,
+    score_sets,
+)
 from aft.tasks import Task
 
 
@@ -20,19 +27,19 @@ def make_score_document(
     layers: int = 0,
     rows: int = 120,
 ) -> dict[str, Any]:
-    """A document as :func:`aft.commands.score.score` writes it.
+    """A document with the keys that :func:`aft.commands.score.score` writes.
 
     Args:
-        noises: One a teacher; the more, the less it knows of the three classes.
+        noises: One noise level per teacher; more noise means less information about the classes.
         specs: Names of the teachers.
-        student_noise: That of the student; None for no student.
-        layers: How many layers of the first teacher are scored.
-        rows: How many rows there are.
+        student_noise: Noise level of the student; None for no student.
+        layers: Number of scored layers of the first teacher.
+        rows: Number of rows.
     """
     specs = specs or [f"timm:teacher_{i}?size=96" for i in range(len(noises))]
     generator = torch.Generator().manual_seed(0)
     task, labels = Task("classification", ("a", "b", "c")), torch.arange(rows) % 3
-    scored = Rows(labels, task, torch.arange(rows), 0)
+    scored = ScoredRows(labels, task, torch.arange(rows), 0)
 
     def features(noise: float, dim: int = 16) -> torch.Tensor:
         centres = torch.randn(3, dim, generator=generator)
@@ -41,26 +48,24 @@ def make_score_document(
     facts = {"rows_computed": rows, "seconds": 3.2, "rows_left": 40, "seconds_left": 1.1}
     facts |= {"rows_without_input": 0, "layers": None, "notes": ["A note on long texts."]}
     sources = [
-        Source(
+        FeatureSource(
             spec, spec.partition(":")[2].partition("?")[0], features(noise), {"dim": 16, **facts}
         )
         for spec, noise in zip(specs, noises, strict=True)
     ]
     table, candidates = score_sets(sources, scored)
     student: dict[str, Any] | None = None
-    own: list[Source] = []
+    own: list[FeatureSource] = []
     own_candidate = None
     if student_noise is not None:
         name = "student before training"
-        own = [Source("small:cnn", name, features(student_noise), {})]
+        own = [FeatureSource("small:cnn", name, features(student_noise), {})]
         student, probe = score_parts([own[0].values], scored)
         student |= {"names": [name], "teachers": [], "spec": "small:cnn", "weights": "random"}
         assert probe is not None
         own_candidate = Candidate((name,), (), 16, probe)
     chance = chance_level(labels, task)
-    advice = recommend(
-        candidates, own_candidate, chance=chance, metric="accuracy", rows=rows, cost="Cost: none."
-    )
+    advice = recommend(candidates, own_candidate, chance=chance, metric="accuracy", rows=rows)
     found = []
     for number in range(1, layers + 1):
         row, _ = score_parts([features(4.0 / number)], scored)

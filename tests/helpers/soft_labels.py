@@ -1,4 +1,4 @@
-"""Stored features and labels of every kind of task."""
+"""Stored features and labels for every kind of task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KINDS: tuple[TaskKind, ...] = ("classification", "multilabel", "regression")
 
 
 def stored(kind: TaskKind, n: int = 120, noise: float = 0.3) -> tuple[list[Tensor], Tensor]:
-    """Two teachers' features of rows that have labels, and the labels, which can be told."""
+    """Features of two teachers for labelled rows, and the labels, which the features predict."""
     classes = torch.arange(n) % 3
     joined = 3 * torch.eye(3, 7)[classes] + noise * torch.randn(n, 7) + 2
     labels = classes

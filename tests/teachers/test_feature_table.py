@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from aft.errors import AftError, TeacherError
+from aft.errors import TeacherError
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.loading import load_teacher
+from helpers.errors import says
 
 IDS = np.random.default_rng(1).integers(0, 256, (6, 16), np.uint8)
 FILES = [f"cats/{n}.png" for n in range(6)]
@@ -63,10 +64,12 @@ def test_missing_and_broken_rows_are_counted_and_named(tmp_path: Path, layout: s
     assert isinstance(table, FeatureTable)
     ids = np.concatenate([IDS[:3], IDS[:4] + 1])
     files = [*FILES[:3], *(f"new/{n}.png" for n in range(4))]
-    with pytest.raises(TeacherError, match=r"no features for 4 of 7 samples: new/0.png, .* …"):
+    with pytest.raises(TeacherError) as error:
         table.rows(ids, files)
-    with pytest.raises(TeacherError, match=r"infinite features for 2 of 6 samples: cats/1.png, c"):
+    assert says(error.value, "4 of 7", "new/0.png, new/1.png, new/2.png …")
+    with pytest.raises(TeacherError) as error:
         table.rows(IDS, FILES)
+    assert says(error.value, "2 of 6", "cats/1.png, cats/2.png")
     assert table.rows(IDS[3:], FILES[3:]).shape == (3, 3)
 
 
@@ -86,8 +89,9 @@ def test_two_rows_of_a_sample_must_agree(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     np.save(path, ROWS)
     path.with_suffix(".ids.txt").write_text("\n".join([*FILES[:4], "./cats/0.png", FILES[1]]))
-    with pytest.raises(TeacherError, match=r"2 rows whose id or file name.*cats/0.png, cats/1"):
+    with pytest.raises(TeacherError) as error:
         load_teacher(f"features:{path}")
+    assert says(error.value, path, "cats/0.png, cats/1.png")
     np.save(path, ROWS[[0, 1, 2, 3, 0, 1]])
     assert isinstance(load_teacher(f"features:{path}"), FeatureTable)
 
@@ -97,30 +101,30 @@ def test_tables_of_the_wrong_form(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     npy, parquet = tmp_path / "x.npy", tmp_path / "x.parquet"
 
-    def refused(path: Path, words: str) -> None:
-        with pytest.raises(AftError, match=words) as caught:
+    def refused(path: Path, *values: object) -> None:
+        with pytest.raises(TeacherError) as error:
             load_teacher(f"features:{path}")
-        assert isinstance(caught.value, TeacherError)
+        assert says(error.value, path, *values)
 
     np.save(npy, ROWS)
-    refused(npy, r"needs x.ids.txt beside it")
+    refused(npy, "x.ids.txt")
     npy.with_suffix(".ids.txt").write_text("\n".join(FILES[:5]))
-    refused(npy, "6 rows of features but 5 sample ids")
+    refused(npy, " 6 ", " 5 ")
     np.save(npy, ROWS[0])
-    refused(npy, r"expected a matrix of numbers .* got shape \(3,\)")
+    refused(npy, "(n, dim)", (3,))
     np.save(npy, np.array([[print]], dtype=object), allow_pickle=True)
-    refused(npy, "cannot be read")
+    refused(npy, "x.ids.txt")
     pq.write_table(pa.table({"sample_id": [*HEX[:5], "xyz"], "a": ROWS[:, 0]}), parquet)
-    refused(parquet, r"32 hex digits in .* but 1 are not: 'xyz'")
+    refused(parquet, "32", "'xyz'")
     pq.write_table(pa.table({"name": HEX, "a": ROWS[:, 0]}), parquet)
-    refused(parquet, "expected a column sample_id .* got name, a")
+    refused(parquet, "sample_id", "file", "name, a")
     pq.write_table(pa.table({"file": FILES, "features": [[1.0, 2.0]] * 5 + [[1.0]]}), parquet)
-    refused(parquet, "rows of one length in column features .* lengths 1, 2")
+    refused(parquet, "features", "1, 2")
     pq.write_table(pa.table({"file": FILES, "features": [[1.0, 2.0]] * 5 + [None]}), parquet)
-    refused(parquet, "has 1 rows without features")
+    refused(parquet, " 1 ")
     pq.write_table(pa.table({"file": FILES, "text": FILES}), parquet)
-    refused(parquet, "matrix of numbers|number columns")
+    refused(parquet, "object")
     parquet.write_bytes(b"PAR1 no")
-    refused(parquet, "not a readable Parquet file")
+    refused(parquet)
     save_file({"features": torch.zeros(2, 3)}, tmp_path / "x.safetensors")
-    refused(tmp_path / "x.safetensors", "expected tensors features .* got features")
+    refused(tmp_path / "x.safetensors", "sample_ids (n, 16)")

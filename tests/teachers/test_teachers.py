@@ -24,6 +24,7 @@ from aft.backbones.weights import load_numpy_pickle, load_weights
 from aft.errors import ConfigError, TeacherError
 from aft.teachers.loading import load_teacher
 from aft.teachers.teacher import Teacher
+from helpers.errors import says
 
 timm = pytest.importorskip("timm")
 models = pytest.importorskip("torchvision.models")
@@ -159,7 +160,7 @@ def test_an_unreachable_hub_is_told_at_once() -> None:
 
 
 def test_offline_mode_is_told() -> None:
-    with pytest.raises(TeacherError, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(TeacherError, match="HF_HUB_OFFLINE"):
         load_teacher("timm:resnet10t.c3_in1k")
 
 
@@ -256,8 +257,9 @@ def test_torchvision_files_fit_with_their_head_and_second_heads(tmp_path: Path) 
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     teacher = model(f"torchvision:googlenet?weights={tmp_path / 'w.pth'}&size=64")
     assert torch.equal(teacher.module.conv1.conv.weight, whole.conv1.conv.weight)
-    with pytest.raises(TeacherError, match=r"do not fit the model: \d+ of \d+ tensors missing"):
+    with pytest.raises(TeacherError) as error:
         load_teacher(f"torchvision:resnet18?weights={tmp_path / 'w.pth'}")
+    assert says(error.value, "torchvision:resnet18", " conv1.weight, ")
 
 
 def test_torchvision_transformer_weights_fit_another_size(tmp_path: Path) -> None:
@@ -268,12 +270,15 @@ def test_torchvision_transformer_weights_fit_another_size(tmp_path: Path) -> Non
 
 
 def test_torchvision_names_and_weights_are_checked() -> None:
-    with pytest.raises(TeacherError, match="did you mean resnet18"):
+    with pytest.raises(TeacherError) as error:
         load_teacher("torchvision:resnet81")
-    with pytest.raises(TeacherError, match="IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT, got 'V3'"):
+    assert says(error.value, "'resnet81'", "resnet18")
+    with pytest.raises(TeacherError) as error:
         load_teacher("torchvision:resnet50?weights=V3")
-    with pytest.raises(TeacherError, match=r"known for torchvision:squeezenet1_1 only"):
+    assert says(error.value, "IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT", "'V3'")
+    with pytest.raises(TeacherError) as error:
         load_teacher("torchvision:resnet18?weights=package")
+    assert says(error.value, "torchvision:squeezenet1_1", "torchvision:resnet18?weights=package")
 
 
 @pytest.fixture
@@ -311,44 +316,47 @@ def test_squeezenet_sees_a_temple(squeezenet_file: Path) -> None:
 
 def test_other_pickles_are_not_squeezenet(tmp_path: Path) -> None:
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"conv1": 3}, 3))
-    with pytest.raises(TeacherError, match="expected the SqueezeNet 1.1 arrays"):
+    with pytest.raises(TeacherError) as error:
         load_teacher(f"torchvision:squeezenet1_1?weights={tmp_path / 'w.pkl'}")
+    assert says(error.value, "SqueezeNet 1.1", "fire2/squeeze1x1")
 
 
 # Sources ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "values"),
     [
-        ("tim:resnet18", "known are features, hf, onnx, .*; did you mean timm"),
-        ("timm:resnet81", "did you mean resnet18"),
-        ("timm:resnet18.nobody", "resnet18.a1_in1k"),
-        ("timm:resnet18?wieghts=random", "did you mean weights"),
-        ("timm:resnet18?weights=random&size=big", "expected size to be a whole number >= 1"),
-        ("timm:resnet18?weights=/no/file.pth", "no weight file /no/file.pth"),
-        ("timm:test_vit?weights=random&size=20", "another size may do|cannot build"),
-        ("timm:resnet18?weights=package", "no package is known"),
-        ("features:x.csv", "expected features in a .parquet, .safetensors, .npy file"),
-        ("features:/no/x.npy", "no feature file"),
-        ("python:nothing.py:make", "there is no file"),
-        ("python:nothing", "expected python:FILE.py:function"),
+        ("tim:resnet18", ("'tim'", "features, hf, onnx, python, st, timm", "timm?")),
+        ("timm:resnet81", ("'resnet81'", "resnet18")),
+        ("timm:resnet18.nobody", ("resnet18.a1_in1k",)),
+        ("timm:resnet18?wieghts=random", ("'wieghts'", "weights?")),
+        ("timm:resnet18?weights=random&size=big", ("size", ">= 1", "'big'")),
+        ("timm:resnet18?weights=/no/file.pth", ("/no/file.pth",)),
+        ("timm:test_vit?weights=random&size=20", ("timm:test_vit?weights=random&size=20",)),
+        ("timm:resnet18?weights=package", ("timm:resnet18", "tf_efficientnet_lite0")),
+        ("features:x.csv", ("x.csv", ".parquet, .safetensors, .npy")),
+        ("features:/no/x.npy", ("/no/x.npy",)),
+        ("python:nothing.py:make", (Path("nothing.py").resolve(),)),
+        ("python:nothing", ("python:nothing", "python:FILE.py:function")),
     ],
 )
-def test_errors_say_what_to_do(spec: str, words: str) -> None:
-    with pytest.raises(TeacherError, match=words):
+def test_errors_say_what_to_do(spec: str, values: tuple[object, ...]) -> None:
+    with pytest.raises(TeacherError) as error:
         load_teacher(spec)
+    assert says(error.value, *values)
 
 
 def test_a_specification_without_source() -> None:
-    with pytest.raises(ConfigError, match="source:name"):
+    with pytest.raises(ConfigError) as error:
         load_teacher("resnet18")
+    assert says(error.value, "source:name", "'resnet18'")
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(TeacherError, match=r"pip install 'adaptive-feature-transfer\[vision\]'"):
+    with pytest.raises(TeacherError, match=r"adaptive-feature-transfer\[vision\]"):
         load_teacher(f"{library}:resnet18")
 
 
@@ -373,9 +381,12 @@ def test_packages_add_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (info / "entry_points.txt").write_text("[aft.teachers]\nplug = aft_plugin:load\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert model("plug:this?x=1").spec == "plug:this?x=1"
-    with pytest.raises(TeacherError, match=r"package aft-plugin failed.*RuntimeError: out of luck"):
+    with pytest.raises(TeacherError) as error:
         load_teacher("plug:broken")
-    with pytest.raises(TeacherError, match="aft-plugin to return a Teacher .* got NoneType"):
+    assert says(error.value, "aft-plugin", "plug:broken", "RuntimeError: out of luck")
+    with pytest.raises(TeacherError) as error:
         load_teacher("plug:nothing")
-    with pytest.raises(TeacherError, match="known are features, hf, onnx, plug, python"):
+    assert says(error.value, "aft-plugin", "plug:nothing", "NoneType")
+    with pytest.raises(TeacherError) as error:
         load_teacher("plugs:this")
+    assert says(error.value, "'plugs'", "features, hf, onnx, plug, python")

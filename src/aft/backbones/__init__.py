@@ -1,1 +1,1 @@
-"""Networks of other libraries without their last layer, and what goes into them."""
+"""Backbones: networks from other libraries without their classifier, and their preprocessing."""

@@ -1,4 +1,4 @@
-"""Batches of inputs: images of one size, texts of any length, and several columns together."""
+"""Collate inputs into batches: images, tokenized texts, or several columns."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import torch
 from torch import Tensor
 
 PADDING = -1
-"""What fills up shorter texts in a batch; never a token."""
+"""Value that pads shorter texts in a batch; never a valid token id."""
 
 Inputs = Tensor | dict[str, Tensor]
-"""One input, or a batch of them: a tensor, or one tensor a column."""
+"""One input or a batch of inputs: a tensor, or one tensor per column."""
 
 T = TypeVar("T", bound=Inputs)
 
 
 def collate(inputs: Sequence[Inputs]) -> Inputs:
-    """Make a batch of inputs.
+    """Collate inputs into a batch.
 
     Args:
-        inputs: Images ``(3, H, W)`` of one size; or the tokens of texts, int64 ``(L,)`` or
-            ``(2, L)``, of any lengths; or a dictionary of these for several columns.
+        inputs: Images ``(3, H, W)`` of the same size; or token tensors, int64 ``(L,)`` or
+            ``(2, L)``, of any length; or dictionaries of these with one entry per column.
 
     Returns:
-        ``(B, 3, H, W)``; ``(B, L)`` or ``(B, 2, L)``, filled up with :data:`PADDING` on the right;
-        or a dictionary of these.
+        ``(B, 3, H, W)`` for images; ``(B, L)`` or ``(B, 2, L)`` for tokens, padded on the right
+        with :data:`PADDING`; or a dictionary of these.
 
     Raises:
-        RuntimeError: If images differ in size.
+        RuntimeError: If the images differ in size.
     """
     first = inputs[0]
     if isinstance(first, dict):
@@ -38,7 +38,7 @@ def collate(inputs: Sequence[Inputs]) -> Inputs:
 
 
 def to_device(batch: T, device: torch.device) -> T:
-    """A batch where the network is; images with channels last, which convolutions run faster on."""
+    """Move a batch to a device; images are stored channels-last, which speeds up convolutions."""
     if isinstance(batch, dict):
         return {name: to_device(part, device) for name, part in batch.items()}  # type: ignore[return-value]
     moved = batch.to(device, non_blocking=True)

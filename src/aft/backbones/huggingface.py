@@ -1,8 +1,8 @@
-"""`hf:NAME_OR_FOLDER`: the models of transformers over text or images, as teacher or student.
+"""`hf:NAME_OR_FOLDER`: text and image models of transformers, as teacher or student.
 
-Features of text are those of the last layer, by default averaged over the tokens (encoders, and
-the encoder of an encoder-decoder) or taken from the last token (causal models). Features of images
-are those of the class token where there is one, else the model's own pooling.
+Text features come from the last layer. By default they are averaged over the tokens (encoders and
+the encoder of an encoder-decoder) or taken from the last token (causal models). Image features are
+the class token if the model has one, otherwise the model's own pooling.
 """
 
 from __future__ import annotations
@@ -54,20 +54,22 @@ _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls")
 
 
 def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Network:
-    """Build a model of `transformers` without any head.
+    """Build a `transformers` model without its head.
 
     Args:
         spec: ``hf:NAME`` or ``hf:FOLDER``; options ``weights`` (``pretrained``, ``random`` or a
             file), ``pooling`` (``mean``, ``cls``, ``last``; ``pooler`` for images), ``layer``
-            (features after so many layers), ``layers`` (keep only so many first layers); for text
-            ``max_tokens`` (default: what the model takes, at most 512) and ``template``; for
-            images ``size`` (pixels); for models of both ``tower`` (``vision`` or ``text``); with
-            ``weights=random`` also ``seed``, ``hidden_size``, ``heads``, ``intermediate_size``.
-        seed: Seed of random weights where the specification names none.
-        trust_remote_code: Whether Python code that comes with the model may run.
+            (take the features after this many layers), ``layers`` (keep only the first layers);
+            for text ``max_tokens`` (default: the model's limit, at most 512) and ``template``;
+            for images ``size`` (pixels); for image-text models ``tower`` (``vision`` or
+            ``text``); with ``weights=random`` also ``seed``, ``hidden_size``, ``heads`` and
+            ``intermediate_size``.
+        seed: Seed of random weights if the specification has no ``seed``.
+        trust_remote_code: Whether to run Python code that is part of the model.
 
     Raises:
-        ModelError: If the model, an option, the weights or the hub fail.
+        ModelError: If the model cannot be found or loaded, or an option or the weights are
+            invalid.
     """
     check_options(spec, _OPTIONS)
     transformers = require("transformers", "text")
@@ -101,8 +103,8 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
     freeze_unused(module, features)
     if (file := own_file(source)) is not None:
         load_own(spec, module, file)
-    elif lacking := still_missing(module, missing):
-        raise ModelError(_lacks(spec, lacking))
+    elif names := still_missing(module, missing):
+        raise ModelError(_missing_tensors(spec, names))
 
     kept = _kept_options(spec, module, preprocessing)
     return Network(
@@ -110,8 +112,8 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
         module=module,
         dim=features.shape[-1],
         preprocessing=preprocessing,
-        weights=_words(repository, source),
-        layer=_layer_words(module, num_layers),
+        weights=_weights_origin(repository, source),
+        layer=_layer_name(module, num_layers),
         licence=repository.licence() if source == "pretrained" else None,
         versions=versions("transformers", "tokenizers", "torch"),
         pooling=module.pooling,
@@ -126,7 +128,7 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
 def _text_features(spec: Spec, model: Any, layer: int | None) -> TextFeatures:
     drop_pooler(model)
     if hasattr(model.config, "use_cache"):
-        model.config.use_cache = False  # nothing is generated
+        model.config.use_cache = False  # only needed for generation
     pooling = _pooling(spec, ("mean", "cls", "last"))
     if pooling is None:
         pooling = "last" if _is_causal(spec, model) else "mean"
@@ -134,7 +136,7 @@ def _text_features(spec: Spec, model: Any, layer: int | None) -> TextFeatures:
 
 
 def _is_causal(spec: Spec, model: nn.Module) -> bool:
-    """Whether what is said of the first token knows nothing of the last."""
+    """Whether the first token's hidden state is independent of the last token."""
     probe = TextFeatures(model, "cls")
     ids = _some_ids(model)
     with torch.no_grad():
@@ -143,7 +145,7 @@ def _is_causal(spec: Spec, model: nn.Module) -> bool:
 
 
 def _some_ids(model: Any) -> list[int]:
-    """Token ids to try a model with, the first not as the last."""
+    """Valid token ids for a test run; the first differs from the last."""
     most = model.get_input_embeddings().num_embeddings
     return [index % most for index in (5, 6, 7, 8)]
 
@@ -151,14 +153,16 @@ def _some_ids(model: Any) -> list[int]:
 def _tokenization(repository: Repository, model: Any) -> Tokenization:
     spec = repository.spec
     known = repository.file(_TOKENIZATION)
-    if known is not None:  # a student of ours
+    if known is not None:  # a saved student
         file = repository.file("tokenizer.json")
         if file is None:
-            raise ModelError(f"{repository.name} has a {_TOKENIZATION} but no tokenizer.json")
+            raise ModelError(
+                f"expected a tokenizer.json beside {_TOKENIZATION} in {repository.name}, got none"
+            )
         content = json.loads(known.read_text(encoding="utf-8"))
-        found = Tokenization.from_description(content, file.read_text(encoding="utf-8"))
-        text, most = found.tokenizer_json, found.max_tokens
-        template, types = found.template, found.token_types
+        saved = Tokenization.from_description(content, file.read_text(encoding="utf-8"))
+        text, most = saved.tokenizer_json, saved.max_tokens
+        template, types = saved.template, saved.token_types
     else:
         transformers = require("transformers", "text")
         tokenizer = repository.load(transformers.AutoTokenizer.from_pretrained)
@@ -173,7 +177,9 @@ def _tokenization(repository: Repository, model: Any) -> Tokenization:
     limit = num_positions(model)
     asked = integer_option(spec, "max_tokens", None, minimum=1)
     if limit is not None and asked is not None and asked > limit:
-        raise ModelError(f"expected max_tokens <= {limit}, the positions of the model, got {spec}")
+        raise ModelError(
+            f"expected max_tokens <= {limit}, the model's number of position embeddings, got {spec}"
+        )
     most = asked or (most if limit is None else min(most, limit))
     tokenization = Tokenization(text, most, spec.options.get("template", template), types)
     check_vocabulary(spec, tokenization, model)
@@ -181,11 +187,11 @@ def _tokenization(repository: Repository, model: Any) -> Tokenization:
 
 
 def fast_tokenizer_json(spec: Spec, tokenizer: Any) -> str:
-    """The tokenizer of `tokenizers` behind one of `transformers`, without cutting and padding."""
+    """JSON of the fast tokenizer inside a `transformers` one, with truncation and padding off."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
-            f"the tokenizer of {spec} is {type(tokenizer).__name__}, which has no tokenizer.json; "
-            "expected one of the library tokenizers: convert it, e.g. with "
+            f"expected a fast tokenizer (with a tokenizer.json) for {spec}, got "
+            f"{type(tokenizer).__name__}; convert it, e.g. with "
             "transformers.convert_slow_tokenizer, and save it in a folder"
         )
     fast = copy.deepcopy(tokenizer.backend_tokenizer)
@@ -196,12 +202,12 @@ def fast_tokenizer_json(spec: Spec, tokenizer: Any) -> str:
 
 
 def check_vocabulary(spec: Spec, tokenization: Tokenization, model: Any) -> None:
-    """Raise ``ModelError`` if the tokenizer knows tokens that the model does not."""
+    """Raise ``ModelError`` if the tokenizer has token ids without an embedding in the model."""
     most = model.get_input_embeddings().num_embeddings
     if (size := tokenization.vocabulary_size) > most:
         raise ModelError(
-            f"the tokenizer of {spec} has token ids up to {size - 1}, but the model has embeddings "
-            f"for {most}; they do not belong together"
+            f"the tokenizer of {spec} has token ids up to {size - 1}, but the model has only "
+            f"{most} embeddings; use the tokenizer of this model"
         )
 
 
@@ -218,10 +224,13 @@ def _image_features(spec: Spec, model: Any, layer: int | None, size: int) -> Ima
     if pooling == "cls" and not class_tokens:
         raise ModelError(f"{spec} has no class token; expected pooling=mean or pooling=pooler")
     if pooling == "pooler" and layer is not None:
-        raise ModelError(f"pooling=pooler is of the last layer, got layer={layer} in {spec}")
+        raise ModelError(
+            f"pooling=pooler uses the last layer only, got layer={layer} in {spec}; "
+            "remove layer or use another pooling"
+        )
     if pooling is None:
-        # The class token of CLIP is normalised in its pooler; that of a ViT before it, and the
-        # pooler is what pre-training needed.
+        # CLIP normalises its class token inside the pooler, so its pooler is kept. A ViT normalises
+        # before the pooler, which only serves pre-training, so its class token is used directly.
         plain = class_tokens > 0 and not hasattr(model, "post_layernorm")
         pooling = "cls" if plain else "mean" if layer is not None else "pooler"
     if pooling != "pooler":
@@ -237,7 +246,7 @@ def _image_features(spec: Spec, model: Any, layer: int | None, size: int) -> Ima
 
 
 class _Whole(nn.Module):
-    """All that a vision model returns."""
+    """Returns the complete output of a vision model."""
 
     def __init__(self, model: nn.Module, options: Any) -> None:
         super().__init__()
@@ -248,7 +257,7 @@ class _Whole(nn.Module):
         return self.model(pixel_values=images, **self.options)
 
 
-def _layer_words(module: TextFeatures | ImageFeatures, num_layers: int | None) -> str:
+def _layer_name(module: TextFeatures | ImageFeatures, num_layers: int | None) -> str:
     of = "" if num_layers is None else f" of {num_layers}"
     return f"layer {module.layer}{of}" if module.layer is not None else f"last layer{of}"
 
@@ -268,9 +277,9 @@ def _run(spec: Spec, module: nn.Module, inputs: Tensor) -> Any:
     module.eval()
     try:
         return module(inputs)
-    except Exception as error:  # code of another library, or of the model
+    except Exception as error:  # third-party code may raise anything
         raise ModelError(
-            f"{spec} cannot take an input of shape {tuple(inputs.shape)}: "
+            f"{spec} failed on an input of shape {tuple(inputs.shape)}: "
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
     finally:
@@ -281,7 +290,7 @@ def _run(spec: Spec, module: nn.Module, inputs: Tensor) -> Any:
 def _kept_options(
     spec: Spec, module: TextFeatures | ImageFeatures, preprocessing: Tokenization | Preprocessing
 ) -> dict[str, str]:
-    """What builds the same architecture again beside the configuration."""
+    """Options that, with the configuration, rebuild the same architecture."""
     options = {"weights": "random", "pooling": module.pooling}
     options |= {k: v for k, v in spec.options.items() if k in ("layer", "layers", "tower")}
     if isinstance(preprocessing, Preprocessing) and "size" in spec.options:
@@ -291,27 +300,28 @@ def _kept_options(
 
 def _config_json(config: Any) -> str:
     kept = copy.deepcopy(config)
-    kept.name_or_path = ""  # a path of this machine
+    kept.name_or_path = ""  # a local path
     text: str = kept.to_json_string()
     return text
 
 
 def _code(repository: Repository) -> dict[str, str]:
-    """The Python files of a trusted model, without which a student could not be built again."""
+    """Python files of a trusted model, needed to rebuild a student."""
     if not (repository.trust_remote_code and repository.folder):
         return {}
     return {p.name: p.read_text(encoding="utf-8") for p in sorted(repository.folder.glob("*.py"))}
 
 
-def _words(repository: Repository, source: str) -> str:
+def _weights_origin(repository: Repository, source: str) -> str:
     if source == "pretrained":
-        return repository.words
+        return repository.origin
     return "random" if source == "random" else str(Path(source).expanduser())
 
 
-def _lacks(spec: Spec, names: list[str]) -> str:
+def _missing_tensors(spec: Spec, names: list[str]) -> str:
     more = " …" if len(names) > 3 else ""
     return (
-        f"the weights of {spec} lack {len(names)} tensors of the model: {', '.join(names[:3])}"
-        f"{more}; weights=random builds it without weights"
+        f"the weights of {spec} are incomplete: {len(names)} missing tensors: "
+        f"{', '.join(names[:3])}{more}; use complete weights, or weights=random to train from "
+        "scratch"
     )

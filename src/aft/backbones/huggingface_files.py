@@ -1,4 +1,4 @@
-"""Model folders in the format of Hugging Face, on disk or on the hub, and what they lack."""
+"""Hugging Face model repositories: local folders, or repositories on the hub."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Repository:
     """A model's folder, or its repository on the hub.
 
     Attributes:
-        spec: Who names it, for errors.
+        spec: The specification that names it, for error messages.
         name: The folder's path, or the repository's name.
-        folder: The folder, if it is one.
-        trust_remote_code: Whether its own Python code may run.
+        folder: The local folder; None for a repository on the hub.
+        trust_remote_code: Whether to run the repository's Python code.
     """
 
     spec: Spec
@@ -37,48 +37,50 @@ class Repository:
 
     @classmethod
     def find(cls, spec: Spec, trust_remote_code: bool = False) -> Repository:
-        """What a specification names: a folder if there is one of this name.
+        """The repository of a specification: a local folder if it exists, otherwise on the hub.
 
         Raises:
-            ModelError: If it can only be a folder, and there is none or one without a model.
+            ModelError: If the name is a path to a missing folder, or a folder without a model.
         """
         folder = Path(spec.name).expanduser()
         if folder.is_dir():
             known = ("config.json", "modules.json")
             if not any((folder / file).is_file() for file in known):
                 raise ModelError(
-                    f"expected a Hugging Face model folder with a config.json for {spec}, got "
-                    f"{folder}, which holds none"
+                    f"expected a Hugging Face model folder with a config.json for {spec}, but "
+                    f"there is none in {folder}"
                 )
             return cls(spec, str(folder), folder, trust_remote_code)
         is_path = spec.name.startswith(("/", ".", "~")) or spec.name.count("/") > 1
         if is_path or "\\" in spec.name:
-            raise ModelError(f"there is no folder {folder} ({spec})")
+            raise ModelError(f"model folder {folder} not found ({spec})")
         return cls(spec, spec.name, None, trust_remote_code)
 
     @property
-    def words(self) -> str:
-        """Where pretrained weights are from."""
+    def origin(self) -> str:
+        """Where the pretrained weights come from."""
         return f"pretrained ({'folder' if self.folder else 'hub'} {self.name})"
 
     def file(self, name: str) -> Path | None:
-        """A file in the folder, or in the hub's cache; nothing is downloaded."""
+        """Path of a file in the folder or in the hub's cache; never downloads."""
         if self.folder:
             path = self.folder / name
             return path if path.is_file() else None
         hub = require("huggingface_hub", "text")
         try:
-            found = hub.try_to_load_from_cache(self.name, name)
-        except ValueError as error:  # not a name that the hub could have
-            raise ModelError(f"there is no folder {self.name} and no such model: {error}") from None
-        return Path(found) if isinstance(found, str) else None
+            cached = hub.try_to_load_from_cache(self.name, name)
+        except ValueError as error:  # not a valid repository name
+            raise ModelError(
+                f"expected a model folder or a repository on the hub, got {self.name}: {error}"
+            ) from None
+        return Path(cached) if isinstance(cached, str) else None
 
     def load(self, function: Callable[..., _T], **options: Any) -> _T:
-        """Call a ``from_pretrained`` of the library: first without network, then with it.
+        """Call a ``from_pretrained`` function, with cached files first, then with the hub.
 
         Raises:
-            ModelError: If files are missing, the hub is out of reach, or the model comes with
-                code of its own that is not trusted.
+            ModelError: If files are missing, the hub cannot be reached, or the model needs
+                ``trust_remote_code``.
         """
         options |= {"trust_remote_code": self.trust_remote_code}
         if self.folder or self.file("config.json") or self.file("modules.json"):
@@ -93,11 +95,11 @@ class Repository:
             return self._call(function, **options)
         except ModelError:
             raise
-        except Exception as error:  # the hub's client raises many kinds
+        except Exception as error:  # the hub client raises many exception types
             raise ModelError(self._no_hub(first_line(error))) from error
 
     def licence(self) -> str | None:
-        """What the model card's front matter states."""
+        """The license in the front matter of the model card, if any."""
         import yaml
 
         path = self.file("README.md")
@@ -117,7 +119,7 @@ class Repository:
                 return function(self.name, **options)
         except (OSError, ModelError):
             raise
-        except Exception as error:  # the library raises nearly anything
+        except Exception as error:  # the library raises many exception types
             if _NEEDS_CODE in str(error):
                 raise ModelError(needs_code(self.spec)) from error
             raise ModelError(
@@ -126,23 +128,23 @@ class Repository:
 
     def _no_hub(self, reason: str) -> str:
         return (
-            f"cannot get {self.spec} from the hub: {reason}, and there is no folder {self.name}. "
-            f"What can be done: name a folder with the model, {self.spec.source}:FOLDER; a hub "
-            "cache copied from a machine with access (its folder in HF_HOME)"
+            f"cannot download {self.spec} from the hub: {reason}; there is no local folder "
+            f"{self.name} either. Options: use a local model folder ({self.spec.source}:FOLDER); "
+            "or copy the hub cache from a machine with access and set HF_HOME to it"
         )
 
 
 def needs_code(spec: Spec) -> str:
-    """The refusal of a model that comes with code."""
+    """Error message for a model that needs ``trust_remote_code``."""
     return (
-        f"{spec} comes with Python code of its own, which could do anything on this machine; read "
-        "it, then pass --trust-remote-code (trust_remote_code=True) to run it"
+        f"{spec} contains custom Python code, which can do anything on this machine; review it, "
+        "then pass --trust-remote-code (trust_remote_code=True) to run it"
     )
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the progress bars and reports that `transformers` prints while loading."""
+    """Silence the progress bars and reports of `transformers`."""
     library = require("transformers.utils.logging", "text")
     level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
     library.set_verbosity(logging.ERROR)

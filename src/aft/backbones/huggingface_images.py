@@ -1,4 +1,4 @@
-"""What an image processor of transformers does, as our preprocessing."""
+"""Convert image processors of transformers to :class:`Preprocessing`."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from aft.backbones.weights import ModelError
 
 _FILE = "preprocessor_config.json"
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-_CONVNEXT_WHOLE = 384  # pixels from which ConvNeXt's processor does not crop
+_CONVNEXT_WHOLE = 384  # from this size in pixels ConvNeXt's processor does not crop
 
 
 def read_preprocessing(
     repository: Repository, config: Any, weights: str
 ) -> tuple[Preprocessing, dict[str, str]]:
-    """The preprocessing of a vision model, and the files to build it again from.
+    """The preprocessing of a vision model, and the files that rebuild it.
 
     Args:
-        repository: Where the model is.
-        config: Its configuration.
-        weights: With ``random`` the processor may be missing; then ImageNet's mean and standard
-            deviation are taken.
+        repository: The model's repository.
+        config: The model's configuration.
+        weights: If not ``pretrained``, the processor may be missing; ImageNet's mean and
+            standard deviation are used instead.
 
     Raises:
-        ModelError: If the processor is missing or does what our preprocessing cannot do.
+        ModelError: If the processor is missing or uses unsupported operations.
     """
     asked = integer_option(repository.spec, "size", None, minimum=1)
     if repository.folder and not repository.file(_FILE):
         if weights == "pretrained":
             raise ModelError(
-                f"{repository.name} has no {_FILE}, so it is not known how images are prepared "
-                f"for {repository.spec}; get it from where the weights are from"
+                f"expected a {_FILE} in {repository.name} for {repository.spec}, got none; get "
+                "it from the source of the weights"
             )
         size = getattr(config, "image_size", None)
         return Preprocessing(asked or (size if isinstance(size, int) else 224)), {}
@@ -45,12 +45,15 @@ def read_preprocessing(
 
 
 def convert(processor: dict[str, Any], name: str, size: int | None = None) -> Preprocessing:
-    """From an image processor's settings.
+    """Convert the settings of an image processor.
 
     Args:
-        processor: As in ``preprocessor_config.json``, with its class's defaults.
-        name: Whose they are, for errors.
-        size: Height and width in pixels instead of its own.
+        processor: Content of ``preprocessor_config.json``, with the defaults of its class.
+        name: The model's name, for error messages.
+        size: Height and width in pixels; overrides the processor's size.
+
+    Raises:
+        ModelError: If the processor uses unsupported operations.
     """
     resized, squash = _resized(processor, name)
     cropped = _side(processor.get("crop_size")) if processor.get("do_center_crop") else None
@@ -65,10 +68,10 @@ def convert(processor: dict[str, Any], name: str, size: int | None = None) -> Pr
     resample = processor.get("resample", 2)
     if int(resample) not in _RESAMPLE:
         raise ModelError(
-            f"{name} resizes images by method {resample} of Pillow; expected 0 (nearest), 2 "
-            "(bilinear) or 3 (bicubic)"
+            "expected resample to be 0 (nearest), 2 (bilinear) or 3 (bicubic) in the image "
+            f"processor of {name}, got {resample}"
         )
-    # Ours divides by 255; theirs multiplies by a factor of its own, or leaves 0 to 255.
+    # Preprocessing divides by 255; processors use their own factor, or do not rescale.
     factor = float(processor.get("rescale_factor") or 1 / 255)
     scale = 1 / (factor * 255) if processor.get("do_rescale", True) else 1 / 255
     normalise = processor.get("do_normalize", True)
@@ -85,7 +88,7 @@ def convert(processor: dict[str, Any], name: str, size: int | None = None) -> Pr
 
 
 def _resized(processor: dict[str, Any], name: str) -> tuple[int, bool]:
-    """The length that sides are resized to, and whether both are."""
+    """The target length, and whether both sides are resized to it."""
     size = processor.get("size")
     if isinstance(size, dict):
         if size.get("shortest_edge"):
@@ -95,8 +98,8 @@ def _resized(processor: dict[str, Any], name: str) -> tuple[int, bool]:
     elif isinstance(size, int):
         return size, True
     raise ModelError(
-        f"expected {name} to resize images to a square or by their shorter side, got size {size}; "
-        "only that is supported"
+        f"expected the image processor of {name} to resize to a square or by the shorter side, "
+        f"got size {size}"
     )
 
 

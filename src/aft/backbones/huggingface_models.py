@@ -1,4 +1,4 @@
-"""Models of transformers: built, cut to what is needed, and found complete."""
+"""Build models of transformers, drop unused parts and check that the weights are complete."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ SHAPE = {
         *("intermediate_size", "d_ff", "hidden_dim", "encoder_ffn_dim", "ffn_dim", "n_inner"),
     ),
 }
-"""Options for the sizes of random models, and what configurations call them."""
+"""Size options of randomly initialised models, and their names in model configurations."""
 
 
 # The model ----------------------------------------------------------------------------------------
 
 
 def reshape(config: Any, spec: Spec) -> None:
-    """Change the sizes of a configuration for random weights."""
+    """Apply the size options to a configuration; only for random weights."""
     given = {o: n for o in SHAPE if (n := integer_option(spec, o, None, minimum=1)) is not None}
     if given and spec.options.get("weights") != "random":
         raise ModelError(
-            f"{', '.join(given)} can be chosen with weights=random only, got {spec}; pretrained "
-            "weights have the sizes that they have (layers=K keeps the first K layers)"
+            f"{', '.join(given)} can be set with weights=random only, got {spec}; the sizes of "
+            "pretrained weights are fixed (layers=K keeps the first K layers)"
         )
     for option, value in given.items():
         known = [name for name in SHAPE[option] if hasattr(config, name)]
         if not known:
             raise ModelError(
-                f"{type(config).__name__} has no {' or '.join(SHAPE[option])}: {option}={value} "
-                f"cannot be set for {spec}"
+                f"{type(config).__name__} has no {' or '.join(SHAPE[option])}, so "
+                f"{option}={value} cannot be set in {spec}"
             )
         setattr(config, known[0], value)
     if not {"hidden_size", "heads"} & set(given):
@@ -58,14 +58,14 @@ def reshape(config: Any, spec: Spec) -> None:
 def load_model(
     repository: Repository, config: Any, source: str, seed: int
 ) -> tuple[Any, dict[str, Tensor]]:
-    """The whole model in float32, and those of its tensors that the weights lack."""
+    """The full model in float32, and its tensors that are missing from the weights."""
     transformers = require("transformers", "text")
     spec = repository.spec
     if source == "pretrained":
-        model, told = repository.load(
+        model, loading = repository.load(
             transformers.AutoModel.from_pretrained, config=config, output_loading_info=True
         )
-        return _with_missing(model, told["missing_keys"])
+        return _with_missing(model, loading["missing_keys"])
     try:
         model = seeded(
             seed,
@@ -80,12 +80,12 @@ def load_model(
     state = load_weights(source)
     try:
         with quiet():
-            model, told = type(model).from_pretrained(
+            model, loading = type(model).from_pretrained(
                 None, config=config, state_dict=state, output_loading_info=True
             )
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{source} does not fit {spec}: {first_line(error)}") from error
-    return _with_missing(model, told["missing_keys"])
+    return _with_missing(model, loading["missing_keys"])
 
 
 def _with_missing(model: Any, names: Any) -> tuple[Any, dict[str, Tensor]]:
@@ -94,14 +94,14 @@ def _with_missing(model: Any, names: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def still_missing(module: nn.Module, missing: dict[str, Tensor]) -> list[str]:
-    """Those that are no part of the heads, decoders and layers left out."""
+    """Names of missing tensors that the module uses; dropped heads and layers do not count."""
     kept = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
     used = {id(p) for p in module.parameters() if p.requires_grad}
     return [name for name, t in missing.items() if id(t) in kept and id(t) in used]
 
 
 def own_file(source: str) -> Path | None:
-    """The weights of a student of ours, which name the parts of its module."""
+    """Path of the weights of a saved student, or None for any other source."""
     path = Path(source).expanduser()
     if path.suffix != ".safetensors" or not path.is_file():
         return None
@@ -111,12 +111,12 @@ def own_file(source: str) -> Path | None:
         with safe_open(path, "pt") as file:
             names = list(file.keys())
     except (SafetensorError, OSError):
-        return None  # told when it is read
+        return None  # reported when the file is read
     return path if any(name.startswith("backbone.model.") for name in names) else None
 
 
 def load_own(spec: Spec, module: nn.Module, file: Path) -> None:
-    """Fill a module with the weights of a student of ours."""
+    """Load the weights of a saved student into a module."""
     try:
         load_into(module, load_weights(file), ("head", "rescale"))
     except ModelError as error:
@@ -124,7 +124,7 @@ def load_own(spec: Spec, module: nn.Module, file: Path) -> None:
 
 
 def choose_tower(spec: Spec, model: Any) -> Any:
-    """The part that is run: an encoder without its decoder, one half of a model of both."""
+    """The part to run: an encoder without its decoder, or one tower of an image-text model."""
     asked = spec.options.get("tower")
     if asked not in (None, "vision", "text"):
         raise ModelError(f"expected tower=vision or tower=text, got {asked!r} in {spec}")
@@ -133,12 +133,13 @@ def choose_tower(spec: Spec, model: Any) -> Any:
         part.main_input_name = "input_ids" if asked == "text" else "pixel_values"
         return part
     if asked:
-        raise ModelError(f"tower={asked} is for models of images and text, got {spec}")
+        raise ModelError(f"tower={asked} needs an image-text model, got {spec}; remove tower")
     if getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()
     if model.main_input_name not in ("input_ids", "pixel_values"):
         raise ModelError(
-            f"expected a model over text or images, got {spec}, which takes {model.main_input_name}"
+            f"expected a text or image model (input_ids or pixel_values), got {spec} with input "
+            f"{model.main_input_name}"
         )
     return model
 
@@ -147,22 +148,22 @@ def choose_tower(spec: Spec, model: Any) -> Any:
 
 
 def cut_layers(spec: Spec, model: Any) -> int | None:
-    """Leave out the last layers as the options say; how many there are then, where known."""
+    """Drop the last layers according to the options; returns the number of layers, if known."""
     keep = integer_option(spec, "layers", None, minimum=1)
     layer = integer_option(spec, "layer", None, minimum=1)
     stack = _stack(model)
     if stack is None:
         if keep is not None:
             raise ModelError(
-                f"{spec}: {type(model).__name__} is no stack of like layers, so layers={keep} "
-                "cannot keep the first of them"
+                f"layers={keep} needs a model with a list of identical layers, got "
+                f"{type(model).__name__} in {spec}; remove layers"
             )
         return None
     count = len(stack) if keep is None else keep
     for option, value, most in (("layers", keep, len(stack)), ("layer", layer, count)):
         if value is not None and value > most:
-            raise ModelError(f"expected {option} <= {most}, the layers there are, got {spec}")
-    # One more than asked for: what the last layer gives, models may normalise once more.
+            raise ModelError(f"expected {option} <= {most}, the number of layers, got {spec}")
+    # Keep one more layer than requested: models may normalise the output of the last one.
     needed = count if layer is None else min(count, layer + 1)
     if needed < len(stack):
         del stack[needed:]
@@ -171,7 +172,7 @@ def cut_layers(spec: Spec, model: Any) -> int | None:
 
 
 def _stack(model: nn.Module) -> nn.ModuleList | None:
-    """The list of a model's layers: as long as the configuration says, the largest such list."""
+    """The model's layers: the largest module list as long as the configured layer count."""
     count = getattr(model.config, "num_hidden_layers", None)
     lists = [
         module
@@ -184,14 +185,14 @@ def _stack(model: nn.Module) -> nn.ModuleList | None:
 
 
 def drop_pooler(model: Any) -> None:
-    """Take away a pooler that has weights and that nothing here uses."""
+    """Remove a pooler that has weights; it is not used."""
     pooler = getattr(model, "pooler", None)
     if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
         model.pooler = None
 
 
 def freeze_unused(module: nn.Module, features: Tensor) -> None:
-    """Parameters that features do not depend on (tokens for masks) are not trained."""
+    """Freeze parameters that the features do not depend on, e.g. mask tokens."""
     used: set[int] = set()
     waiting, seen = [features.grad_fn], {features.grad_fn}
     while waiting:

@@ -1,4 +1,4 @@
-"""What teachers and students share: a network without its classifier, and how it came to be."""
+"""Network, a backbone without its classifier, and helpers that build backbones."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Network:
-    """A network whose output is what entered its last linear layer.
+    """A backbone: its output is the input of the original model's last linear layer.
 
     Attributes:
-        spec: What it was built from.
-        module: Takes images ``(B, 3, size, size)`` or tokens ``(B, L)`` (see :mod:`aft.batches`),
-            returns ``(B, dim)``.
-        dim: Width of the features.
-        preprocessing: From an image or a text to an input.
-        weights: Where the weights are from: ``pretrained (…)``, ``random`` or a file's path.
-        layer: The layer whose input the features are.
-        licence: Of the weights, where their source states one.
-        versions: Of the libraries that define the network.
-        pooling: How one row of features is made of one a token, for networks over tokens.
-        files: Texts by file name that a student's folder needs beside its weights.
-        architecture: The specification that builds the network anew from that folder, without
-            these weights; ``{folder}`` stands for its path. None: the specification's own name,
-            with random weights.
+        spec: The specification that it was built from.
+        module: Maps images ``(B, 3, size, size)`` or tokens ``(B, L)`` (see
+            :mod:`aft.backbones.batches`) to features ``(B, dim)``.
+        dim: Feature dimension.
+        preprocessing: Turns an image or a text into a model input.
+        weights: Origin of the weights: ``pretrained (…)``, ``random`` or the path of a file.
+        layer: Name of the layer that the features are taken from.
+        licence: Licence of the weights, if their source states one.
+        versions: Versions of the libraries that define the network.
+        pooling: How token features are pooled to one vector, for networks over tokens.
+        files: Content of additional files for a student's folder, by file name.
+        architecture: The specification that rebuilds the network, without its weights, from a
+            student's folder; ``{folder}`` stands for the path of the folder. If None, the same
+            name with random weights is used.
     """
 
     spec: Spec
@@ -57,7 +57,7 @@ class Network:
 
     @property
     def name(self) -> str:
-        """The specification without what is told elsewhere; a path by its last part alone."""
+        """The specification without options stored elsewhere; only the last part of a path."""
         path = Path(self.spec.name).expanduser()
         spec = self.spec.without("weights", "size", "seed", "tokenizer")
         return str(replace(spec, name=path.resolve().name) if path.exists() else spec)
@@ -69,49 +69,49 @@ class Network:
 
 
 def output_dim(module: nn.Module, inputs: Tensor, what: str) -> int:
-    """Width of a module's features, found by running it once in eval mode.
+    """Feature dimension of a module, determined by one forward pass in eval mode.
 
     Args:
         module: The network.
         inputs: A batch of shape ``(B, …)``.
-        what: The model's name for errors.
+        what: The model's name, for error messages.
 
     Raises:
-        ModelError: If it cannot run on such inputs or does not return a tensor ``(B, dim)``.
+        ModelError: If the forward pass fails or does not return a tensor ``(B, dim)``.
     """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         with torch.no_grad():
             features = module(inputs)
-    except Exception as error:  # third-party code: assertions, shape errors, anything
+    except Exception as error:  # third-party code may raise anything
         raise ModelError(
-            f"{what} cannot take an input of shape {tuple(inputs.shape)}: "
-            f"{first_line(error)}; another size may do, e.g. {what.partition('?')[0]}?size=224"
+            f"{what} failed on an input of shape {tuple(inputs.shape)}: {first_line(error)}; "
+            f"try another size, e.g. {what.partition('?')[0]}?size=224"
         ) from error
     finally:
         for part, mode in modes:
             part.training = mode
     if not isinstance(features, Tensor) or features.shape[:-1] != inputs.shape[:1]:
-        came = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise ModelError(
-            f"expected {what} to return features of shape ({len(inputs)}, dim), got {came}"
+            f"expected {what} to return features of shape ({len(inputs)}, dim), got {given}"
         )
     return int(features.shape[-1])
 
 
 def check_options(spec: Spec, allowed: Collection[str]) -> None:
-    """Raise ``ModelError`` for an option that the source does not know."""
+    """Raise ``ModelError`` for an option that the source does not support."""
     for option in spec.options:
         if option not in allowed:
             raise ModelError(
-                f"unknown option {option!r} in {spec}; {spec.source}: knows "
+                f"unknown option {option!r} in {spec}; expected one of "
                 f"{', '.join(sorted(allowed))}{did_you_mean(option, allowed)}"
             )
 
 
 def integer_option(spec: Spec, name: str, default: _T, minimum: int = 0) -> int | _T:
-    """An option's whole number, or the default if it is not given."""
+    """The value of an integer option, or the default if the option is not set."""
     if name not in spec.options:
         return default
     text = spec.options[name]
@@ -121,7 +121,7 @@ def integer_option(spec: Spec, name: str, default: _T, minimum: int = 0) -> int 
 
 
 def seeded(seed: int, build: Callable[[], _T]) -> _T:
-    """What ``build`` returns when torch's random numbers start from a seed, and only then."""
+    """Call ``build`` with a seeded torch generator; restore the generator's state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
@@ -131,33 +131,33 @@ def require(library: str, extra: str) -> ModuleType:
     """Import an optional library.
 
     Raises:
-        ModelError: If it is missing (says what to install) or broken.
+        ModelError: If it is not installed or cannot be imported.
     """
     try:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
         raise ModelError(
-            f"{library} is needed here and {error.name} is not installed: "
+            f"{library} is required, but {error.name} is not installed: "
             f"pip install 'adaptive-feature-transfer[{extra}]'"
         ) from error
     except (ImportError, RuntimeError) as error:
         raise ModelError(
-            f"{library} is installed but cannot be imported: {first_line(error)}; torch and "
-            "torchvision must be of matching versions and builds"
+            f"{library} is installed but cannot be imported: {first_line(error)}; check that "
+            "torch and torchvision have matching versions and builds"
         ) from error
 
 
 def versions(*libraries: str) -> dict[str, str]:
-    """Versions of installed libraries, less build tags (``2.13.0+cpu`` is ``2.13.0``)."""
+    """Versions of installed libraries without build tags (``2.13.0+cpu`` becomes ``2.13.0``)."""
     return {library: version(library).partition("+")[0] for library in libraries}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean …?`` with the nearest known words, or nothing."""
+    """``; did you mean …?`` with the closest known words; empty if none is close."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:
-    """An error's first line, or its type where it says nothing."""
+    """The first line of an error message, or the error's type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

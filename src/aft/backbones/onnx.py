@@ -1,4 +1,4 @@
-"""`onnx:PATH`: a model exported to ONNX, over images or texts, run by ONNX Runtime."""
+"""`onnx:PATH`: an image or text model exported to ONNX, run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ _MAX_TOKENS = 512
 
 
 def build(spec: Spec, *, seed: int = 0) -> Network:
-    """Open an ONNX model as a network.
+    """Build a network from an ONNX model.
 
     Args:
-        spec: ``onnx:PATH``, a ``.onnx`` file or a folder with one. Options: ``output`` (the
-            output to take), ``pooling`` (``mean``, ``cls`` or ``last``, of an output with one row
-            a token); for texts ``tokenizer`` (a ``tokenizer.json`` or its folder), ``max_tokens``
-            and ``template``; for images ``size`` (pixels), ``mean`` and ``std`` (a number, or
-            three with commas).
-        seed: Unused, since nothing is random.
+        spec: ``onnx:PATH``, a ``.onnx`` file or a folder with one. Options: ``output`` (name of
+            the output to use), ``pooling`` (``mean``, ``cls`` or ``last``, for an output with one
+            vector per token); for text ``tokenizer`` (a ``tokenizer.json`` or its folder),
+            ``max_tokens`` and ``template``; for images ``size`` (pixels), ``mean`` and ``std``
+            (one number, or three separated by commas).
+        seed: Not used.
 
     Raises:
-        ModelError: If a library is missing, or the file, its inputs and outputs or an option
-            do not fit.
+        ModelError: If a library is missing, or the file, its inputs, its outputs or an option
+            are not supported.
     """
     path = _find(spec)
     session = OnnxSession(path)
@@ -62,9 +62,9 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
     is_image = len(names) == 1 and _is_image(session.inputs[0])
     if not is_text and not is_image:
         raise ModelError(
-            f"expected {path} to take texts (input_ids and, if it has them, attention_mask and "
-            "token_type_ids) or images (one float input of shape (batch, 3, height, width)); its "
-            f"inputs are {'; '.join(map(str, session.inputs))}"
+            f"expected {path} to take text (input_ids, optionally attention_mask and "
+            "token_type_ids) or images (one float input of shape (batch, 3, height, width)), got "
+            f"the inputs {'; '.join(map(str, session.inputs))}"
         )
     check_options(spec, ("output", "pooling", *(_TEXT_OPTIONS if is_text else _IMAGE_OPTIONS)))
     output = _choose_output(spec, session)
@@ -83,12 +83,13 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
         preprocessing = _preprocessing(spec, path, session)
         probe = torch.zeros(1, 3, preprocessing.size, preprocessing.size)
         network = OnnxImageNetwork(session, output, pooling, sha256)
-    dim = _width(spec, network, probe)
+    dim = _feature_dim(spec, network, probe)
     pooled = any(slot.name == output and len(slot.shape) in (2, 4) for slot in session.outputs)
     if pooled and "pooling" in spec.options:
         raise ModelError(
-            f"{spec}: pooling is for outputs with one row a token or place, and output "
-            f"{output!r} is pooled already; leave it out, or name another output with output=NAME"
+            f"{spec}: pooling needs an output with one vector per token or image patch, but "
+            f"output {output!r} is already pooled; remove pooling, or choose another output with "
+            "output=NAME"
         )
     return Network(
         spec=spec,
@@ -108,18 +109,20 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
 def _find(spec: Spec) -> Path:
     path = Path(spec.name).expanduser()
     if path.is_dir():
-        found = sorted(path.glob("*.onnx"))
-        if len(found) != 1:
-            names = ", ".join(file.name for file in found) or "none"
-            raise ModelError(f"expected one .onnx file in {path}, found {names}; name the file")
-        return found[0]
+        files = sorted(path.glob("*.onnx"))
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files) or "none"
+            raise ModelError(
+                f"expected one .onnx file in {path}, got {names}; use the path of the file"
+            )
+        return files[0]
     if not path.is_file():
-        raise ModelError(f"there is no file or folder {path}, which {spec} names")
+        raise ModelError(f"file or folder {path} not found ({spec})")
     return path
 
 
 def _external_files(path: Path) -> list[Path]:
-    """The files beside a model that hold some of its weights, sorted."""
+    """Sorted paths of the external weight files that a model refers to."""
     onnx = require("onnx", "onnx")
     model = onnx.load(str(path), load_external_data=False)
     places = {
@@ -133,7 +136,7 @@ def _external_files(path: Path) -> list[Path]:
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
-    """A graph and those inside its nodes (branches, loops)."""
+    """A graph and its subgraphs (branches, loops)."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -155,7 +158,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 def _choose_output(spec: Spec, session: OnnxSession) -> str:
     floats = [
-        slot for slot in session.outputs if slot.number in ("tensor(float)", "tensor(float16)")
+        slot for slot in session.outputs if slot.dtype in ("tensor(float)", "tensor(float16)")
     ]
     names = [slot.name for slot in floats]
     if asked := spec.options.get("output"):
@@ -173,19 +176,18 @@ def _choose_output(spec: Spec, session: OnnxSession) -> str:
         if len(choice) == 1:
             return choice[0]
     raise ModelError(
-        f"{session.path} has several outputs; name the one to take, as in {spec.source}:"
-        f"{spec.name}?output=NAME: {'; '.join(map(str, session.outputs))}"
+        f"{session.path} has several outputs; choose one with {spec.source}:{spec.name}"
+        f"?output=NAME: {'; '.join(map(str, session.outputs))}"
     )
 
 
-def _width(spec: Spec, network: nn.Module, probe: Tensor) -> int:
+def _feature_dim(spec: Spec, network: nn.Module, probe: Tensor) -> int:
     try:
         features = network(probe)
-    except Exception as error:  # ONNX Runtime raises many kinds
-        what = "the tokenizer may belong to another model" if probe.ndim == 2 else "or another size"
+    except Exception as error:  # ONNX Runtime raises many exception types
+        hint = "check that the tokenizer belongs to this model" if probe.ndim == 2 else "try size"
         raise ModelError(
-            f"{spec} cannot take an input of shape {tuple(probe.shape)}: {first_line(error)}"
-            f" ({what})"
+            f"{spec} failed on an input of shape {tuple(probe.shape)}: {first_line(error)}; {hint}"
         ) from error
     return int(features.shape[1])
 
@@ -198,14 +200,16 @@ def _tokenization(spec: Spec, path: Path, session: OnnxSession) -> Tokenization:
     file = place / "tokenizer.json" if place.is_dir() else place
     if not file.is_file():
         raise ModelError(
-            f"{path} takes texts and needs their tokenizer: there is no file {file}. Put a "
-            f"tokenizer.json beside the model or name one: onnx:{spec.name}?tokenizer=FILE"
+            f"{path} takes text and needs a tokenizer, but {file} does not exist; put a "
+            f"tokenizer.json beside the model or set onnx:{spec.name}?tokenizer=FILE"
         )
     require("tokenizers", "text")
     fixed = fixed_length(session)
-    max_tokens = integer_option(spec, "max_tokens", fixed or _usual_length(file), minimum=1)
+    max_tokens = integer_option(spec, "max_tokens", fixed or _default_length(file), minimum=1)
     if fixed and max_tokens > fixed:
-        raise ModelError(f"expected max_tokens <= {fixed}, all that {path} takes, got {max_tokens}")
+        raise ModelError(
+            f"expected max_tokens <= {fixed}, the fixed length of {path}, got {max_tokens}"
+        )
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -214,8 +218,8 @@ def _tokenization(spec: Spec, path: Path, session: OnnxSession) -> Tokenization:
     return Tokenization(text, max_tokens, spec.options.get("template"), token_types)
 
 
-def _usual_length(tokenizer: Path) -> int:
-    """How many tokens the files beside a tokenizer say the model takes; at most 512."""
+def _default_length(tokenizer: Path) -> int:
+    """Maximum number of tokens according to the files beside a tokenizer; at most 512."""
     for name, key in (
         ("sentence_bert_config.json", "max_seq_length"),
         ("tokenizer_config.json", "model_max_length"),
@@ -240,30 +244,30 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _is_image(slot: Slot) -> bool:
-    is_float = slot.number in ("tensor(float)", "tensor(float16)")
+    is_float = slot.dtype in ("tensor(float)", "tensor(float16)")
     return is_float and len(slot.shape) == 4 and slot.shape[1] in (3, None)
 
 
 def _preprocessing(spec: Spec, path: Path, session: OnnxSession) -> Preprocessing:
-    """As the options say, else ``preprocessor_config.json`` beside the model, else ImageNet's."""
+    """From the options, else from ``preprocessor_config.json``, else ImageNet's defaults."""
     height, width = session.inputs[0].shape[2:]
     if height != width:
         raise ModelError(f"expected {path} to take square images, got {session.inputs[0]}")
     file = path.parent / "preprocessor_config.json"
     size = integer_option(spec, "size", height, minimum=1)
     if file.is_file():
-        usual = convert(_read_json(file), str(file), size)
+        default = convert(_read_json(file), str(file), size)
     elif size is not None:
-        usual = Preprocessing(size)
+        default = Preprocessing(size)
     else:
         raise ModelError(
-            f"{path} takes images of any size and there is no preprocessor_config.json beside it: "
-            f"say which, as in onnx:{spec.name}?size=224"
+            f"{path} takes images of any size and has no preprocessor_config.json; set the size, "
+            f"e.g. onnx:{spec.name}?size=224"
         )
-    if height and usual.size != height:
-        raise ModelError(f"expected size={height}, the only one that {path} takes, got {size}")
-    mean, std = _triple(spec, "mean", usual.mean), _triple(spec, "std", usual.std)
-    return replace(usual, mean=mean, std=std)
+    if height and default.size != height:
+        raise ModelError(f"expected size={height}, the fixed size of {path}, got {size}")
+    mean, std = _triple(spec, "mean", default.mean), _triple(spec, "std", default.std)
+    return replace(default, mean=mean, std=std)
 
 
 def _triple(
@@ -279,7 +283,7 @@ def _triple(
     values = values * 3 if len(values) == 1 else values
     if len(values) != 3 or (name == "std" and min(values) <= 0):
         raise ModelError(
-            f"expected {name} to be a number or three with commas between, on the scale 0 to 1"
-            f"{', above 0' if name == 'std' else ''}, got {given!r}"
+            f"expected {name} to be one number or three separated by commas, for pixel values "
+            f"from 0 to 1{' and > 0' if name == 'std' else ''}, got {given!r}"
         )
     return values[0], values[1], values[2]

@@ -1,4 +1,4 @@
-"""Networks whose computation is an ONNX file, run by ONNX Runtime."""
+"""Networks that run an ONNX file with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from aft.backbones.weights import ModelError
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
-_NUMBERS = {
+_DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
 }
-_PLACES = {"cls": 0, "last": -1}
+_TOKEN_INDEX = {"cls": 0, "last": -1}
 
 
 class Slot(NamedTuple):
     """An input or output of a model.
 
     Attributes:
-        name: Its name.
-        number: The type of its numbers, as ONNX Runtime writes it, e.g. ``tensor(float)``.
-        shape: Its sizes; None for those that may be any.
+        name: Name of the input or output.
+        dtype: Data type in ONNX Runtime's notation, e.g. ``tensor(float)``.
+        shape: Size of each dimension; None for dynamic dimensions.
     """
 
     name: str
-    number: str
+    dtype: str
     shape: tuple[int | None, ...]
 
     def __str__(self) -> str:
         sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
-        return f"{self.name} {self.number.removeprefix('tensor')} of shape ({sizes})"
+        return f"{self.name} {self.dtype.removeprefix('tensor')} of shape ({sizes})"
 
 
 class OnnxSession:
-    """A model file; the session of ONNX Runtime is made where and when it is first needed.
+    """A model file with lazily created ONNX Runtime sessions, one per process and device.
 
-    A copy in another process makes its own.
+    A copy in another process creates its own session.
 
     Args:
         path: The ``.onnx`` file.
@@ -71,16 +71,19 @@ class OnnxSession:
     def run(
         self, feeds: dict[str, NDArray[Any]], output: str, device: torch.device
     ) -> NDArray[np.float32]:
-        """One output for a batch; a model with a fixed batch size gets the batch in parts.
+        """Compute one output for a batch; split the batch if the model's batch size is fixed.
 
         Args:
-            feeds: Arrays ``(B, …)`` by the inputs' names.
-            output: The output's name.
-            device: Where to run, if ONNX Runtime has a provider for it; else on the CPU.
+            feeds: Arrays ``(B, …)`` by input name.
+            output: Name of the output.
+            device: Device to run on; the CPU if ONNX Runtime has no provider for it.
+
+        Returns:
+            The output, ``(B, …)``, float32.
         """
         session = self._on(device)
-        number = {slot.name: _NUMBERS[slot.number] for slot in self.inputs if slot.name in feeds}
-        feeds = {name: array.astype(number[name], copy=False) for name, array in feeds.items()}
+        dtypes = {slot.name: _DTYPES[slot.dtype] for slot in self.inputs if slot.name in feeds}
+        feeds = {name: array.astype(dtypes[name], copy=False) for name, array in feeds.items()}
         rows = len(next(iter(feeds.values())))
         fixed = next((slot.shape[0] for slot in self.inputs if slot.shape), None)
         size = fixed or rows
@@ -96,21 +99,21 @@ class OnnxSession:
     def _on(self, device: torch.device) -> Any:
         key = (os.getpid(), str(device), torch.get_num_threads())
         if key not in self._sessions:
-            # Sessions of the process that this one was forked from are kept: closing them here
-            # would wait for threads that only exist there.
+            # Keep the sessions of the parent process after a fork: closing them would wait for
+            # threads that exist only in the parent.
             self._sessions = {k: s for k, s in self._sessions.items() if k[0] != os.getpid()}
             self._sessions[key] = _open_session(self.path, device)
         return self._sessions[key]
 
 
 class OnnxImageNetwork(nn.Module):
-    """Runs a model over images ``(B, 3, H, W)``; returns features ``(B, dim)``.
+    """Runs an image model: images ``(B, 3, H, W)`` to features ``(B, dim)``.
 
     Args:
         session: The model.
-        output: The output to take: ``(B, dim)``, ``(B, L, dim)`` or ``(B, dim, h, w)``.
-        pooling: Of an output ``(B, L, dim)``: ``mean``, ``cls`` (the first) or ``last``.
-        sha256: Of the model's files; a buffer, so that a hash of the state dict knows the model.
+        output: Name of an output ``(B, dim)``, ``(B, L, dim)`` or ``(B, dim, h, w)``.
+        pooling: For an output ``(B, L, dim)``: ``mean``, ``cls`` (first token) or ``last``.
+        sha256: Hash of the model's files; kept as a buffer, so it is part of the state dict's hash.
     """
 
     file_sha256: Tensor
@@ -129,25 +132,25 @@ class OnnxImageNetwork(nn.Module):
         if out.ndim == 4:
             out = out.mean((2, 3))
         elif out.ndim == 3:
-            out = out.mean(1) if self.pooling == "mean" else out[:, _PLACES[self.pooling]]
+            out = out.mean(1) if self.pooling == "mean" else out[:, _TOKEN_INDEX[self.pooling]]
         if out.ndim != 2:
             raise ValueError(
-                "expected an output of shape (batch, dim), (batch, places, dim) or (batch, dim, "
-                f"height, width), got {tuple(out.shape)}; choose another with output=NAME"
+                "expected an output of shape (batch, dim), (batch, tokens, dim) or (batch, dim, "
+                f"height, width), got {tuple(out.shape)}; choose another output with output=NAME"
             )
         return out.to(images.device)
 
 
 class OnnxTextNetwork(nn.Module):
-    """Runs a model over tokens ``(B, L)`` or ``(B, 2, L)``, padded with -1; returns ``(B, dim)``.
+    """Runs a text model: tokens ``(B, L)`` or ``(B, 2, L)``, padded with -1, to ``(B, dim)``.
 
-    Texts without a token have features of zeros.
+    The features of a text without tokens are zeros.
 
     Args:
         session: The model.
-        output: The output to take: ``(B, dim)`` or ``(B, L, dim)``.
-        pooling: Of an output ``(B, L, dim)``: ``mean``, ``cls`` (the first) or ``last``.
-        sha256: Of the model's files; a buffer, so that a hash of the state dict knows the model.
+        output: Name of an output ``(B, dim)`` or ``(B, L, dim)``.
+        pooling: For an output ``(B, L, dim)``: ``mean``, ``cls`` (first token) or ``last``.
+        sha256: Hash of the model's files; kept as a buffer, so it is part of the state dict's hash.
     """
 
     file_sha256: Tensor
@@ -171,12 +174,12 @@ class OnnxTextNetwork(nn.Module):
         return torch.where(tokens.counts > 0, features, 0).to(batch.device)
 
     def _runs(self, lengths: Tensor) -> Iterator[Tensor]:
-        """Rows that go through the model together."""
+        """Row indices to run together: all rows, or rows of equal length without a mask."""
         masked = any(slot.name == "attention_mask" for slot in self.session.inputs)
         if masked or fixed_length(self.session):
             yield torch.arange(len(lengths))
             return
-        for length in lengths.unique():  # the model would see padding as text
+        for length in lengths.unique():  # without a mask, the model would treat padding as text
             yield (lengths == length).nonzero().flatten()
 
     def _run(self, tokens: Tokens, rows: Tensor, device: torch.device) -> Tensor:
@@ -192,7 +195,7 @@ class OnnxTextNetwork(nn.Module):
         if out.ndim != 3 or out.shape[:2] != mask.shape:
             raise ValueError(
                 f"expected an output of shape (batch, dim) or ({len(mask)}, {length}, dim), got "
-                f"{tuple(out.shape)}; choose another with output=NAME"
+                f"{tuple(out.shape)}; choose another output with output=NAME"
             )
         return pool(out, Tokens(ids, mask, None, counts), self.pooling)
 
@@ -208,7 +211,7 @@ def _open_session(path: Path, device: torch.device) -> Any:
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     try:
         return runtime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # the library raises many kinds
+    except Exception as error:  # the library raises many exception types
         raise ModelError(f"ONNX Runtime cannot read {path}: {first_line(error)}") from error
 
 
@@ -222,6 +225,6 @@ def _as_tensor(sha256: str) -> Tensor:
 
 
 def fixed_length(session: OnnxSession) -> int | None:
-    """The number of tokens that a model takes, if it takes no other."""
+    """The fixed number of tokens of a model, or None if its length is dynamic."""
     shape = next(slot.shape for slot in session.inputs if slot.name == "input_ids")
     return shape[1] if len(shape) == 2 else None

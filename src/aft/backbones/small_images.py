@@ -1,4 +1,4 @@
-"""`small:NAME`: built-in tiny networks, for images and for texts."""
+"""`small:NAME`: built-in small networks for images and text."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _WIDTHS = {"cnn": (32, 64, 128, 256), "cnn-tiny": (16, 24, 32, 64)}  # 390,000 a
 
 
 class SmallCNN(nn.Sequential):
-    """Four blocks of convolution, batch normalisation, ReLU; three halvings; global average.
+    """Four blocks of convolution, batch norm and ReLU, three max pools, global average pool.
 
     Args:
-        widths: Channels of the four blocks; the last is the features' width.
+        widths: Channels of the four blocks; the last one is the feature dimension.
     """
 
     def __init__(self, widths: tuple[int, ...]) -> None:
@@ -50,13 +50,13 @@ def build(
 
     Args:
         spec: ``small:cnn`` or ``small:cnn-tiny``; options ``weights`` (``random``, the default,
-            or a file), ``size`` (pixels, default 64), ``seed``. ``small:static`` takes texts, see
-            :mod:`aft.backbones.small_texts`.
-        seed: Seed of random weights where the specification names none.
-        texts: Gives the texts that ``small:static`` makes its vocabulary from.
+            or a file), ``size`` (pixels, default 64), ``seed``. For ``small:static``, a text
+            model, see :mod:`aft.backbones.small_texts`.
+        seed: Seed of random weights if the specification has no ``seed``.
+        texts: Returns the texts that the vocabulary of ``small:static`` is built from.
 
     Raises:
-        ModelError: If the name or an option is wrong or the weights do not fit.
+        ModelError: If the name or an option is invalid, or the weights do not match.
     """
     if spec.name == "static":
         from aft.backbones import small_texts
@@ -72,7 +72,9 @@ def build(
     check_options(spec, ("weights", "size", "seed"))
     source = spec.options.get("weights", "random")
     if source == "pretrained":
-        raise ModelError(f"small:{spec.name} has no pretrained weights; use random or a file")
+        raise ModelError(
+            f"small:{spec.name} has no pretrained weights; use weights=random or weights=FILE"
+        )
     module = seeded(integer_option(spec, "seed", seed), lambda: SmallCNN(_WIDTHS[spec.name]))
     if source != "random":
         try:

@@ -1,4 +1,4 @@
-"""`small:static`: averaged token embeddings; tens of thousands of short texts a second."""
+"""`small:static`: averaged token embeddings, tens of thousands of short texts per second."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _UNKNOWN = "[UNK]"
 _SPACELESS = r"\x{0e00}-\x{0eff}\x{3040}-\x{30ff}\x{3400}-\x{9fff}\x{f900}-\x{faff}"
 _WORD = rf"[^\W{_SPACELESS}]+|\S"  # letters, digits and underscores, or one other character
 _DROPOUT = 0.3
-# Small against the size that a step of Adam gives a rarely seen word: with the 1.0 of nn.Embedding
-# words that were never moved drown those that were.
+# Small compared to an Adam step for a rare word: with nn.Embedding's default of 1.0, the noise of
+# untrained words would dominate the average.
 _EMBEDDING_STD = 0.02
 
 
 class StaticNetwork(nn.Module):
-    """A learned vector for each token; a text's features are their normalised average.
+    """Learned token embeddings; a text's features are their normalised average.
 
     Args:
         vocabulary: Number of tokens.
-        dim: Width of the vectors and of the features.
+        dim: Dimension of the embeddings and of the features.
     """
 
     def __init__(self, vocabulary: int, dim: int) -> None:
@@ -53,7 +53,7 @@ class StaticNetwork(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Features ``(B, dim)`` of tokens ``(B, L)`` or ``(B, 2, L)``, padded with -1.
 
-        Token types are ignored. A text without tokens has the features of a zero average.
+        Token types are ignored. A text without tokens is treated as a zero average.
         """
         ids = tokens[:, 0] if tokens.ndim == 3 else tokens
         mask = ids >= 0
@@ -65,19 +65,19 @@ class StaticNetwork(nn.Module):
 
 
 def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> Network:
-    """Build a network over static token embeddings.
+    """Build a network of averaged static token embeddings.
 
     Args:
-        spec: ``small:static``; options ``vocabulary`` (the most words it knows, default 20,000),
+        spec: ``small:static``; options ``vocabulary`` (maximum size, default 20,000),
             ``dim`` (default 128), ``max_tokens`` (default 512), ``template``, ``tokenizer`` (a
-            ``tokenizer.json`` or its folder, instead of one made from ``texts``), ``weights``
+            ``tokenizer.json`` or its folder, instead of one trained on ``texts``), ``weights``
             (``random``, the default, or a file), ``seed``.
-        seed: Seed of random weights where the specification names none.
-        texts: The texts to train on; their most frequent words are the vocabulary.
+        seed: Seed of random weights if the specification has no ``seed``.
+        texts: The training texts; their most frequent words form the vocabulary.
 
     Raises:
-        ModelError: If an option is wrong, there are neither texts nor a tokenizer, or the weights
-            do not fit.
+        ModelError: If an option is invalid, there are neither texts nor a tokenizer, or the
+            weights do not match.
     """
     check_options(spec, _OPTIONS)
     require("tokenizers", "text")
@@ -92,7 +92,9 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
     )
     source = spec.options.get("weights", "random")
     if source == "pretrained":
-        raise ModelError("small:static has no pretrained weights; use random or a file")
+        raise ModelError(
+            "small:static has no pretrained weights; use weights=random or weights=FILE"
+        )
     if source != "random":
         try:
             load_into(module, load_weights(source))
@@ -121,15 +123,15 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:
-    """Make a tokenizer that knows the most frequent words and punctuation marks of texts.
+    """Train a tokenizer on the most frequent words and punctuation marks of texts.
 
-    Words are lower case, in Unicode's form NFKC. In scripts without spaces between words (Chinese,
-    Japanese, Thai) each character counts as one. The result depends on nothing but how often each
-    word occurs.
+    Text is lower-cased and normalised to Unicode NFKC. In scripts without spaces between words
+    (Chinese, Japanese, Thai) each character is a word. The result depends only on the word
+    counts.
 
     Args:
-        texts: The texts.
-        vocabulary: The most tokens, one of which stands for all other words.
+        texts: The training texts.
+        vocabulary: Maximum number of tokens, including the one for unknown words.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -146,7 +148,10 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokeniz
 def _tokenizer(spec: Spec, texts: Iterable[str] | None) -> str:
     if "tokenizer" in spec.options:
         if "vocabulary" in spec.options:
-            raise ModelError(f"{spec}: give vocabulary or tokenizer, since a tokenizer has its own")
+            raise ModelError(
+                f"expected vocabulary or tokenizer, not both, got {spec}; a tokenizer has its own "
+                "vocabulary"
+            )
         place = Path(spec.options["tokenizer"]).expanduser()
         file = place / "tokenizer.json" if place.is_dir() else place
         try:
@@ -155,10 +160,10 @@ def _tokenizer(spec: Spec, texts: Iterable[str] | None) -> str:
             raise ModelError(f"cannot read the tokenizer {file}: {first_line(error)}") from error
     if texts is None:
         raise ModelError(
-            f"{spec} makes its vocabulary from the texts it is trained on and there are none here; "
-            f"name a tokenizer made earlier: small:{spec.name}?tokenizer=FILE"
+            f"{spec} builds its vocabulary from training texts, but there are none; use an "
+            f"existing tokenizer: small:{spec.name}?tokenizer=FILE"
         )
     tokenizer = train_tokenizer(texts, integer_option(spec, "vocabulary", 20_000, minimum=2))
     if tokenizer.get_vocab_size() == 1:
-        raise ModelError(f"{spec}: there is no text to make a vocabulary of, every one is empty")
+        raise ModelError(f"{spec} cannot build a vocabulary: all training texts are empty")
     return str(tokenizer.to_str())

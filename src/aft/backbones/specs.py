@@ -1,4 +1,4 @@
-"""How teachers and students are written: ``source:name?option=value&option=value``."""
+"""Model specifications of teachers and students: ``source:name?option=value&option=value``."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from aft.errors import ConfigError
 
 _COLUMN = re.compile(r"([^:=?]+)=(.+)", re.DOTALL)
-_COMMON = {"model", "student", "weights", "checkpoint"}  # folders that name nothing
+_COMMON = {"model", "student", "weights", "checkpoint"}  # generic folder names
 _LONG_PATH = re.compile(r"(?<![\w./])(?:/[^/\s?&=|;,]+)+((?:/[^/\s?&=|;,]+){2})")
 
 
 def split_column(text: str) -> tuple[str | None, str]:
-    """Split ``column=source:name`` into the input column and the specification of its model.
+    """Split ``column=source:name`` into the input column and the model specification.
 
     Returns:
-        The column, None where none is named, and the rest.
+        The column, or None if there is none, and the specification.
     """
-    found = _COLUMN.fullmatch(text)
-    return (found[1].strip(), found[2]) if found else (None, text)
+    match = _COLUMN.fullmatch(text)
+    return (match[1].strip(), match[2]) if match else (None, text)
 
 
 def short_name(text: str) -> str:
-    """The name of a model for people: ``image=timm:vit_small.in1k?size=96`` is ``vit_small``."""
+    """Short display name: ``vit_small`` for ``image=timm:vit_small.in1k?size=96``."""
     source, _, name = split_column(text)[1].partition("?")[0].partition(":")
     folder, _, name = name.rpartition(":")[2].rstrip("/").rpartition("/")
     if name in _COMMON and folder:
@@ -32,7 +32,7 @@ def short_name(text: str) -> str:
 
 
 def shorten_paths(text: str) -> str:
-    """Text in which of every long path only the last two parts are left: ``…/models/bert``."""
+    """Shorten every long path in a text to its last two parts: ``…/models/bert``."""
     return _LONG_PATH.sub("\N{HORIZONTAL ELLIPSIS}\\1", text)
 
 
@@ -41,9 +41,9 @@ class Spec:
     """A parsed model specification.
 
     Attributes:
-        source: Where the model comes from, e.g. ``timm``.
-        name: Its name in that source, e.g. ``resnet18.a1_in1k`` or a path.
-        options: What follows the question mark, e.g. ``{"weights": "random", "size": "96"}``.
+        source: Source of the model, e.g. ``timm``.
+        name: Name of the model in this source, e.g. ``resnet18.a1_in1k`` or a path.
+        options: The options after the question mark, e.g. ``{"weights": "random", "size": "96"}``.
     """
 
     source: str
@@ -61,20 +61,20 @@ class Spec:
         source, colon, name = head.partition(":")
         if not colon or not source or not name:
             raise ConfigError(
-                f"expected a model written source:name, e.g. timm:resnet18.a1_in1k, got {text!r}"
+                f"expected a model as source:name, e.g. timm:resnet18.a1_in1k, got {text!r}"
             )
         options = {}
         for option in query.split("&") if query else ():
             key, equals, value = option.partition("=")
             if not (key and equals and value):
                 raise ConfigError(
-                    f"expected options written ?key=value&key=value after {head!r}, got {query!r}"
+                    f"expected options as ?key=value&key=value after {head!r}, got {query!r}"
                 )
             options[key] = value
         return cls(source, name, options)
 
     def without(self, *names: str) -> Spec:
-        """The same specification less the named options."""
+        """A copy without the given options."""
         return Spec(
             self.source, self.name, {k: v for k, v in self.options.items() if k not in names}
         )

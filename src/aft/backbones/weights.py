@@ -1,4 +1,4 @@
-"""Weights from local files, read without running any code that a file may carry."""
+"""Read weights from local files without running any code in them."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ StateDict = dict[str, Tensor]
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
 _WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
-_PARTS = ("backbone.", "model.", "encoder.")  # where a larger model keeps its backbone
+_PARTS = ("backbone.", "model.", "encoder.")  # prefixes of the backbone in a larger model
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 
 
 class ModelError(AftError):
-    """A model cannot be built or its weights do not fit.
+    """A model cannot be built or its weights do not match.
 
-    :func:`aft.teachers.load_teacher` raises it on as ``TeacherError`` and
+    :func:`aft.teachers.load_teacher` re-raises it as ``TeacherError`` and
     :func:`aft.students.load_backbone` as ``StudentError``.
     """
 
 
 def load_weights(path: str | Path) -> StateDict:
-    """Read the tensors of a weight file by name.
+    """Read a state dict from a weight file.
 
     Args:
         path: A ``.safetensors`` file, or a ``.pth``, ``.pt``, ``.bin`` or ``.tar`` file written by
-            ``torch.save``, which is read with ``weights_only=True``. The usual nests
-            (``{"state_dict": …}``, ``{"model": …}``) and prefixes (``module.``) are taken off.
+            ``torch.save``, which is read with ``weights_only=True``. Common nesting
+            (``{"state_dict": …}``, ``{"model": …}``) and prefixes (``module.``) are removed.
 
     Raises:
-        ModelError: If the file is missing, damaged, of another kind or holds no tensors.
+        ModelError: If the file is missing, damaged, in another format or without tensors.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise ModelError(f"there is no weight file {path}")
+        raise ModelError(f"weight file {path} not found")
     if path.suffix == ".safetensors":
         state = _read_safetensors(path)
     elif path.suffix in _TORCH_SUFFIXES:
@@ -61,17 +61,17 @@ def load_weights(path: str | Path) -> StateDict:
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], head: Iterable[str] = ()) -> None:
-    """Fill a module with weights; what does not fit is an error that says what.
+    """Load a state dict into a module, ignoring the classifier's tensors.
 
     Args:
         module: The network without its classifier.
-        state: Tensors by name, possibly with those of the classifier and possibly all under
+        state: Tensors by name. It may contain the classifier, and all names may have the prefix
             ``backbone.``, ``model.`` or ``encoder.``.
-        head: Names (or first parts of names) of the classifier, whose tensors are left out.
+        head: Names (or name prefixes) of the classifier, whose tensors are ignored.
 
     Raises:
-        ModelError: If a tensor of the module is missing or has another shape, or one of the file
-            belongs nowhere.
+        ModelError: If a tensor is missing, unexpected or of another shape; the message lists
+            them.
     """
     expected: Any = module.state_dict()
     wanted = {name for name in expected if not name.endswith("num_batches_tracked")}
@@ -85,7 +85,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], head: Iterable[str
     in_head = [k for k in others if any(k == part or k.startswith(part + ".") for part in heads)]
     unexpected = [name for name in others if name not in in_head]
     reshaped = [
-        f"{name} {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        f"{name} {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
@@ -93,15 +93,15 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], head: Iterable[str
         f"{len(names)} {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
         for names, what in (
             (missing, f"of {len(expected)} tensors missing"),
-            (unexpected, "tensors that the model does not have"),
-            (reshaped, "of another shape"),
+            (unexpected, "unexpected tensors"),
+            (reshaped, "of the wrong shape"),
         )
         if names
     ]
     if faults:
-        note = f" ({len(in_head)} tensors of the classifier were ignored)" if in_head else ""
-        raise ModelError(f"the weights do not fit the model: {'; '.join(faults)}{note}")
-    # Modules that read their own version from the metadata (MNASNet) find that of this torch.
+        note = f" ({len(in_head)} tensors of the classifier ignored)" if in_head else ""
+        raise ModelError(f"the weights do not match the model: {'; '.join(faults)}{note}")
+    # MNASNet reads its version from the metadata: pass the metadata of the current module.
     loaded: OrderedDict[str, Tensor] = OrderedDict(
         (k, v) for k, v in state.items() if k in expected
     )
@@ -120,7 +120,7 @@ def state_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def file_hash(*paths: Path) -> str:
-    """SHA-256 of the content of files, one after the other, as hex digits."""
+    """SHA-256 of the concatenated content of files, as hex digits."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -130,26 +130,26 @@ def file_hash(*paths: Path) -> str:
 
 
 def load_numpy_pickle(path: str | Path) -> Any:
-    """Read a pickle made of numpy arrays, strings, numbers and containers of them, nothing else.
+    """Read a pickle that contains only numpy arrays, strings, numbers and containers of these.
 
     Raises:
-        ModelError: If the file is missing or damaged, or asks for anything but numpy's arrays;
-            nothing it names has been imported or called by then.
+        ModelError: If the file is missing or damaged, or refers to anything but numpy arrays;
+            such objects are neither imported nor called.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise ModelError(f"there is no weight file {path}")
+        raise ModelError(f"weight file {path} not found")
     try:
         with path.open("rb") as file:
             return _NumpyUnpickler(file).load()
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged pickle may raise nearly anything
+    except Exception as error:  # a damaged pickle may raise anything
         raise ModelError(f"{path} is not a readable pickle of numpy arrays: {error}") from error
 
 
 class _NumpyUnpickler(pickle.Unpickler):
-    """Knows the three names that arrays of numbers need and refuses all others."""
+    """Allows only the three names that arrays of numbers need."""
 
     _known: ClassVar[dict[tuple[str, str], Any]] = {
         ("multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
@@ -161,7 +161,7 @@ class _NumpyUnpickler(pickle.Unpickler):
         if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             module = "multiarray"
         if (module, name) not in self._known:
-            raise ModelError(f"refused to load {module}.{name}: only numpy arrays are read")
+            raise ModelError(f"refused to load {module}.{name}: only numpy arrays are allowed")
         return self._known[module, name]
 
 
@@ -180,8 +180,8 @@ def _read_torch(path: Path) -> StateDict:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path} holds more than tensors, or is damaged, and is not read because that could "
-            "run code; where you trust it, save its state_dict() alone with "
+            f"expected only tensors in {path}, but it has other objects or is damaged; loading it "
+            "could run code. If you trust it, save its state_dict() with "
             "safetensors.torch.save_file"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
@@ -192,5 +192,5 @@ def _read_torch(path: Path) -> StateDict:
     tensors = content if isinstance(content, dict) else {}
     state = {str(k): v for k, v in tensors.items() if isinstance(v, Tensor)}
     if not state:
-        raise ModelError(f"{path} holds no tensors by name, got {type(content).__name__}")
+        raise ModelError(f"expected a dict of tensors in {path}, got {type(content).__name__}")
     return state

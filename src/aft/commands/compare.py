@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from aft.commands.checks import check
 from aft.commands.train import train
 from aft.comparison.cautions import list_cautions, list_left_out
 from aft.comparison.costs import measure_costs
 from aft.comparison.runs import (
-    ALONE,
-    VARIANTS,
     Runs,
     Setting,
     count_runs,
@@ -28,12 +24,13 @@ from aft.comparison.runs import (
 )
 from aft.comparison.statistics import count_outcomes
 from aft.config.commands import CompareConfig, resolve, write_config_file
+from aft.config.groups import ALONE
 from aft.data.options import load_training_data
 from aft.data.samples import Samples
-from aft.data.unlabelled import LEFT_OUT
-from aft.errors import AftError, ConfigError
+from aft.errors import AftError
 from aft.features.stored import open_teacher
 from aft.metrics import choose_metric
+from aft.paths import check_own_folder, result_name
 from aft.report import write_methods_report
 from aft.scoring.ceilings import score_ceilings
 from aft.training.run_folder import write_json
@@ -61,9 +58,12 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
         KeyboardInterrupt: On Ctrl-C; the same command goes on.
     """
     config = resolve(CompareConfig, config, options)
-    methods = _check(config)
-    out = config.out or _default_folder(config.data)
-    _open_folder(out, config)
+    check(config)
+    methods = [ALONE, *(method for method in dict.fromkeys(config.methods) if method != ALONE)]
+    out = config.out or Path(f"runs/compare-{result_name(config.data)}")
+    if check_own_folder(out, OPTIONS_FILE, "comparison") and config.overwrite:
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
     saved = config.model_copy(update={"out": out, "overwrite": False})
     if not (out / OPTIONS_FILE).exists():
         write_config_file(out / OPTIONS_FILE, saved)
@@ -163,50 +163,6 @@ def _conclude(found: Sequence[Mapping[str, Any]]) -> str:
     if len(found) == 1:
         return str(found[0]["best"]["sentence"])
     return count_outcomes([setting["methods"] for setting in found])
-
-
-def _check(config: CompareConfig) -> list[str]:
-    """The methods in order, labels alone first."""
-    if importlib.util.find_spec("scipy") is None:
-        raise AftError("compare needs scipy: pip install 'adaptive-feature-transfer[report]'")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("compare trains in one process; start it without torchrun")
-    methods = [ALONE, *(m for m in dict.fromkeys(config.methods) if m != ALONE)]
-    if len(methods) == 1:
-        raise ConfigError("expected a method beside alone, e.g. --methods alone aft")
-    if config.unlabelled == LEFT_OUT and max(config.train_fractions) >= 1:
-        raise ConfigError(
-            "--unlabelled left-out takes the rows that --train-fractions leave out: expected "
-            "fractions below 1"
-        )
-    if not config.teachers:
-        raise ConfigError(f"--teachers is missing: expected at least one for {methods[1]}")
-    for method in methods:
-        for option, value in VARIANTS.get(method, {}).items():
-            if getattr(config, option) == value:
-                raise ConfigError(
-                    f"{method} is what --{option} {value} makes of aft; leave one out"
-                )
-    return methods
-
-
-def _default_folder(data: str) -> Path:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).resolve().stem).strip("-") or "run"
-    return Path(f"runs/compare-{name}")
-
-
-def _open_folder(out: Path, config: CompareConfig) -> None:
-    """Make the folder ready.
-
-    Raises:
-        ConfigError: If there is something else in it.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / OPTIONS_FILE).is_file():
-            raise ConfigError(f"{out} exists and is no comparison of aft; name another --out")
-        if config.overwrite:
-            shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def _ceilings(

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aft.commands.checks import check
 from aft.config.commands import ExtractConfig, resolve
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
 from aft.devices import choose_device
-from aft.errors import ConfigError, DataError
+from aft.errors import DataError
 from aft.features.stored import extract_teachers
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
         AftError: Whatever in options, data or teachers is wrong, in a sentence.
     """
     config = resolve(ExtractConfig, config, options)
-    if not config.teachers:
-        raise ConfigError("extract needs --teachers, e.g. --teachers timm:tf_efficientnet_lite0")
+    check(config)
     device = choose_device(config.device)
     samples, report = load_inputs(
         config.data,

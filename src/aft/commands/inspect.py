@@ -1,4 +1,4 @@
-"""The verb `inspect`: what is in a feature store, a data set, a run."""
+"""The command `inspect`: what is in a run, a feature store or a data set."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from aft.features.shards import format_bytes
 from aft.features.store import FeatureStore, find_stores
 from aft.features.stored import features_folder, open_teacher
 from aft.features.teacher_identity import teacher_name
-from aft.training.run_folder import TrainResult, is_finished
+from aft.training.run_folder import CONFIG, TrainResult, is_finished
 
+IDENTITY = "teacher.json"
 SAME = 0.999
 """Cosine above which a stored and a recomputed feature count as the same."""
 
@@ -34,7 +35,7 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
     Raises:
         AftError: If what should be looked at is not there, or --verify finds differences.
     """
-    config = resolve(InspectConfig, config, options)
+    config = _place(resolve(InspectConfig, config, options))
     found: dict[str, Any] = {"lines": []}
     data = _load(config) if config.data is not None else None
     if data is not None:
@@ -61,9 +62,28 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
         ]
     elif config.run is None and data is None:
         stores = find_stores(features_folder(config.features))
+        if config.path is not None and (Path(config.path) / IDENTITY).is_file():
+            stores = [one for one in stores if one.path.name == Path(config.path).resolve().name]
         found["stores"] = [_store_values(store) for store in stores]
         found["lines"] += _store_lines(features_folder(config.features), stores)
     return found
+
+
+def _place(config: InspectConfig) -> InspectConfig:
+    """The options with what `path` names as the run, the feature store or the data set."""
+    if config.path is None:
+        return config
+    given = [name for name in ("data", "run") if getattr(config, name) is not None]
+    if given:
+        raise ConfigError(f"expected a path or --{given[0]}, got both")
+    path = Path(config.path).expanduser()
+    if (path / CONFIG).is_file():
+        return config.model_copy(update={"run": path})
+    if (path / IDENTITY).is_file():
+        return config.model_copy(update={"features": path.parent})
+    if path.is_dir() and find_stores(path):
+        return config.model_copy(update={"features": path})
+    return config.model_copy(update={"data": config.path})
 
 
 def _load(config: InspectConfig) -> DataSet:
@@ -112,7 +132,7 @@ def _write_ids(path: Path, data: DataSet) -> None:
 
 
 def _read_run(run: Path) -> dict[str, Any]:
-    if not (run / "config.yaml").exists():
+    if not (run / CONFIG).exists():
         raise ConfigError(f"{run} is no run of aft: expected a config.yaml in it")
     return TrainResult.load(run).summary if is_finished(run) else {"finished": False}
 

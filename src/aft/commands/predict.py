@@ -1,16 +1,16 @@
-"""The verb `predict`: label new inputs with the student alone."""
+"""The command `predict`: predict labels of new inputs with the student alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from aft.commands.checks import check
 from aft.config.commands import PredictConfig, resolve
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
 from aft.data.samples import match_columns
 from aft.devices import choose_device, choose_num_workers
-from aft.errors import ConfigError
 from aft.students.predictions import prediction_columns
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
@@ -27,7 +27,7 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
         AftError: If the run, the data or the output path do not fit.
     """
     config = resolve(PredictConfig, config, options)
-    _check_out(config.out, config.overwrite)
+    check(config)
     student = SavedStudent.load(config.run, config.trust_remote_code)
     samples, report = load_inputs(
         config.data,
@@ -56,13 +56,6 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
         "skipped": report.bad_inputs,
         "missing": {column.name: int(count) for column, count in missing if count},
     }
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.suffix not in (".csv", ".parquet"):
-        raise ConfigError(f"expected --out to end in .csv or .parquet, got {out}")
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out} exists; name another --out or pass --overwrite")
 
 
 def _write(out: Path, columns: dict[str, list[Any]]) -> None:

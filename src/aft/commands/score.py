@@ -1,9 +1,7 @@
-"""The verb `score`: which teachers know something of the task that the student does not."""
+"""The command `score`: estimate, before training, which teachers will help."""
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from aft.commands.checks import check
 from aft.config.commands import ScoreConfig, resolve
 from aft.data.options import load_training_data
 from aft.devices import choose_device
-from aft.errors import AftError, ConfigError, DataError
+from aft.errors import AftError, DataError
 from aft.metrics import MAIN_METRIC
+from aft.paths import check_own_folder, result_name
 from aft.report import score_as_text, write_score_report
 from aft.scoring.measures import chance_level
 from aft.scoring.read_features import describe_cost, read_student, read_teachers, say, score_layers
@@ -66,12 +66,9 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
             model can be fitted on no teacher's features.
     """
     config = resolve(ScoreConfig, config, options)
-    if not config.teachers:
-        raise ConfigError("score needs --teachers, e.g. --teachers timm:tf_efficientnet_lite0")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("score runs in one process; start it without torchrun")
-    out = config.out or _default_folder(config.data)
-    _open_folder(out)
+    check(config)
+    out = config.out or Path(f"runs/score-{result_name(config.data)}")
+    check_own_folder(out, DOCUMENT, "score")
     started = time.perf_counter()
     device = choose_device(config.device)
     data = load_training_data(config)
@@ -145,19 +142,3 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     except AftError as error:  # no matplotlib
         say([f"no page: {error}"])
     return ScoreResult(document, advice, out, score_as_text(document))
-
-
-def _default_folder(data: str) -> Path:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).resolve().stem).strip("-") or "data"
-    return Path(f"runs/score-{name}")
-
-
-def _open_folder(out: Path) -> None:
-    """See that what would be replaced is an earlier score of the same kind.
-
-    Raises:
-        ConfigError: If there is something else in the folder.
-    """
-    other = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if other and not (out / DOCUMENT).is_file():
-        raise ConfigError(f"{out} exists and holds no scores of aft; name another --out")

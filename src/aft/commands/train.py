@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from aft.backbones.specs import shorten_paths
+from aft.commands.checks import check
 from aft.config.commands import TrainConfig, resolve
-from aft.config.groups import LossOptions
+from aft.config.groups import NOTHING
 from aft.data.loading import DataSet
 from aft.data.options import load_training_data
-from aft.data.unlabelled import NOTHING
 from aft.devices import choose_device, choose_num_workers
-from aft.errors import AftError, ConfigError
+from aft.errors import AftError
 from aft.features.stored import StoredFeatures
 from aft.metrics import MAIN_METRIC, choose_metric
 from aft.report import write_run_report
@@ -62,7 +62,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         Interrupted: On Ctrl-C, after the state was saved; ``resume=True`` continues the run.
     """
     config = resolve(TrainConfig, config, options)
-    _check(config)
+    check(config)
     accelerator = make_accelerator(choose_device(config.device), config.precision)
     main, device = accelerator.is_main_process, accelerator.device
     say = partial(accelerator.print, file=sys.stderr)
@@ -151,34 +151,6 @@ def _report(out: Path, data: DataSet) -> None:
         write_run_report(out, data.splits[final_split(data)].input)
     except AftError as error:
         print(f"no report: {error}", file=sys.stderr)
-
-
-def _check(config: TrainConfig) -> None:
-    if config.resume and config.overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other")
-    if config.resume and config.out is None:
-        raise ConfigError("--resume needs --out, the folder of the run to go on with")
-    if config.loss not in ("aft", "aft-soft"):
-        plain = {name: field.default for name, field in LossOptions.model_fields.items()}
-        others = [
-            name
-            for name in ("kernel", "weights", "combine")
-            if getattr(config, name) != plain[name]
-        ]
-        if others:
-            raise ConfigError(
-                f"--{others[0]} is an option of --loss aft and aft-soft, got --loss {config.loss}"
-            )
-    if isinstance(config.views, int) and config.augment == "none":
-        raise ConfigError(
-            "--views stores random views: --augment none leaves nothing to draw. Leave out one of "
-            "them"
-        )
-    if config.combine == "product" and len(config.teachers) < 2:
-        raise ConfigError(
-            "--combine product multiplies teachers: expected at least 2, "
-            f"got {len(config.teachers)}"
-        )
 
 
 def _describe_data(config: TrainConfig, data: DataSet, metric: str) -> list[str]:

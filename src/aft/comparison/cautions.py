@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aft.comparison.runs import (
-    ALONE,
-    UNSEARCHED,
-)
+from aft.comparison.runs import UNSEARCHED
 from aft.config.commands import CompareConfig
+from aft.config.groups import ALONE
 from aft.data.loading import DataSet
 
 

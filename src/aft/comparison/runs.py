@@ -13,23 +13,15 @@ import numpy as np
 from aft.backbones.specs import short_name
 from aft.comparison.statistics import recommend_method, summarize_method
 from aft.config.commands import CompareConfig, TrainConfig, resolve
-from aft.config.groups import LossDetails
-from aft.data.unlabelled import NOTHING
+from aft.config.groups import ALONE, NOTHING, VARIANTS, LossDetails
 from aft.errors import AftError
 from aft.training.run_folder import TrainResult, is_finished, open_run
 
-ALONE = "alone"
 UNSEARCHED = frozenset({"soft-labels", "aft-soft"})
 """Methods of this library: their weight needs no search, and rows without labels and stored views
 join them. The others are as published: they see the labelled rows."""
 NO_BETA = frozenset({ALONE, *UNSEARCHED})
 """Methods without a weight to choose."""
-VARIANTS = {
-    "aft-rbf": {"kernel": "rbf"},
-    "aft-dense": {"weights": "dense"},
-    "aft-fixed": {"weights": "fixed"},
-}
-"""Methods that are AFT with one option changed."""
 
 
 @dataclass(frozen=True)

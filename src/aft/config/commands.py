@@ -1,4 +1,4 @@
-"""The options of every verb, once: command line, YAML files and Python calls share them."""
+"""The options of every command, shared by command line, YAML files and Python calls."""
 
 from __future__ import annotations
 
@@ -30,130 +30,129 @@ from aft.errors import ConfigError
 
 
 class ExtractConfig(ReadOptions, FeatureOptions, TeacherOptions, DataOptions):
-    """Turn a data set into teacher features, once.
+    """Compute teacher features of a data set, once.
 
-    Only what the store lacks is computed, so the command may be stopped and repeated at any time.
+    Computes only what the store lacks, so an interrupted command can be run again.
     """
 
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train",)
-    """Which splits; training needs train alone."""
+    """Splits to compute; training only needs train."""
 
 
 class TrainConfig(TrainingOptions, LossOptions, RunOptions, TeacherOptions, DataOptions):
-    """Train a small student on labels and on what teachers know about the data.
+    """Train a small student on labels and on the features of frozen teachers.
 
-    Teacher features are computed first where the store lacks them. Without --teachers the student
-    learns from the labels alone: the baseline to compare with.
+    Computes missing teacher features first. Without --teachers the student learns from the labels
+    alone, which is the baseline.
     """
 
 
 class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions, DataOptions):
-    """Train the same student by several methods over several seeds, and say which is better.
+    """Train the same student with several methods and seeds, and test which is better.
 
-    The weight of each method is chosen on the validation split, never on the test split. A
-    comparison that was stopped goes on when the command is repeated.
+    The weight of each method is chosen on the validation split, never on the test split. Run an
+    interrupted comparison again to resume it.
     """
 
     methods: tuple[Method, ...] = (*("alone", "aft-soft", "aft", "kd", "rkd", "ft", "b-tuning"),)
-    """alone: the labels only, what all others are compared with, so always part of it. aft-soft
-    and soft-labels are as in aft train, with rows without labels, views and the safety net. The
-    others are as published, on the labelled rows: the transfer losses of aft train --loss;
-    aft-rbf, aft-dense and aft-fixed are AFT with another --kernel or --weights."""
+    """Methods to compare. alone: the labels only; always included. aft-soft and soft-labels: as in
+    aft train, with unlabelled rows and views. The others are trained on the labelled rows, as
+    published: the losses of aft train --loss; aft-rbf, aft-dense and aft-fixed are AFT with
+    another --kernel or --weights."""
     seeds: int = Field(5, ge=2)
-    """Runs of each method, with the seeds 0, 1 and so on."""
+    """Runs per method, with seeds 0, 1, …"""
     betas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.1, 0.3, 1.0, 3.0, 10.0), min_length=1
     )
-    """Weights of the transfer loss that are tried with seed 0 for each method but aft-soft and
-    soft-labels; the one with the best validation score is used for all seeds. A single one is used
-    as it is."""
+    """Weights of the transfer loss to try with seed 0, for each method except aft-soft and
+    soft-labels; the one with the best validation score is used for all seeds."""
     train_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
-    """Shares of the labelled training rows: everything is compared with each, to see what more
-    labels would bring."""
+    """Shares of the labelled training rows; the comparison is made for each, to show the effect of
+    more labels."""
     each_teacher: bool = False
-    """Compare with each teacher on its own too, to see what each contributes."""
+    """Also compare with each teacher on its own."""
     probes: bool = True
-    """Score linear heads on the teachers' features too, as a ceiling."""
+    """Also score linear models on the teachers' features, as a ceiling."""
     out: Path | None = None
     """Folder of all runs and the report. Default: runs/compare-DATA."""
     overwrite: bool = False
-    """Start again instead of going on with the comparison in --out."""
+    """Start again instead of resuming the comparison in --out."""
 
 
 class EvaluateConfig(ComputeOptions, ReadOptions):
     """Score a trained student on labelled data."""
 
     run: Path
-    """Folder of a run (or of a student)."""
+    """Folder of a run or a student."""
     trust_remote_code: bool = False
-    """Run the file of a student that was made by a python: function."""
+    """Allow the file of a python: student to run."""
     data: str | None = None
     """Labelled data. Default: the data of the run."""
     split: Literal["train", "validation", "test"] | None = None
-    """Which split. Default: test where there is one, else validation, else all."""
+    """Split to score. Default: test, else validation, else all rows."""
     batch_size: int = Field(64, ge=1)
-    """Inputs at once."""
+    """Inputs per batch."""
 
 
 class PredictConfig(ComputeOptions, ReadOptions):
-    """Label new inputs with a trained student alone."""
+    """Predict labels of new inputs with a trained student."""
 
     run: Path
-    """Folder of a run (or of a student)."""
+    """Folder of a run or a student."""
     trust_remote_code: bool = False
-    """Run the file of a student that was made by a python: function."""
+    """Allow the file of a python: student to run."""
     data: str
-    """A folder of images or of .txt files, one image, a .txt file with one text a line, or a table
+    """A folder of images or .txt files, one image, a .txt file with one text per line, or a table
     with the columns that the student was trained on."""
     out: Path = Path("predictions.csv")
-    """Where to write file, label, probability: .csv or .parquet."""
+    """Table of predictions to write, .csv or .parquet."""
     all_probabilities: bool = False
-    """One more column a class with its probability."""
+    """Add one probability column per class."""
     overwrite: bool = False
     """Replace --out."""
     batch_size: int = Field(64, ge=1)
-    """Inputs at once."""
+    """Inputs per batch."""
 
 
 class InspectConfig(TaskOption, ReadOptions, FeatureOptions):
-    """Say what is in a feature store, a data set or a run.
+    """Show what is in a run, a feature store or a data set.
 
-    Without other flags: every teacher in the store. With --data: its rows, classes and copies.
+    PATH may be any of these. Without it: every teacher in the feature store.
     """
 
+    path: str | None = None
+    """A run, a student, a feature store (or the folder of all) or a data set."""
     data: str | None = None
-    """A data set to look at."""
+    """A data set to show."""
     run: Path | None = None
-    """A run folder to look at."""
+    """A run to show."""
     verify: bool = False
-    """Recompute some stored features of --data with --teachers and compare (cosine)."""
+    """Recompute some stored features of the data with --teachers and compare them (cosine)."""
     verify_samples: int = Field(16, ge=1)
-    """How many samples --verify recomputes."""
+    """Samples that --verify recomputes."""
     ids: Path | None = None
-    """Write file, sample_id and split of every row of --data here (.csv), to make features
+    """Write file, sample_id and split of every row of the data to this .csv, to compute features
     elsewhere."""
 
 
 class ScoreConfig(ReadOptions, FeatureOptions, TaskOptions, StudentOptions, DataOptions):
-    """Say before training which teachers know something of the task that the student does not.
+    """Estimate, before training, which teachers will help.
 
-    Only training rows are looked at. Their features are computed where the store lacks them, and
-    serve the training after that.
+    Uses training rows only. Computes missing features, which training then reuses.
     """
 
     student: Texts = ()
-    """The small model that is to be trained, written as for aft train: its features before any
-    training are scored beside the teachers'. Without it teachers are compared with each other
-    only."""
+    """The small model to train, as for aft train: its features before training are scored too.
+    Default: none, only teachers are compared."""
     layers: bool = False
-    """Score about six layers of each hf: teacher, to see which one to take (?layer=N)."""
+    """Also score about six layers of each hf: teacher, to choose ?layer=N."""
     rows: int = Field(5000, ge=20)
-    """Training rows to score on, drawn by the seed where there are more. Neighbours, alignments
-    and TMI take at most 2000 of them."""
+    """Training rows to score, sampled if there are more. Nearest neighbours, alignment and TMI use
+    at most 2000 of them."""
     seed: int = Field(0, ge=0)
-    """Draws the rows, the held-out part and the folds, as in aft train."""
+    """Seed of the rows, the held-out split and the folds, as in aft train."""
     train_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of the labelled training rows that are used, as in aft train."""
+    """Share of the labelled training rows to use, as in aft train."""
     out: Path | None = None
     """Folder of score.json and score.html. Default: runs/score-DATA."""
 
@@ -178,11 +177,13 @@ class DemoConfig(ComputeOptions):
     """Start again instead of resuming an interrupted demo."""
 
 
+REMOVED = {"keep_teachers": False, "gradient_accumulation": 1}
+"""Options of earlier versions, with the values at which they change nothing."""
 C = TypeVar("C", bound=Options)
 
 
 def resolve(kind: type[C], config: C | None, options: Mapping[str, Any]) -> C:
-    """A verb's configuration from an object, from keyword options, or from both.
+    """A command's configuration from an object, from keyword options, or from both.
 
     Raises:
         ConfigError: Naming each wrong option, what it got and what it expects.
@@ -208,6 +209,9 @@ def read_config_file(path: Path, kind: type[Options]) -> dict[str, Any]:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"expected lines 'option: value' in {path}, got {type(values).__name__}")
+    values = {name: value for name, value in values.items() if REMOVED.get(name, ...) != value}
+    if values.get("views") == 0:  # as it was written before
+        values["views"] = "clean"
     unknown = [str(name) for name in values if name not in kind.model_fields]
     if unknown:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The options that verbs share, each group once; :mod:`aft.config` puts them together."""
+"""The options that commands share, each group once; :mod:`aft.config.commands` combines them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from aft.metrics import MetricName
-
+MetricName = Literal[
+    "accuracy", "balanced_accuracy", "macro_f1", "mean_average_precision", "micro_f1", "r2"
+]
 Augmentation = Literal["none", "flip", "standard"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 # One or several texts; a single one may stand without a list.
@@ -33,19 +34,31 @@ Loss = Literal[
 Method = Literal["alone", Loss, "aft-rbf", "aft-dense", "aft-fixed"]
 
 
+ALONE = "alone"
+"""The method that learns from the labels only."""
+VARIANTS = {
+    "aft-rbf": {"kernel": "rbf"},
+    "aft-dense": {"weights": "dense"},
+    "aft-fixed": {"weights": "fixed"},
+}
+"""Methods that are AFT with one option changed."""
+LEFT_OUT, NOTHING = "left-out", "none"
+"""Values of ``unlabelled`` that name no data."""
+
+
 class Options(BaseModel):
-    """Base of all: unknown names are refused, values never change."""
+    """Base of all options: unknown names are rejected, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ComputeOptions(Options):
-    """Where the work is done, and how it is shown."""
+    """Where to compute, and whether to show progress."""
 
     device: Device = "auto"
-    """Where to compute. auto: CUDA, then Apple MPS, then CPU."""
+    """Where to compute. auto: CUDA, else Apple MPS, else CPU."""
     num_workers: int | None = Field(None, ge=0)
-    """Processes that read inputs. Default: by device and number of cores."""
+    """Processes that read inputs. Default: chosen by device and number of cores."""
     progress: bool = True
     """Show progress bars."""
 
@@ -54,77 +67,76 @@ class ReadOptions(Options):
     """How to read the data."""
 
     image_column: str | None = None
-    """Column with the image (path). Default: image, file_name, path and the like. With
-    --image-column and no --text-column the texts of the data are left aside, and the other way
-    round."""
+    """Column with the image or its path. Default: a usual name such as image, file_name or path.
+    With --image-column alone the text columns are ignored."""
     text_column: Texts = ()
-    """Column with the text, or two columns whose texts make a pair. Default: text, sentence,
-    premise and hypothesis, and the like."""
+    """Column with the text, or two columns for pairs of texts. Default: a usual name such as text,
+    sentence, or premise and hypothesis. With --text-column alone the image column is ignored."""
     label_column: Texts = ()
-    """Column with the label; several for multi-label (0/1) or several regression targets."""
+    """Column with the label; several columns for multi-label (0/1) or several regression targets.
+    Default: a usual name such as label or class."""
     split_column: str | None = None
-    """Column that says train, validation or test. Default: split, where there is one."""
+    """Column with the values train, validation and test. Default: split, if there is one."""
     on_bad_input: Literal["skip", "fail"] = "skip"
-    """What to do with an input that cannot be read: leave it out and say so, or stop."""
+    """What to do with an input that cannot be read: skip it and report it, or fail."""
 
 
 class DataOptions(Options):
     """Which data."""
 
     data: str
-    """Folder of images or of .txt files (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png),
-    a table (.csv, .tsv, .jsonl, .parquet) with columns of texts or image paths, or both, and one
-    of labels, or a Hugging Face data set (a folder saved by `datasets`, or a name on the hub)."""
+    """A folder of images or .txt files (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png); a
+    table (.csv, .tsv, .jsonl, .parquet) with columns of texts or image paths and a column of
+    labels; or a Hugging Face data set (a folder saved by `datasets`, or a name on the hub)."""
 
 
 class TaskOption(Options):
-    """What is to be learned."""
+    """What to learn."""
 
     task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
-    """What the labels are. auto: text and whole numbers are classes, lists are several classes,
-    other numbers are regression."""
+    """The kind of task. auto: texts and integers are classes, lists are multi-label, other numbers
+    are regression targets."""
 
 
 class TaskOptions(TaskOption):
-    """What is to be learned, and on which part of the data."""
+    """What to learn, and from which part of the data."""
 
     validation_fraction: float = Field(0.1, gt=0, lt=1)
-    """Share of train held out to choose the checkpoint, where the data has no validation split."""
+    """Share of train held out as validation split, if the data has none."""
     test_fraction: float = Field(0.0, ge=0, lt=1)
-    """Share of train held out for the final score, where the data has no test split. With 0 the
-    final score is that of the validation split."""
+    """Share of train held out as test split, if the data has none. With 0 the final score is that
+    of the validation split."""
     unlabelled: str | None = None
-    """Further inputs for the transfer loss that need no labels: a folder, a table or a .txt file
-    with one text a line, with the columns of --data. left-out takes the rows that
-    --train-fraction leaves out, without their labels, to measure what such rows bring. Rows of
-    --data without a label join without being asked for; the word none keeps them out. Labels of
-    these rows are never read."""
+    """Unlabelled inputs for the transfer loss: a folder, a table, or a .txt file with one text per
+    line, with the columns of --data. left-out: the rows that --train-fraction leaves out, without
+    their labels. none: no unlabelled rows at all. Default: the rows of --data that have no
+    label."""
 
 
 class TeacherOptions(Options):
     """Which teachers."""
 
     teachers: Texts = ()
-    """Frozen teachers, each written source:name, e.g. timm:vit_small_patch14_dinov2.lvd142m,
-    torchvision:resnet50, hf:google/flan-t5-base, st:sentence-transformers/all-MiniLM-L6-v2,
-    onnx:FILE.onnx, python:FILE.py:function, features:FILE.parquet. Options follow a question mark:
-    ?weights=FILE, ?size=128, ?pooling=mean. Where the data has several columns, COLUMN= may stand
-    in front: image=timm:…, text=st:…"""
+    """One or several frozen teachers, written source:name, e.g.
+    timm:vit_small_patch14_dinov2.lvd142m, torchvision:resnet50, hf:google/flan-t5-base,
+    st:sentence-transformers/all-MiniLM-L6-v2, onnx:FILE.onnx, python:FILE.py:function,
+    features:FILE.parquet. Options follow a question mark: ?weights=FILE, ?size=128, ?pooling=mean.
+    For data with several columns, prefix the column: image=timm:…, text=st:…"""
     trust_remote_code: bool = False
-    """Run code that comes with a model of a hub."""
+    """Allow code that comes with a hub model to run."""
 
 
 class StoreOptions(Options):
-    """Where teacher features are kept, and how they are computed."""
+    """Where teacher features are stored, and how they are computed."""
 
     features: Path | None = None
-    """Folder of the feature store. Default: features/ in the user's cache folder."""
+    """Folder of the feature store. Default: features/ in the user cache folder."""
     features_dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     """Number format of stored features."""
     extract_batch_size: int = Field(64, ge=1)
-    """Images a teacher sees at once."""
+    """Images per batch of a teacher."""
     extract_batch_tokens: int = Field(1024, ge=1)
-    """Tokens of text a teacher sees at once; more is faster on a GPU."""
+    """Text tokens per batch of a teacher; larger is faster on a GPU."""
 
 
 class FeatureOptions(ComputeOptions, StoreOptions, TeacherOptions):
@@ -132,37 +144,36 @@ class FeatureOptions(ComputeOptions, StoreOptions, TeacherOptions):
 
 
 class StudentOptions(Options):
-    """What is trained."""
+    """Which student."""
 
     student: Texts = Field(min_length=1)
     """The small model, written source:name, e.g. timm:mobilenetv4_conv_small.e2400_r224_in1k,
     torchvision:resnet18, hf:distilbert/distilbert-base-uncased, small:cnn, small:static. Options
     follow a question mark: ?weights=FILE or ?weights=random, ?size=96. For data with several
-    columns one model a column: image=torchvision:resnet18 text=small:static."""
+    columns, one model per column: image=torchvision:resnet18 text=small:static."""
     student_layers: int | None = Field(None, ge=1)
-    """Keep only the first layers of an hf: student."""
+    """Keep only the first N layers of an hf: student. Default: all layers."""
     fusion: Literal["concat", "product"] = "concat"
-    """How a student with several models joins their features: side by side, or multiplied, so
-    that what counts may be a combination of both."""
+    """How a student with several models combines their features: concat, or the product of learned
+    projections, which models interactions."""
 
 
 class RunOptions(StudentOptions):
-    """What is trained, and where the run is kept."""
+    """Which student, and where its run is stored."""
 
     out: Path | None = None
-    """Folder of the run: configuration, metrics, checkpoints, the student, the report. Default: a
-    new one, runs/DATA-1 and so on."""
+    """Folder of the run: configuration, metrics, checkpoints, student, report. Default: a new
+    folder runs/DATA-1, runs/DATA-2, …"""
     seed: int = Field(0, ge=0)
-    """Draws the head, the held-out part, the rows of --train-fraction, the batches and the
-    augmentation."""
+    """Seed of initial weights, held-out splits, --train-fraction, batches and augmentation."""
     train_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of the labelled training rows that are used, drawn by the seed, class by class."""
+    """Share of the labelled training rows to use, stratified by class."""
     safety_net: bool = True
-    """With teachers, train a second student on the labels alone beside the first, and keep it if
-    the validation split says that the transfer did harm. Each step then costs one more forward
-    and backward pass of the student."""
+    """Also train a student on the labels alone in the same run, and keep that one if transfer is
+    harmful on the validation split. Costs one more forward and backward pass of the student per
+    step."""
     resume: bool = False
-    """Go on with an unfinished run in --out; the result is the same as without the break."""
+    """Resume an interrupted run in --out; the result is the same as without interruption."""
     overwrite: bool = False
     """Replace a run in --out."""
 
@@ -171,78 +182,78 @@ class LossChoice(Options):
     """Which transfer loss."""
 
     loss: Loss = "aft-soft"
-    """The transfer loss: AFT with soft labels, either alone, or one of those they are compared
-    with."""
+    """The transfer loss. aft-soft: the kernel loss of AFT combined with soft labels of the
+    teachers; soft-labels and aft: either alone; the others: published alternatives."""
     beta: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """Weight of the transfer loss. auto: so much that a row's teachers count as much as a label."""
+    """Weight of the transfer loss. auto: one soft label weighs as much as one label."""
 
 
 class LossDetails(Options):
-    """How a transfer loss is made."""
+    """Details of the transfer loss."""
 
     kernel: Literal["linear", "rbf"] = "linear"
-    """AFT: how two samples are compared."""
+    """AFT: the kernel that compares two samples."""
     weights: Literal["diagonal", "dense", "fixed"] = "diagonal"
-    """AFT: one learned gate per teacher dimension, a learned matrix, or gates that stay as they
-    are."""
+    """AFT: weights of the teacher features. diagonal: one learned gate per dimension; dense: a
+    learned matrix; fixed: no learning."""
     combine: Literal["concat", "product"] = "concat"
-    """AFT: several teachers side by side, or multiplied (for teachers of different columns)."""
+    """AFT: how several teachers are combined: concatenated features, or the product of their
+    kernels (for teachers of different columns)."""
     normalize: Literal["standardize", "none"] = "standardize"
-    """Bring every teacher dimension to mean 0 and deviation 1, or leave the features raw (the
-    papers)."""
+    """standardize: bring every teacher dimension to mean 0 and standard deviation 1. none: raw
+    features, as in the papers."""
 
 
 class LossOptions(LossDetails, LossChoice):
-    """Which transfer loss, and how it is made."""
+    """Which transfer loss, with its details."""
 
 
 class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     """How a student is trained."""
 
     epochs: float | None = Field(None, gt=0)
-    """Passes over train. Default: 30, but at least 300 and at most 10,000 steps."""
+    """Passes over train. Default: 30, with at least 300 and at most 10,000 steps."""
     steps: int | None = Field(None, ge=1)
-    """Number of steps, in place of --epochs."""
+    """Training steps, instead of --epochs. Default: by --epochs."""
     batch_size: int = Field(64, ge=2)
-    """Samples a step, over all processes together."""
+    """Labelled samples per step, over all processes."""
     unlabelled_batch_size: int | None = Field(None, ge=1)
-    """Rows without labels, or stored views, that join the transfer loss of a step beside these.
-    Default: twice --batch-size."""
+    """Unlabelled rows or stored views per step, for the transfer loss. Default: twice
+    --batch-size."""
     views: Annotated[int, Field(ge=1)] | Literal["clean", "auto"] = "auto"
-    """Stored random views of each training row, labelled or not, that join the transfer loss:
-    teachers and student see the very same view. Extraction cost grows by this factor. clean:
-    teachers see the inputs unchanged, the student sees random views of them. auto: 4 where every
-    row has a label and the loss is aft-soft or soft-labels, else clean."""
+    """Stored random views per training row for the transfer loss; teachers and student see the same
+    view. Extraction cost grows by this factor. clean: teachers see the unchanged inputs, the
+    student random views of them. auto: 4 if every row has a label and the loss is aft-soft or
+    soft-labels, else clean."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """What updates the weights."""
+    """The optimizer."""
     lr: float | None = Field(None, gt=0)
-    """Highest learning rate of the student's body. Default: 3e-4 from pre-trained weights, 2e-3
-    from random ones (SGD: 30 times that)."""
+    """Peak learning rate of the student's backbone. Default: 3e-4 for pre-trained weights, 2e-3
+    for random weights (SGD: 30 times that)."""
     head_lr: float | None = Field(None, gt=0)
-    """Highest learning rate of the student's last layer, and of its networks with random weights
-    beside pre-trained ones. Default: 10 times --lr from pre-trained weights, --lr from random
-    ones."""
+    """Peak learning rate of the student's last layer, and of networks with random weights beside
+    pre-trained ones. Default: 10 times --lr for pre-trained weights, else --lr."""
     loss_lr: float = Field(1e-2, gt=0)
-    """Highest learning rate of the transfer loss's own parameters (gates)."""
+    """Peak learning rate of the parameters of the transfer loss (gates)."""
     weight_decay: float = Field(0.02, ge=0)
-    """Decoupled weight decay of matrices and kernels; biases and norms have none."""
+    """Decoupled weight decay of matrices and convolutions; biases and norms have none."""
     warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises; then it falls as a cosine."""
+    """Share of the steps with a rising learning rate; then it follows a cosine to 0."""
     clip_norm: float = Field(1.0, ge=0)
-    """Largest norm of the student's gradient; 0 does not clip."""
+    """Largest gradient norm of the student; 0 turns clipping off."""
     metric: Literal["auto", MetricName] = "auto"
-    """The metric that chooses the checkpoint and that verdicts rest on. auto: accuracy where
-    classes are of similar size, balanced_accuracy where they are not; mean_average_precision for
-    several labels; r2 for regression."""
+    """The metric that chooses checkpoints and that verdicts rest on. auto: accuracy if classes have
+    similar sizes, else balanced_accuracy; mean_average_precision for multi-label; r2 for
+    regression."""
     class_weights: Literal["none", "balanced"] = "none"
     """Classification: balanced gives every class the same total weight in the task loss."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Classification: share of the target spread over all classes."""
+    """Classification: label smoothing of the task loss."""
     augment: Augmentation = "standard"
-    """Random views of images for the student: none, mirroring, or mirroring and random crops."""
+    """Image augmentation of the student: none, flips, or flips and random crops."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the student's forward pass."""
+    """Number format of the student's forward pass."""
     eval_every: int | None = Field(None, ge=1)
-    """Steps between looks at the validation split. Default: 20 times a run."""
+    """Steps between evaluations on the validation split. Default: 20 evaluations per run."""
     patience: int | None = Field(None, ge=1)
-    """Stop after so many looks without a better score. Default: never."""
+    """Stop after N evaluations without improvement. Default: never."""

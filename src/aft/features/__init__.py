@@ -1,1 +1,1 @@
-"""Teachers' features: computed once, kept on disk."""
+"""Teacher features: computed once and stored on disk."""

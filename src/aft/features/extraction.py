@@ -1,4 +1,4 @@
-"""Run teachers over samples and keep their features; nothing is computed twice."""
+"""Extract and store teacher features; features already in the store are not recomputed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 
 
 _TIMED_BATCHES = 3
-
-
 _SHOWN = 3
 
 
 class Verification(NamedTuple):
-    """Stored against recomputed features: the positions of the samples, and a cosine for each."""
+    """Positions of the verified samples, and the cosine of stored and recomputed features."""
 
     positions: Positions
     cosines: NDArray[np.float32]
@@ -40,7 +38,7 @@ class Verification(NamedTuple):
 def store_identity(
     teacher: Teacher | FeatureTable, dtype: str = "fp16", precision: Precision = "fp32"
 ) -> dict[str, Any]:
-    """What ``teacher.json`` says of the features of ``teacher`` computed and stored like this."""
+    """The content of ``teacher.json`` for a teacher with this dtype and precision."""
     identity = {**teacher.identity, "dim": teacher.dim, "dtype": dtype}
     if precision != "fp32" and not isinstance(teacher, FeatureTable):
         identity["precision"] = precision
@@ -63,32 +61,31 @@ def extract_features(
     world_size: int = 1,
     shard_rows: int = 1024,
 ) -> FeatureStore:
-    """Compute the features that the teacher's store lacks, and return the store.
+    """Compute the features that are missing from the teacher's store, and return the store.
 
-    The same content is computed once, however often it is among the samples; samples whose input
-    is missing have no features. A run that is killed goes on where it stopped. With several ranks
-    each computes and writes its share; wait for all of them, then call ``store.refresh()`` to see
-    every row.
+    Duplicate samples are computed once; samples without an input get no features. After an
+    interruption, run it again to resume. With several ranks, each rank computes and writes its
+    share; wait for all ranks, then call ``store.refresh()`` to see all rows.
 
     Args:
-        teacher: A model, or a table of features made elsewhere, which is copied.
-        samples: The samples, with the columns that the teacher takes.
-        features_dir: The folder that holds the stores, one a teacher.
-        dtype: Number format of stored features: ``fp16``, ``fp32`` or ``bf16``.
-        batch_size: Images that the teacher sees at once.
-        batch_tokens: Tokens of text that the teacher sees at once.
-        num_workers: Processes that read inputs; chosen by size and machine if None.
-        device: Where the teacher runs.
-        precision: Arithmetic of the teacher; other than ``fp32`` under autocast.
-        progress: Say what it will cost and show a bar, on the error stream.
-        rank: Number of this process among those that extract together.
-        world_size: How many they are.
-        shard_rows: Rows of a file of features.
+        teacher: A model, or a table of precomputed features, which is copied to the store.
+        samples: The samples, with the teacher's input columns.
+        features_dir: Folder of the feature stores, one per teacher.
+        dtype: Data type of stored features: ``fp16``, ``fp32`` or ``bf16``.
+        batch_size: Number of images per batch.
+        batch_tokens: Number of text tokens per batch.
+        num_workers: Number of data-loading processes; chosen automatically if None.
+        device: Device of the teacher.
+        precision: Precision of the teacher's computation; other than ``fp32`` with autocast.
+        progress: Whether to print the size of the work and a progress bar to stderr.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        shard_rows: Rows per shard file.
 
     Raises:
-        TeacherError: If an input cannot be prepared, or features have the wrong shape or are not
-            finite. Rows finished before are kept.
-        StoreError: If the store does not fit, is damaged or cannot be written.
+        TeacherError: If an input cannot be preprocessed, or features have the wrong shape or are
+            not finite. Finished rows are kept.
+        StoreError: If the disk is full, or the store is damaged or not writable.
     """
     store = FeatureStore.open(features_dir, store_identity(teacher, dtype, precision))
     unique = np.sort(np.unique(as_keys(samples.ids), return_index=True)[1])
@@ -96,17 +93,19 @@ def extract_features(
     if not store.missing(samples.ids[unique]).any():
         return store
     show = progress and rank == 0
-    with FeatureWriter(store, rank, shard_rows) as writer:  # waits while another writes; then look
+    with FeatureWriter(store, rank, shard_rows) as writer:
+        # Other writers may have added rows while this one waited for the lock.
         all_missing = store.missing(samples.ids[unique])
         store.require_space(int(all_missing.sum()))
-        # Each rank's share does not depend on how far the others are already.
+        # Each rank's share is independent of the progress of the other ranks.
         share = np.arange(len(unique)) % world_size == rank
         rows = unique[all_missing & share]
         show = show and len(rows) > 0
         if show:
             _announce(teacher.spec, store, int(all_missing.sum()), len(unique))
         how = Compute(batch_size, batch_tokens, num_workers, torch.device(device), precision)
-        with tqdm(total=len(rows), desc=_name(teacher), unit="sample", disable=not show) as bar:
+        name = _short_spec(teacher)
+        with tqdm(total=len(rows), desc=name, unit="sample", disable=not show) as bar:
             forecast = _Forecast(len(rows)) if show else None
             done = 0
             for positions, values in compute_features(teacher, samples, rows, how):
@@ -133,14 +132,14 @@ def verify_features(
     batch_tokens: int = 1024,
     device: str | torch.device = "cpu",
 ) -> Verification:
-    """Recompute ``k`` stored samples, drawn with ``seed``, and compare (cosine, 1 is the same).
+    """Recompute ``k`` random stored samples and compare by cosine similarity (1 if equal).
 
     Raises:
         StoreError: If none of the samples is in the store.
     """
     stored = np.flatnonzero(~store.missing(samples.ids))
     if not len(stored):
-        store.gather(samples.ids[:1])  # says what to do
+        store.gather(samples.ids[:1])  # raises the error
     drawn = np.sort(np.random.default_rng(seed).permutation(stored)[:k])
     precision = store.identity.get("precision", "fp32")
     how = Compute(batch_size, batch_tokens, 0, torch.device(device), precision)
@@ -154,7 +153,7 @@ def verify_features(
 
 
 class _Forecast:
-    """Says once, after a few batches, how long the rest will take."""
+    """Prints the estimated remaining time once, after a few batches."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -164,16 +163,16 @@ class _Forecast:
 
     def update(self, done: int) -> None:
         self.batches += 1
-        if self.batches == 1:  # the first batch pays for warming up
+        if self.batches == 1:  # the first batch includes the warm-up
             self.first_done, self.start = done, time.monotonic()
         elif self.batches == 1 + _TIMED_BATCHES and done < self.total:
             rate = (done - self.first_done) / max(1e-9, time.monotonic() - self.start)
             left = format_seconds((self.total - done) / rate)
-            tqdm.write(f"about {left} to go at {rate:.3g} samples a second", file=sys.stderr)
+            tqdm.write(f"about {left} left at {rate:.3g} samples/s", file=sys.stderr)
 
 
 def format_seconds(seconds: float) -> str:
-    """``4000`` as ``1 h 7 min``."""
+    """Format a duration: ``4000`` as ``1 h 7 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -188,7 +187,7 @@ def _announce(spec: str, store: FeatureStore, rows: int, unique: int) -> None:
     )
 
 
-def _name(teacher: Teacher | FeatureTable) -> str:
+def _short_spec(teacher: Teacher | FeatureTable) -> str:
     return teacher.spec if len(teacher.spec) <= 40 else teacher.spec[:39] + "…"
 
 
@@ -199,6 +198,6 @@ def _explain_not_finite(
     names = ", ".join(samples.files[int(row)] for row in bad[:_SHOWN])
     more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     return (
-        f"{teacher.spec} gives NaN or infinite features for {len(bad)} of {len(positions)} samples "
-        f"of a batch: {names}{more}. Look at these inputs, or compute with precision fp32"
+        f"{teacher.spec} returned NaN or infinite features for {len(bad)} of {len(positions)} "
+        f"samples in a batch: {names}{more}. Check these inputs, or compute with precision fp32"
     )

@@ -1,4 +1,4 @@
-"""Run a teacher over samples: batches of inputs in, batches of features out."""
+"""Run a teacher over samples batch by batch."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Positions = NDArray[np.int64]
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FEW = 512  # samples that are done before reading processes would have started
+_FEW = 512  # for fewer samples, starting worker processes takes longer than it saves
 _TABLE_ROWS = 4096
 _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 2**24
-_FEWEST_TOKENS = 16  # products of smaller matrices are rounded in other ways
-_EXACT_LENGTH = 32  # shorter texts are never filled up
+_FEWEST_TOKENS = 16  # smaller matrix products are rounded differently
+_EXACT_LENGTH = 32  # shorter texts are not padded
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How a teacher is run.
+    """Settings for running a teacher.
 
     Attributes:
-        batch_size: Images at once.
-        batch_tokens: Tokens of text at once.
-        num_workers: Processes that read inputs; chosen by size and machine if None.
-        device: Where the teacher runs.
-        precision: Arithmetic of the teacher; other than ``fp32`` under autocast.
+        batch_size: Number of images per batch.
+        batch_tokens: Number of text tokens per batch.
+        num_workers: Number of data-loading processes; chosen automatically if None.
+        device: Device of the teacher.
+        precision: Precision of the teacher's computation; other than ``fp32`` with autocast.
     """
 
     batch_size: int = 64
@@ -57,18 +57,18 @@ class Compute:
 def compute_features(
     teacher: Teacher | FeatureTable, samples: Samples, rows: Positions, how: Compute
 ) -> Iterator[tuple[Positions, Tensor]]:
-    """The features of the samples at ``rows``, batch by batch.
+    """Compute the features of the samples at ``rows``, batch by batch.
 
-    What a sample's features are should not depend on the others, not even in the last bit. So a
-    batch of images is filled up where samples are lacking, and the length that a text is padded to
-    follows from its own length alone.
+    The features of a sample do not depend on the other samples, bit for bit. Therefore incomplete
+    image batches are filled up to ``batch_size``, and the padded length of a text depends only on
+    its own length.
 
     Yields:
-        Positions ``(n,)``, each of ``rows`` once but in any order, and their features ``(n, dim)``,
-        float32 on the CPU.
+        Positions ``(n,)`` and their features ``(n, dim)``, float32 on the CPU. Each position in
+        ``rows`` occurs once, in any order.
 
     Raises:
-        TeacherError: If an input cannot be prepared, or features have the wrong shape.
+        TeacherError: If an input cannot be preprocessed, or features have the wrong shape.
     """
     if isinstance(teacher, FeatureTable):
         return _look_up(teacher, samples, rows)
@@ -93,10 +93,10 @@ def _look_up(
 def _run_over_texts(
     teacher: Teacher, tokenization: Tokenization, samples: Samples, rows: Positions, how: Compute
 ) -> Iterator[tuple[Positions, Tensor]]:
-    """Texts of about one length go together, so that next to nothing is spent on padding.
+    """Batch texts of similar length together, which minimises padding.
 
-    How many they are does not matter to a row, as it does in convolutions, unless they are very
-    few; its length does.
+    Unlike for convolutions, the batch size does not change the features of a row unless it is
+    very small; the padded length does.
     """
     module = teacher.module.eval().to(how.device)
     waiting: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = defaultdict(list)
@@ -125,7 +125,7 @@ def _run_over_texts(
 
 
 def _rounded(length: int, most: int) -> int:
-    """A length that texts of similar lengths share: sixteen from each power of two to the next."""
+    """Round a length up so that similar lengths share it: 16 steps per power of two."""
     if length <= _EXACT_LENGTH:
         return length
     step = 1 << (length.bit_length() - 5)
@@ -133,7 +133,7 @@ def _rounded(length: int, most: int) -> int:
 
 
 def _windows(samples: Samples, rows: Positions) -> Iterator[list[tuple[int, Any]]]:
-    """Positions and texts, a few thousand at a time, fewer where they are very long."""
+    """Positions and texts in chunks of a few thousand, fewer for very long texts."""
     window: list[tuple[int, Any]] = []
     characters = 0
     for row in rows:
@@ -184,11 +184,11 @@ def _forward(teacher: Teacher, module: nn.Module, inputs: Tensor, how: Compute) 
             features = module(inputs)
     except torch.cuda.OutOfMemoryError as error:
         raise TeacherError(
-            f"{teacher.spec} does not fit the memory of {how.device} with inputs of shape "
-            f"{tuple(inputs.shape)}: choose a smaller --extract-batch-"
+            f"{teacher.spec} ran out of memory on {how.device} with inputs of shape "
+            f"{tuple(inputs.shape)}: use a smaller --extract-batch-"
             f"{'tokens' if teacher.modality == 'text' else 'size'}"
         ) from error
-    except Exception as error:  # a layer's complaint may be of any kind
+    except Exception as error:  # third-party code may raise anything
         raise TeacherError(
             f"{teacher.spec} failed on an input of shape {tuple(inputs.shape)}: "
             f"{type(error).__name__}: {error}"
@@ -201,14 +201,14 @@ def _forward(teacher: Teacher, module: nn.Module, inputs: Tensor, how: Compute) 
 
 
 class _Failure(NamedTuple):
-    """An error on its way out of a reading process, without that process's stack trace."""
+    """An error from a worker process, without its stack trace."""
 
     kind: type[AftError]
     text: str
 
 
 class _Prepared(Dataset["Tensor | _Failure"]):
-    """The prepared inputs of the samples at ``rows``."""
+    """The preprocessed inputs of the samples at ``rows``."""
 
     def __init__(self, samples: Samples, preprocess: Transform, rows: Positions) -> None:
         self.samples = samples
@@ -224,13 +224,11 @@ class _Prepared(Dataset["Tensor | _Failure"]):
             prepared: Any = self.preprocess(self.samples.input(row))
             if isinstance(prepared, Tensor):
                 return prepared
-            problem = (
-                f"expected its preprocessing to return a tensor, got {type(prepared).__name__}"
-            )
+            problem = f"expected preprocessing to return a tensor, got {type(prepared).__name__}"
         except AftError as error:
             return _Failure(type(error), str(error))
-        except Exception as error:  # whatever a decoder or a user's function raises
-            problem = f"its preprocessing failed: {type(error).__name__}: {error}"
+        except Exception as error:  # decoders and user code may raise anything
+            problem = f"preprocessing failed: {type(error).__name__}: {error}"
         return _Failure(TeacherError, f"{self.samples.files[row]}: {problem}")
 
 
@@ -242,6 +240,6 @@ def _collate(inputs: list[Tensor | _Failure]) -> Inputs | _Failure:
         tensors.append(prepared)
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1 and tensors[0].is_floating_point():
-        problem = "expected a teacher's preprocessing to return tensors of one shape, got "
+        problem = "expected preprocessing to return tensors of equal shape, got "
         return _Failure(TeacherError, problem + " and ".join(map(str, sorted(shapes))))
     return collate(tensors)

@@ -1,4 +1,4 @@
-"""The files of a feature store: safetensors shards that are whole or absent, read by memory map."""
+"""Shards of a feature store: safetensors files, written atomically, read by memory map."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from aft.errors import InputError, StoreError
 from aft.ids import ID_BYTES
 
 Ids = NDArray[np.uint8]  # (n, 16)
-Keys = NDArray[np.bytes_]  # (n,) the same as fixed-width strings, which sort and compare
+Keys = NDArray[np.bytes_]  # (n,) ids as fixed-width strings, which can be sorted and compared
 
 
 class Format(NamedTuple):
-    """How one number of a feature is stored."""
+    """Data type of stored features."""
 
     torch: torch.dtype
-    numpy: np.dtype[Any]  # numpy has no bfloat16: its bits travel as int16
-    tag: str  # as safetensors writes it
+    numpy: np.dtype[Any]  # numpy has no bfloat16: stored as int16 bits
+    tag: str  # name of the type in safetensors
 
 
 FORMATS = {
@@ -52,7 +52,7 @@ class Shard(NamedTuple):
 
 
 def _most_maps() -> int:
-    """How many shards to keep mapped; before Python 3.13 each holds a file open."""
+    """Maximum number of mapped shards; before Python 3.13 each one keeps a file open."""
     if sys.version_info >= (3, 13) or os.name != "posix":
         return 16384
     import resource
@@ -61,13 +61,13 @@ def _most_maps() -> int:
 
 
 class ShardMap(NamedTuple):
-    """A shard in virtual memory; ``features`` has the shape (rows, dim)."""
+    """A memory-mapped shard; ``features`` has the shape (rows, dim)."""
 
     buffer: mmap.mmap
     features: NDArray[Any]
 
     def read_ahead(self) -> None:
-        """Tell the system that the whole shard is needed soon."""
+        """Ask the system to read the whole shard ahead."""
         if hasattr(mmap, "MADV_WILLNEED"):
             self.buffer.madvise(mmap.MADV_WILLNEED)
 
@@ -83,10 +83,10 @@ def as_keys(ids: Ids) -> Keys:
 
 
 def read_shard(path: Path, dim: int, format_: Format) -> tuple[Shard, Keys]:
-    """Where a shard's features lie, and its sample ids, without reading the features.
+    """Read the header and the sample ids of a shard, not the features.
 
     Raises:
-        StoreError: If the file is damaged or holds something else.
+        StoreError: If the file is damaged or does not match ``dim`` and ``format_``.
     """
     try:
         with path.open("rb") as file:
@@ -94,7 +94,7 @@ def read_shard(path: Path, dim: int, format_: Format) -> tuple[Shard, Keys]:
             header_bytes = int.from_bytes(file.read(8), "little")
             start = 8 + header_bytes
             if not 0 < header_bytes <= size - 8:
-                raise ValueError(f"its {size} bytes end before its header does")
+                raise ValueError(f"the header is incomplete, got {size} bytes")
             header = json.loads(file.read(header_bytes))
             features, ids = header["features"], header["sample_ids"]
             rows = int(features["shape"][0])
@@ -109,23 +109,23 @@ def read_shard(path: Path, dim: int, format_: Format) -> tuple[Shard, Keys]:
             keys = np.frombuffer(file.read(rows * ID_BYTES), f"S{ID_BYTES}")
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise StoreError(
-            f"damaged shard {path}: {error}. Delete this file and run the same command again: "
-            "its rows will be recomputed"
+            f"damaged shard {path}: {error}. Delete this file and run the same command again to "
+            "recompute its rows"
         ) from error
     return Shard(path, rows, start + features["data_offsets"][0], size), keys
 
 
 @lru_cache(maxsize=_most_maps())
 def map_shard(shard: Shard, dim: int, format_: Format) -> ShardMap:
-    """Map a shard for reading rows at random.
+    """Memory-map a shard for random row access.
 
     Raises:
-        StoreError: If it has gone since, or cannot be read.
+        StoreError: If the file was deleted or cannot be read.
     """
     try:
         with shard.path.open("rb") as file:
             buffer = _map_file(file.fileno())
-        if hasattr(mmap, "MADV_RANDOM"):  # else the system reads 128 KiB around every row
+        if hasattr(mmap, "MADV_RANDOM"):  # otherwise the system reads 128 KiB around every row
             buffer.madvise(mmap.MADV_RANDOM)
         flat = np.frombuffer(buffer, format_.numpy, shard.rows * dim, shard.offset)
     except (OSError, ValueError) as error:
@@ -135,30 +135,30 @@ def map_shard(shard: Shard, dim: int, format_: Format) -> ShardMap:
 
 @contextmanager
 def disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
-    """Turn the system's refusal to write ``needed`` bytes under ``folder`` into a StoreError."""
+    """Convert errors when writing ``needed`` bytes under ``folder`` to StoreError."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreError(
-                f"cannot write features to {folder}: {error}. Choose another features folder"
+                f"cannot write features to {folder}: {error}. Use another features folder"
             ) from error
         raise StoreError(
-            f"the disk is full: {format_bytes(needed)} needed in {folder}, "
+            f"disk full: {format_bytes(needed)} needed in {folder}, "
             f"{format_bytes(free_bytes(folder))} free ({error.strerror}).\n"
-            "Finished shards are kept: make room, and the same command goes on where it stopped"
+            "Finished shards are kept: free some space and run the same command again to resume"
         ) from error
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space where ``folder`` is or will be."""
+    """Free bytes on the disk of ``folder``, which may not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Write a file so that it is whole or absent, whatever happens meanwhile."""
+    """Write a file atomically: it is complete or absent, even after a crash."""
     temporary = file.with_name(f".{file.name}.{uuid4().hex[:8]}.tmp")
     try:
         with temporary.open("xb") as stream:
@@ -169,7 +169,7 @@ def write_whole(file: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # so that the new name survives a power cut too
+    if os.name == "posix":  # so that the new name survives a power failure
         folder = os.open(file.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -178,18 +178,18 @@ def write_whole(file: Path, data: bytes) -> None:
 
 
 def take_lock(folder: Path, rank: int) -> FileLock:
-    """Become the one writer of this rank; waits, with a message, while there is another."""
+    """Lock the store for this rank; prints a message and waits if it is already locked."""
     lock = _rank_lock(folder, rank)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"waiting for another process that writes features to {folder}", file=sys.stderr)
+        print(f"waiting for another process that is writing features to {folder}", file=sys.stderr)
         lock.acquire()
     return lock
 
 
 def remove_leftovers(folder: Path, rank: int) -> None:
-    """Delete what killed writers left, but nothing that a living writer of another rank needs."""
+    """Delete temporary files of killed writers; files of running writers are kept."""
     for file in (folder / "shards").glob(".part-*.tmp"):
         owner = int(file.name.split("-")[1])
         if owner == rank:
@@ -203,7 +203,7 @@ def remove_leftovers(folder: Path, rank: int) -> None:
 
 
 def format_bytes(count: float) -> str:
-    """``1234567`` as ``1.2 MB``."""
+    """Format a size: ``1234567`` as ``1.2 MB``."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

@@ -1,12 +1,12 @@
-"""Teacher features on disk: one folder a teacher, one row a sample, found by the sample's content.
+"""Teacher features on disk: one folder per teacher, one row per sample, keyed by sample id.
 
     <features_dir>/<slug of the spec>-<16 hex digits of the fingerprint>/
-        teacher.json                         everything that changes the features
+        teacher.json                         everything that determines the features
         shards/part-<rank>-<n>.safetensors   features (n, dim), sample_ids (n, 16)
         statistics-<hash of ids>.safetensors mean and std (dim,) of a set of samples
 
-A shard is written under a temporary name, synchronised and renamed: it is whole or absent.
-Shards are read through memory maps, so a store may be far larger than the memory.
+Shards are written atomically: to a temporary file, which is synchronised and renamed. Shards are
+read through memory maps, so a store can be much larger than the memory.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from aft.features.shards import (
 from aft.features.teacher_identity import (
     as_json,
     check_same,
+    explain_missing,
     fingerprint,
-    nothing_there,
     read_identity,
     teacher_name,
 )
@@ -56,8 +56,8 @@ from aft.ids import ID_BYTES
 
 Rows = NDArray[np.int64]
 
-FLUSH_SECONDS = 120.0  # a slow teacher loses at most two minutes when it is killed
-CHUNK_VALUES = 2**20  # how much statistics read at once
+FLUSH_SECONDS = 120.0  # at most two minutes of work are lost when a run is killed
+CHUNK_VALUES = 2**20  # feature values per read when computing statistics
 
 
 class Statistics(NamedTuple):
@@ -69,7 +69,7 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """What a store holds: distinct samples, width, number format, size on disk, its teacher."""
+    """Summary of a store: samples, dimension, dtype, size on disk and teacher."""
 
     path: Path
     rows: int
@@ -82,7 +82,7 @@ class StoreSummary:
 
 class _Index(NamedTuple):
     shards: tuple[Shard, ...]
-    starts: Rows  # the number of the first row of each shard, counting through all shards
+    starts: Rows  # first row number of each shard, counted over all shards
     keys: Keys  # the distinct sample ids, sorted
     rows: Rows  # the row number of each key
 
@@ -91,21 +91,22 @@ _EMPTY = _Index((), np.zeros(0, np.int64), np.zeros(0, f"S{ID_BYTES}"), np.zeros
 
 
 def find_stores(features_dir: str | Path) -> list[FeatureStore]:
-    """Every store directly under ``features_dir``, by name."""
+    """All stores directly under ``features_dir``, sorted by name."""
     files = sorted(Path(features_dir).glob("*/teacher.json"))
     return [FeatureStore.at(file.parent) for file in files]
 
 
 class FeatureStore:
-    """The features of one teacher; open it with :meth:`open` or :meth:`at`.
+    """The stored features of one teacher; open it with :meth:`open` or :meth:`at`.
 
-    Reading needs no lock and may go on while writers add shards; :meth:`refresh` shows their rows.
+    Reading needs no lock and is safe while writers add shards; call :meth:`refresh` to see their
+    rows.
 
     Attributes:
-        path: The store's folder.
-        identity: What ``teacher.json`` says.
-        dim: Width of a feature row.
-        dtype: ``fp16``, ``fp32`` or ``bf16``, as stored.
+        path: Folder of the store.
+        identity: Content of ``teacher.json``.
+        dim: Feature dimension.
+        dtype: Data type on disk: ``fp16``, ``fp32`` or ``bf16``.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
@@ -119,16 +120,17 @@ class FeatureStore:
     def open(
         cls, features_dir: str | Path, identity: Mapping[str, Any], create: bool = True
     ) -> FeatureStore:
-        """Open the store of the teacher that ``identity`` describes.
+        """Open the store of a teacher.
 
         Args:
-            features_dir: The folder that holds the stores.
-            identity: JSON values; ``dim`` is needed, ``dtype`` is ``fp16`` if absent.
-            create: Make the store if there is none.
+            features_dir: Folder of the feature stores.
+            identity: JSON values that describe the teacher; ``dim`` is required, ``dtype``
+                defaults to ``fp16``.
+            create: Whether to create the store if it does not exist.
 
         Raises:
-            StoreError: If there is no such store and ``create`` is false, if its ``teacher.json``
-                differs from ``identity``, or if a shard is damaged.
+            StoreError: If the store does not exist and ``create`` is false, if its
+                ``teacher.json`` differs from ``identity``, or if a shard is damaged.
         """
         values = as_json({"dtype": "fp16", **identity})
         _checked_format(values)
@@ -138,7 +140,7 @@ class FeatureStore:
         if file.exists():
             check_same(file, values)
         elif not create:
-            raise StoreError(nothing_there(path, slug, values))
+            raise StoreError(explain_missing(path, slug, values))
         else:
             text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
             with disk_errors(path, len(text)):
@@ -148,33 +150,33 @@ class FeatureStore:
 
     @classmethod
     def at(cls, path: str | Path) -> FeatureStore:
-        """Open the store in this folder, whoever its teacher is."""
+        """Open the store in a folder, for any teacher."""
         file = Path(path) / "teacher.json"
         if not file.exists():
-            raise StoreError(f"{path} is no feature store: expected a teacher.json in it")
+            raise StoreError(f"{path} is not a feature store: expected a teacher.json, got none")
         return cls(Path(path), read_identity(file))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FeatureStore.at, (self.path,)  # memory maps do not travel to other processes
+        return FeatureStore.at, (self.path,)  # memory maps cannot be pickled
 
     def __len__(self) -> int:
         return len(self._index.keys)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes on disk that one more sample costs."""
+        """Bytes on disk per sample."""
         return self.dim * FORMATS[self.dtype].numpy.itemsize + ID_BYTES
 
     def refresh(self) -> None:
-        """Take in the shards that writers, here or in other processes, have finished since."""
-        found = sorted((self.path / "shards").glob("part-*.safetensors"))
+        """Load the shards that writers, in this or other processes, have finished since."""
+        files = sorted((self.path / "shards").glob("part-*.safetensors"))
         index = self._index
-        if not {shard.path for shard in index.shards} <= set(found):  # some were deleted
+        if not {shard.path for shard in index.shards} <= set(files):  # some were deleted
             index = _EMPTY
             map_shard.cache_clear()
         known = {shard.path for shard in index.shards}
         read = [
-            read_shard(path, self.dim, FORMATS[self.dtype]) for path in found if path not in known
+            read_shard(path, self.dim, FORMATS[self.dtype]) for path in files if path not in known
         ]
         if not read and index is self._index:
             return
@@ -192,14 +194,14 @@ class FeatureStore:
         self._index = _Index(shards, starts, keys[first], rows[first])
 
     def missing(self, ids: Ids) -> NDArray[np.bool_]:
-        """Which of ``ids``, shape (n, 16), have no row yet; shape (n,)."""
+        """Boolean mask (n,): which of ``ids``, shape (n, 16), have no row."""
         return ~self._find(as_keys(ids))[1]
 
     def gather(self, ids: Ids) -> Tensor:
-        """The features of these samples, in this order, reading nothing else.
+        """Read the features of samples, in the given order.
 
         Args:
-            ids: Sample ids, shape (B, 16), uint8; repeats are fine.
+            ids: Sample ids, shape (B, 16), uint8; may contain duplicates.
 
         Returns:
             float32, shape (B, dim).
@@ -212,26 +214,26 @@ class FeatureStore:
     def statistics(self, ids: Ids) -> Statistics:
         """Mean and standard deviation over the distinct samples among ``ids``, shape (n, 16).
 
-        Computed in float64 over one pass of the rows, then kept beside the shards.
+        Computed in float64 in one pass over the rows, then saved beside the shards.
 
         Raises:
-            StoreError: If some samples have no row, or there are none.
+            StoreError: If some samples have no row, or ``ids`` is empty.
         """
         keys = np.unique(as_keys(ids))
         if not len(keys):
-            raise StoreError("expected the ids of at least one sample to take statistics of, got 0")
+            raise StoreError("expected at least one sample for statistics, got 0")
         digest = hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()
         file = self.path / f"statistics-{digest}.safetensors"
         with suppress(OSError, SafetensorError, KeyError):
             kept = load_file(file)
             return Statistics(kept["mean"], kept["std"])
         statistics = self._compute_statistics(np.sort(self._locate(keys)))
-        with suppress(OSError):  # a full or read-only disk costs only the time to compute again
+        with suppress(OSError):  # on a full or read-only disk, they are recomputed next time
             write_whole(file, save(statistics._asdict()))
         return statistics
 
     def summary(self) -> StoreSummary:
-        """What is inside, for people."""
+        """Summary of the store's content."""
         shards = self._index.shards
         size = sum(shard.bytes for shard in shards)
         return StoreSummary(
@@ -243,8 +245,9 @@ class FeatureStore:
         needed, free = rows * self.row_bytes, free_bytes(self.path)
         if needed > free:
             raise StoreError(
-                f"the features of {rows} samples need {format_bytes(needed)} in {self.path}, where "
-                f"{format_bytes(free)} are free: make room or choose another features folder"
+                f"the features of {rows} samples need {format_bytes(needed)} in {self.path}, but "
+                f"only {format_bytes(free)} are free: free some space or use another features "
+                "folder"
             )
 
     def _find(self, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
@@ -259,12 +262,12 @@ class FeatureStore:
         if not found.all():
             raise StoreError(
                 f"{(~found).sum()} of {len(keys)} samples have no features in {self.path}: run "
-                f"`aft extract` with the same data and the teacher {teacher_name(self.identity)}"
+                f"`aft extract` with the same data and teacher {teacher_name(self.identity)}"
             )
         return rows
 
     def _read(self, rows: Rows, ahead: bool = False) -> Tensor:
-        """Rows by number as float32 (len(rows), dim), shard by shard in the order on disk."""
+        """Read rows by number, float32 (len(rows), dim), shard by shard in disk order."""
         format_ = FORMATS[self.dtype]
         out = np.empty((len(rows), self.dim), format_.numpy)
         order = np.argsort(rows, kind="stable")
@@ -281,7 +284,7 @@ class FeatureStore:
 
     def _compute_statistics(self, rows: Rows) -> Statistics:
         count, mean = 0, torch.zeros(self.dim, dtype=torch.float64)
-        squares = torch.zeros_like(mean)  # sum of squared deviations, merged as Chan et al. do
+        squares = torch.zeros_like(mean)  # sum of squared deviations, merged as in Chan et al.
         size = max(1, CHUNK_VALUES // self.dim)
         for start in range(0, len(rows), size):
             block = self._read(rows[start : start + size], ahead=True).double()
@@ -294,14 +297,14 @@ class FeatureStore:
 
 
 class FeatureWriter:
-    """Adds rows to a store; one at a time for each rank, others wait for it to close.
+    """Writes rows to a store. Each rank has one writer at a time; others wait until it is closed.
 
-    Rows reach the disk in whole shards; what was added is kept when the block ends in an error.
+    Rows are written in complete shards. Rows added before an error in the ``with`` block are kept.
 
     Args:
-        store: The store; it sees the new rows when the writer closes.
-        rank: Number of this process among those that write; each rank has its own files.
-        shard_rows: Rows of a full shard.
+        store: The store; it is refreshed when the writer is closed.
+        rank: Rank of this process; each rank writes its own files.
+        shard_rows: Rows per shard.
     """
 
     def __init__(self, store: FeatureStore, rank: int = 0, shard_rows: int = 1024) -> None:
@@ -329,13 +332,14 @@ class FeatureWriter:
         try:
             self.close()
         except StoreError:
-            if error is None:  # the first error is the one to show
+            if error is None:  # do not hide the first error
                 raise
 
     def add(self, ids: Ids, features: Tensor | NDArray[np.floating[Any]]) -> None:
-        """Add the rows ``features`` (n, dim) of the samples ``ids`` (n, 16).
+        """Add the features (n, dim) of samples with ids (n, 16).
 
         Raises:
+            InputError: If ``features`` has the wrong shape.
             StoreError: If a value is not finite or too large for the store's dtype, or the disk
                 is full.
         """
@@ -357,7 +361,7 @@ class FeatureWriter:
                 self.flush()
 
     def flush(self) -> None:
-        """Write the rows added so far as a shard."""
+        """Write the pending rows as a shard."""
         if self._filled:
             ids = torch.from_numpy(self._ids[: self._filled])
             data = save({"features": self._features[: self._filled], "sample_ids": ids})
@@ -370,7 +374,7 @@ class FeatureWriter:
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Write what is left, let others write, show the rows to the store."""
+        """Write the pending rows, release the lock and refresh the store."""
         try:
             self.flush()
         finally:
@@ -380,21 +384,21 @@ class FeatureWriter:
     def _explain_not_finite(self, values: Tensor) -> str:
         bad = int((~values.isfinite()).any(1).sum())
         if bad:
-            return f"{bad} of {len(values)} feature rows hold NaN or infinite values"
+            return f"{bad} of {len(values)} feature rows contain NaN or infinite values"
         dtype = self._store.dtype
         largest, limit = values.abs().max().item(), torch.finfo(self._features.dtype).max
         others = "fp32 or bf16" if dtype == "fp16" else "fp32"
         name = teacher_name(self._store.identity)
         return (
-            f"a feature of {name} has the value {largest:.6g}, but {dtype} ends at {limit:.6g}: "
-            f"store its features as {others}"
+            f"a feature of {name} has the absolute value {largest:.6g}, but the maximum of {dtype} "
+            f"is {limit:.6g}: use --features-dtype {others}"
         )
 
 
 def _checked_format(identity: Mapping[str, Any]) -> tuple[int, str]:
     dim, dtype = identity.get("dim"), identity.get("dtype", "fp16")
     if not isinstance(dim, int) or dim < 1:
-        raise StoreError(f"expected a positive dim in a teacher's identity, got {dim!r}")
+        raise StoreError(f"expected a positive integer dim in the teacher's identity, got {dim!r}")
     if dtype not in FORMATS:
-        raise StoreError(f"expected the features dtype {', '.join(FORMATS)}, got {dtype!r}")
+        raise StoreError(f"expected features dtype {', '.join(FORMATS)}, got {dtype!r}")
     return dim, dtype

@@ -1,4 +1,4 @@
-"""The stored features of each teacher of a run, by position in a data set."""
+"""Stored features of the teachers of a run, indexed by position in a data set."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _MOST_COUNTED = 10_000
 
 @dataclass
 class StoredFeatures:
-    """What the store holds of one teacher, by position in a data set.
+    """Stored features of one teacher, indexed by position in a data set.
 
     Attributes:
-        spec: The teacher as the user wrote it.
-        store: Its store.
-        samples: The samples, with the columns that the teacher takes.
-        notes: What people should know of these features.
-        missing: What stands for the features of a missing input, ``(dim,)``; the mean over the
-            samples if None.
+        spec: The teacher's specification as the user wrote it.
+        store: The feature store.
+        samples: The samples, with the teacher's input columns.
+        notes: Notes for the user, e.g. on truncated texts.
+        missing: Features of samples without an input, ``(dim,)``; the mean over the samples if
+            None.
     """
 
     spec: str
@@ -54,14 +54,14 @@ class StoredFeatures:
 
     @property
     def dim(self) -> int:
-        """Width of a row."""
+        """Feature dimension."""
         return self.store.dim
 
     def gather(self, rows: Positions) -> Tensor:
         """Features of the samples at ``rows``, float32 ``(B, dim)``.
 
-        Where the teacher's input is missing these are its mean features: nothing is known. Held-out
-        samples may be given those of the training samples in :attr:`missing`.
+        Samples without an input get the mean features. Set :attr:`missing` to use the mean of the
+        training samples for held-out samples.
         """
         present = self.present[rows]
         if present.all():
@@ -77,18 +77,18 @@ class StoredFeatures:
         return self.store.statistics(self.samples.ids[self.present])
 
 
-def features_folder(asked: Path | None) -> Path:
-    """The folder of the feature stores: the one asked for, or the one in the user's cache."""
-    return asked if asked is not None else default_cache_dir() / "features"
+def features_folder(folder: Path | None) -> Path:
+    """Folder of the feature stores: the given one, or the default in the user's cache."""
+    return folder if folder is not None else default_cache_dir() / "features"
 
 
 def open_teacher(
     text: str, samples: Samples, trust_remote_code: bool = False
 ) -> tuple[Teacher | FeatureTable, Samples]:
-    """A teacher written ``[COLUMN=]source:name``, and the samples with the columns it takes.
+    """Load the teacher ``[COLUMN=]source:name``, and select its input columns of the samples.
 
     Raises:
-        AftError: If the teacher cannot be loaded or takes none of the columns.
+        AftError: If the teacher cannot be loaded or supports none of the columns.
     """
     column, spec = split_column(text)
     teacher = load_teacher(spec, trust_remote_code=trust_remote_code)
@@ -105,17 +105,19 @@ def extract_teachers(
     world_size: int = 1,
     may_lack: bool = False,
 ) -> list[StoredFeatures]:
-    """The stored features of each teacher of the options, for every sample that it can take.
+    """Extract the features of each configured teacher for all samples that have its input.
 
     Raises:
-        DataError: If no sample has the input of a teacher, unless they may lack it.
+        DataError: If no sample has the input of a teacher, unless ``may_lack`` is true.
     """
-    found = []
+    stored = []
     for text in config.teachers:
         teacher, inputs = open_teacher(text, samples, config.trust_remote_code)
         if not may_lack and not inputs.present.any():
             names = ", ".join(column.name for column in inputs.columns)
-            raise DataError(f"no row has {names}, which {text} takes; leave it out")
+            raise DataError(
+                f"expected rows with {names}, the input of {text}, got none; remove this teacher"
+            )
         store = extract_features(
             teacher,
             inputs,
@@ -129,8 +131,8 @@ def extract_teachers(
             rank=rank,
             world_size=world_size,
         )
-        found.append(StoredFeatures(text, store, inputs, _notes(text, teacher, inputs)))
-    return found
+        stored.append(StoredFeatures(text, store, inputs, _notes(text, teacher, inputs)))
+    return stored
 
 
 def _notes(text: str, teacher: Teacher | FeatureTable, samples: Samples) -> list[str]:
@@ -140,9 +142,9 @@ def _notes(text: str, teacher: Teacher | FeatureTable, samples: Samples) -> list
 
 
 def note_truncation(model: str, tokenization: Tokenization, samples: Samples) -> list[str]:
-    """A sentence on texts that are longer than a model takes; none where there are none.
+    """A note on texts that are longer than the model's limit; an empty list if there are none.
 
-    Of very many samples ten thousand are looked at.
+    At most 10,000 randomly chosen samples are checked.
     """
     some = np.arange(len(samples))
     if len(some) > _MOST_COUNTED:
@@ -152,6 +154,6 @@ def note_truncation(model: str, tokenization: Tokenization, samples: Samples) ->
     if not cut:
         return []
     return [
-        f"{model} reads the first {tokenization.max_tokens} tokens of {cut} of {len(some)} texts, "
-        "which are longer"
+        f"{model} truncates {cut} of {len(some)} texts to the first {tokenization.max_tokens} "
+        "tokens"
     ]

@@ -1,4 +1,4 @@
-"""Who a teacher is: the JSON values that change its features, their hash, their differences."""
+"""Identity of a teacher: the JSON values that determine its features, and their hash."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from aft.errors import StoreError
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """64 hex digits that change with any value of ``identity``, not with the order of its keys."""
+    """Hash of ``identity``, 64 hex digits, independent of the order of keys."""
     return hashlib.blake2b(_canonical(identity).encode(), digest_size=32).hexdigest()
 
 
 def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """``identity`` as it comes back from a JSON file: tuples are lists, keys are text."""
+    """``identity`` after a JSON round trip: tuples become lists, keys become strings."""
     values: dict[str, Any] = json.loads(_canonical(identity))
     return values
 
 
 def teacher_name(identity: Mapping[str, Any]) -> str:
-    """What people call the teacher: its spec, or the source of features made elsewhere."""
+    """Display name of the teacher: its spec, or the source of precomputed features."""
     return str(identity.get("spec") or identity.get("source") or "teacher")
 
 
 def read_identity(file: Path) -> dict[str, Any]:
-    """What a ``teacher.json`` says.
+    """Read a ``teacher.json``.
 
     Raises:
-        StoreError: If it cannot be read.
+        StoreError: If the file cannot be read.
     """
     try:
         identity = json.loads(file.read_bytes())
@@ -40,24 +40,23 @@ def read_identity(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StoreError(
             f"cannot read {file}: {error}. Restore it, or delete its folder and run the same "
-            "command again to compute the features anew"
+            "command again to recompute the features"
         ) from error
     return identity
 
 
 def check_same(file: Path, identity: Mapping[str, Any]) -> None:
-    """Raise StoreError, naming the fields, if a ``teacher.json`` is not ``identity``."""
+    """Raise StoreError, listing the fields, if a ``teacher.json`` differs from ``identity``."""
     old = read_identity(file)
     if old != identity:
         raise StoreError(
-            f"{file} describes another teacher than {teacher_name(identity)} "
-            f"({_differences(old, identity)}). It was changed by hand or damaged: restore it, or "
-            "use another features folder"
+            f"{file} does not match {teacher_name(identity)} ({_differences(old, identity)}). It "
+            "was edited or is damaged: restore it, or use another features folder"
         )
 
 
-def nothing_there(path: Path, slug: str, identity: Mapping[str, Any]) -> str:
-    """That there is no store at ``path``, and how stores of like name beside it differ."""
+def explain_missing(path: Path, slug: str, identity: Mapping[str, Any]) -> str:
+    """Error message for a missing store; lists how stores with a similar name differ."""
     text = f"no features of {teacher_name(identity)} in {path.parent}: run `aft extract` first"
     for file in sorted(path.parent.glob(f"{slug}-*/teacher.json")):
         text += f"\n{file.parent.name} differs: {_differences(read_identity(file), identity)}"
@@ -66,7 +65,7 @@ def nothing_there(path: Path, slug: str, identity: Mapping[str, Any]) -> str:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(
-        f"{name}: {old.get(name, 'absent')!r} there, {new.get(name, 'absent')!r} now"
+        f"{name}: {old.get(name, 'absent')!r} stored, {new.get(name, 'absent')!r} requested"
         for name in sorted({*old, *new})
         if old.get(name, ...) != new.get(name, ...)
     )
@@ -76,4 +75,4 @@ def _canonical(identity: Mapping[str, Any]) -> str:
     try:
         return json.dumps(dict(identity), sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise StoreError(f"expected a teacher's identity of plain JSON values: {error}") from error
+        raise StoreError(f"expected plain JSON values in a teacher's identity: {error}") from error

@@ -1,4 +1,4 @@
-"""Teachers: large frozen models, or features made elsewhere, named ``source:name?option=value``."""
+"""Teachers: frozen models or precomputed features, given as ``source:name?option=value``."""
 
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec

@@ -1,4 +1,4 @@
-"""`features:PATH`: a matrix of features made elsewhere, whose rows name their samples."""
+"""`features:PATH`: precomputed features, one row per sample."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Matrix = NDArray[Any]
 
 @dataclass
 class FeatureTable:
-    """Features read from a file instead of computed by a model.
+    """Precomputed features that are read from a file.
 
     Attributes:
-        spec: As the user wrote it.
-        dim: Width of the features.
-        identity: JSON values that change whenever the features may.
+        spec: The specification as the user wrote it.
+        dim: Feature dimension.
+        identity: JSON values that determine the features.
         features: All rows, ``(n, dim)``, in the file's precision.
-        row_of: The row of each sample id (16 bytes) or file name (str).
+        row_of: Row number by sample id (16 bytes) or file name (str).
     """
 
     spec: str
@@ -48,62 +48,63 @@ class FeatureTable:
         """Read a ``.parquet``, ``.safetensors`` or ``.npy`` file.
 
         Raises:
-            TeacherError: If the file is missing, damaged or not laid out as described in
-                docs/models.md, or two rows of one sample differ.
+            TeacherError: If the file is missing, damaged or not in a format described in
+                docs/models.md, or rows of the same sample differ.
         """
         check_options(spec, ())
         path = Path(spec.name).expanduser()
         if path.suffix not in _READERS:
             raise TeacherError(
                 f"expected features in a {', '.join(_READERS)} file, got {path} "
-                "(save large text tables as .parquet)"
+                "(convert text tables to .parquet)"
             )
         if not path.is_file():
-            raise TeacherError(f"there is no feature file {path}")
+            raise TeacherError(f"feature file {path} not found")
         features, keys, files = _READERS[path.suffix](path)
         if features.ndim != 2 or features.dtype.kind not in "fiu" or 0 in features.shape:
             raise TeacherError(
-                f"expected a matrix of numbers (n, dim) in {path}, got shape "
-                f"{features.shape} of type {features.dtype}"
+                f"expected a numeric matrix (n, dim) in {path}, got shape {features.shape} and "
+                f"type {features.dtype}"
             )
         if len(keys) != len(features):
             raise TeacherError(
-                f"{path} has {len(features)} rows of features but {len(keys)} sample ids or names"
+                f"expected one sample id or file name per row in {path}, got {len(features)} rows "
+                f"and {len(keys)} ids or names"
             )
         dim = int(features.shape[1])
         identity = {"source": "features", "sha256": file_hash(*files), "dim": dim}
         return cls(str(spec), dim, identity, features, _index(path, keys, features))
 
     def rows(self, ids: NDArray[np.uint8], files: Sequence[str]) -> NDArray[np.float32]:
-        """Features of samples, found by id or by file name.
+        """Features of samples, looked up by sample id or file name.
 
         Args:
             ids: Sample ids, ``(n, 16)``.
-            files: The samples' file names, as the data set gives them, ``n`` of them.
+            files: File names of the ``n`` samples in the data set.
 
         Returns:
-            Features ``(n, dim)`` in the order of the samples.
+            Features ``(n, dim)``, float32, in the order of the samples.
 
         Raises:
-            TeacherError: If samples have no row, or rows have NaN or infinite values: how many,
-                and the names of the first few.
+            TeacherError: If samples have no row, or rows contain NaN or infinite values; the
+                message has the number of samples and the first names.
         """
-        found = [
+        numbers = [
             self.row_of.get(sample_id.tobytes(), self.row_of.get(_plain(file), -1))
             for sample_id, file in zip(ids, files, strict=True)
         ]
-        rows = np.asarray(found, dtype=np.int64)
+        rows = np.asarray(numbers, dtype=np.int64)
         if (rows < 0).any():
-            has = next(iter(self.row_of))
+            key = next(iter(self.row_of))
             raise TeacherError(
-                f"{self.spec} has no features for {_some(rows < 0, files)}; "
-                f"it names its rows like {has.hex() if isinstance(has, bytes) else has!r}"
+                f"{self.spec} has no features for {_summary(rows < 0, files)}; "
+                f"its ids or file names look like {key.hex() if isinstance(key, bytes) else key!r}"
             )
         features = self.features[rows].astype(np.float32)
         broken = np.logical_not(np.isfinite(features).all(axis=1))
         if broken.any():
             raise TeacherError(
-                f"{self.spec} has NaN or infinite features for {_some(broken, files)}"
+                f"{self.spec} has NaN or infinite features for {_summary(broken, files)}"
             )
         return features
 
@@ -117,8 +118,8 @@ def _index(path: Path, keys: Iterable[bytes | str], features: Matrix) -> dict[by
             differing.append(key.hex() if isinstance(key, bytes) else key)
     if differing:
         raise TeacherError(
-            f"{path} has {len(differing)} rows whose id or file name came before with other "
-            f"features: {_list(differing)}; keep one row a sample"
+            f"{path} has {len(differing)} duplicate ids or file names with different features: "
+            f"{_list(differing)}; keep one row per sample"
         )
     return row_of
 
@@ -127,14 +128,14 @@ def _read_npy(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
     names = path.with_suffix(".ids.txt")
     if not names.is_file():
         raise TeacherError(
-            f"{path} needs {names.name} beside it: one sample id (32 hex digits) or file name a "
-            "line, in the order of the rows"
+            f"{path} needs a file {names.name} beside it, with one sample id (32 hex digits) or "
+            "file name per line, in the order of the rows"
         )
     try:
         features = np.load(path, mmap_mode="r", allow_pickle=False)
         lines = names.read_text(encoding="utf-8").splitlines()
     except (ValueError, OSError, EOFError) as error:
-        raise TeacherError(f"{path} or {names.name} cannot be read: {error}") from error
+        raise TeacherError(f"cannot read {path} or {names.name}: {error}") from error
     return features, [_key(line.strip()) for line in lines], [path, names]
 
 
@@ -153,12 +154,12 @@ def _read_safetensors(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]
         )
     features = tensors["features"]
     if features.is_floating_point() and features.element_size() == 2:
-        features = features.float()  # numpy knows no bfloat16
+        features = features.float()  # numpy has no bfloat16
     ids = tensors["sample_ids"].numpy()
     if ids.dtype != np.uint8 or ids.ndim != 2 or ids.shape[1] != _ID_BYTES:
         raise TeacherError(
             f"expected sample_ids of shape (n, {_ID_BYTES}) and type uint8 in {path}, got "
-            f"{ids.shape} of {ids.dtype}"
+            f"{ids.shape} and {ids.dtype}"
         )
     return features.numpy(), [row.tobytes() for row in ids], [path]
 
@@ -182,8 +183,8 @@ def _read_parquet(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
     if None in keys:
         wrong = [repr(name) for name, key in zip(names, keys, strict=True) if key is None]
         raise TeacherError(
-            f"expected sample ids of {_HEX_DIGITS} hex digits in {path}, but {len(wrong)} are "
-            f"not: {_list(wrong)}"
+            f"expected sample ids of {_HEX_DIGITS} hex digits in {path}, got {len(wrong)} invalid "
+            f"ids: {_list(wrong)}"
         )
     features = _parquet_features(path, table.drop_columns(named))
     return features, [key for key in keys if key is not None], [path]
@@ -202,15 +203,15 @@ def _parquet_features(path: Path, table: pa.Table) -> Matrix:
         widths = np.unique(pa.compute.list_value_length(column).to_numpy(zero_copy_only=False))
         if len(widths) != 1:
             raise TeacherError(
-                f"expected rows of one length in column features of {path}, got lengths "
+                f"expected rows of equal length in column features of {path}, got lengths "
                 f"{', '.join(str(width) for width in widths[:8])}"
             )
         flat = column.flatten().to_numpy(zero_copy_only=False)
         return np.asarray(flat).reshape(len(column), int(widths[0]))
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise TeacherError(
-            f"expected a column features of number lists, or only number columns beside the "
-            f"names, in {path}: {error}"
+            "expected a column features with lists of numbers, or one numeric column per "
+            f"dimension, in {path}: {error}"
         ) from error
 
 
@@ -231,7 +232,7 @@ def _plain(file: str) -> str:
     return file.replace("\\", "/").removeprefix("./")
 
 
-def _some(mask: NDArray[np.bool_], files: Sequence[str]) -> str:
+def _summary(mask: NDArray[np.bool_], files: Sequence[str]) -> str:
     chosen = np.flatnonzero(mask)
     return f"{len(chosen)} of {len(mask)} samples: {_list([files[i] for i in chosen[:4]])}"
 

@@ -1,4 +1,4 @@
-"""Find the teacher that a specification ``source:name?option=value`` names."""
+"""Load a teacher from its specification ``source:name?option=value``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENTRY_POINTS = "aft.teachers"
 
 
 def _network(module: str) -> Callable[[Spec, bool], Teacher]:
-    """A loader for sources whose module has ``build(spec)``; imported when first used."""
+    """Loader for a backbone module with ``build(spec)``; the module is imported on first use."""
 
     def load(spec: Spec, trust_remote_code: bool) -> Teacher:
         build = importlib.import_module(f"aft.backbones.{module}").build
@@ -37,7 +37,7 @@ def _table(spec: Spec, trust_remote_code: bool) -> FeatureTable:
     return FeatureTable.load(spec)
 
 
-_HUBS = ("huggingface", "sentence_transformers")  # may come with code of their own
+_HUBS = ("huggingface", "sentence_transformers")  # models may contain custom code
 _SOURCES: dict[str, Callable[[Spec, bool], Teacher | FeatureTable]] = {
     "features": _table,
     "hf": _network("huggingface"),
@@ -50,23 +50,23 @@ _SOURCES: dict[str, Callable[[Spec, bool], Teacher | FeatureTable]] = {
 
 
 def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | FeatureTable:
-    """Load a teacher by its specification.
+    """Load a teacher from its specification.
 
     Args:
         spec: ``source:name?option=value&…`` with the source ``timm``, ``torchvision``, ``hf``
             (transformers), ``st`` (sentence-transformers), ``onnx`` (a file), ``features`` (a
-            table of features made elsewhere), ``python`` (a function in a file) or one that an
-            installed package adds in the entry-point group ``aft.teachers``: a callable that
-            takes a :class:`aft.backbones.specs.Spec` and returns a :class:`Teacher` or a
+            file of precomputed features), ``python`` (a function in a file) or a source that an
+            installed package registers in the entry-point group ``aft.teachers``: a callable
+            that takes a :class:`aft.backbones.specs.Spec` and returns a :class:`Teacher` or a
             :class:`FeatureTable`.
-        trust_remote_code: Whether code that comes with a hub's model may run.
+        trust_remote_code: Whether to run Python code that is part of a hub model.
 
     Returns:
-        A frozen model in eval mode, or a table of features.
+        A frozen model in eval mode, or a table of precomputed features.
 
     Raises:
         TeacherError: If the source is unknown or the teacher cannot be loaded.
-        ConfigError: If the specification is not written ``source:name?option=value``.
+        ConfigError: If the specification does not have the form ``source:name?option=value``.
     """
     parsed = Spec.parse(spec)
     plugins = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
@@ -79,7 +79,7 @@ def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | Fea
         raise TeacherError(str(error)) from error
     known = sorted({*_SOURCES, *plugins})
     raise TeacherError(
-        f"unknown source {parsed.source!r} of teacher {spec}; known are {', '.join(known)}"
+        f"unknown source {parsed.source!r} of teacher {spec}; expected one of {', '.join(known)}"
         f"{did_you_mean(parsed.source, known)}"
     )
 

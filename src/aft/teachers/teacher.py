@@ -1,4 +1,4 @@
-"""A teacher: a frozen network with all that decides its features."""
+"""Teacher: a frozen network and everything that determines its features."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Teacher:
-    """A frozen model and all that decides its features.
+    """A frozen model and everything that determines its features.
 
     Attributes:
-        spec: As the user wrote it.
-        dim: Width of the features.
-        module: In eval mode, without gradients; takes ``(B, …)``, returns features ``(B, dim)``:
-            what enters the last linear layer.
-        preprocess: From a PIL image (RGB) to one input tensor; for text the tokenization.
-        identity: JSON values that change whenever the features may: specification, SHA-256 of
-            the weights, preprocessing, layer, dim, library versions, licence.
-        modality: What it takes.
+        spec: The specification as the user wrote it.
+        dim: Feature dimension.
+        module: The network in eval mode, without gradients. Maps inputs ``(B, …)`` to features
+            ``(B, dim)``, the inputs of the last linear layer.
+        preprocess: Transform from a PIL image (RGB) to an input tensor; for text, the
+            tokenization.
+        identity: JSON values that determine the features: specification, SHA-256 of the weights,
+            preprocessing, layer, dim, library versions, licence.
+        modality: Type of the inputs, ``image`` or ``text``.
     """
 
     spec: str
@@ -40,7 +41,7 @@ class Teacher:
 
 
 def freeze(network: Network) -> Teacher:
-    """A network as a frozen teacher: in eval mode, without gradients."""
+    """Make a teacher of a network: set it to eval mode and disable gradients."""
     logger.info("teacher %s: weights %s", network.spec, network.weights)
     prepare = network.preprocessing
     is_text = isinstance(prepare, Tokenization)

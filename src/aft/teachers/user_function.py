@@ -1,4 +1,4 @@
-"""`python:FILE.py:function?option=value`: a model from the user's own Python file."""
+"""`python:FILE.py:function?option=value`: a teacher from a user's Python file."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from aft.teachers.teacher import Teacher
 
 
 def load(spec: Spec) -> Teacher:
-    """Call the user's function and make a teacher of what it returns.
+    """Call the user's function and build a teacher from its result.
 
     Args:
-        spec: ``python:FILE.py:function``; the options are given to the function as text.
+        spec: ``python:FILE.py:function``; options are passed to the function as strings.
 
     Raises:
-        ModelError: If the file, the function or what it returns fails.
+        ModelError: If the file or function is missing or fails, or returns a wrong type.
     """
     made = call(spec)
     module: nn.Module
     preprocess: Any
     dim: int | None
     if isinstance(made, Teacher):
-        module, preprocess, dim, told = made.module, made.preprocess, made.dim, made.identity
+        module, preprocess, dim, stated = made.module, made.preprocess, made.dim, made.identity
     elif isinstance(made, tuple) and len(made) in (2, 3) and isinstance(made[0], nn.Module):
-        module, preprocess, dim, told = made[0], made[1], made[2] if made[2:] else None, {}
+        module, preprocess, dim, stated = made[0], made[1], made[2] if made[2:] else None, {}
     else:
         raise ModelError(
             f"expected {spec} to return an aft.teachers.Teacher, (module, preprocess) or "
@@ -50,22 +50,22 @@ def load(spec: Spec) -> Teacher:
         description, modality = preprocess.describe(), "text"
     elif not callable(preprocess):
         raise ModelError(
-            f"expected the preprocess of {spec} to take an input and return a tensor, "
-            f"got {describe(preprocess)}"
+            f"expected preprocess of {spec} to be a function from an input to a tensor, got "
+            f"{describe(preprocess)}"
         )
     module = module.eval().requires_grad_(False)
-    found = output_dim(module, _blank_input(spec, preprocess, modality), str(spec))
-    if dim is not None and dim != found:
-        raise ModelError(f"{spec} says dim={dim} but its features have {found} columns")
+    width = output_dim(module, _blank_input(spec, preprocess, modality), str(spec))
+    if dim is not None and dim != width:
+        raise ModelError(f"{spec} returns dim={dim}, but its features have {width} dimensions")
     path = find_file(spec)[0]
     own = {
         "spec": str(replace(spec, name=f"{path.name}:{find_file(spec)[1]}").without("weights")),
         "source_sha256": file_hash(path),
         "weights_sha256": state_hash(module.state_dict()),
-        "dim": found,
+        "dim": width,
     }
-    identity = {"preprocessing": description, "versions": versions("torch"), **told, **own}
-    return Teacher(str(spec), found, module, preprocess, identity, modality)
+    identity = {"preprocessing": description, "versions": versions("torch"), **stated, **own}
+    return Teacher(str(spec), width, module, preprocess, identity, modality)
 
 
 def _blank_input(spec: Spec, preprocess: Any, modality: str) -> Any:
@@ -75,7 +75,7 @@ def _blank_input(spec: Spec, preprocess: Any, modality: str) -> Any:
     try:
         value = "a text" if is_text else Image.new("RGB", (320, 256), "gray")
         return preprocess(value).unsqueeze(0)
-    except Exception as error:  # the user's code, given a plain grey image
+    except Exception as error:  # user code may raise anything
         what = "the text 'a text'" if is_text else "a 320 x 256 image"
-        words = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(f"the preprocess of {spec} failed on {what}: {words}") from error
+        message = f"{type(error).__name__}: {first_line(error)}"
+        raise ModelError(f"preprocess of {spec} failed on {what}: {message}") from error

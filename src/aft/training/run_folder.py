@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from aft.config.commands import TrainConfig, read_config_file, resolve, write_co
 from aft.data.loading import DataSet
 from aft.errors import ConfigError, DataError
 from aft.metrics import MAIN_METRIC
+from aft.paths import check_own_folder, result_name
 from aft.students.saved import SavedStudent
 from aft.tasks import Task
 
@@ -81,7 +81,7 @@ def is_finished(out: Path) -> bool:
 
 def free_folder(data: str) -> Path:
     """A folder that does not exist yet, named after the data: ``runs/flowers-1``."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).resolve().stem).strip("-") or "run"
+    name = result_name(data)
     number = 1
     while Path(f"runs/{name}-{number}").exists():
         number += 1
@@ -95,9 +95,7 @@ def open_run(out: Path, config: TrainConfig) -> None:
         ConfigError: If something is there and neither resume nor overwrite says what to do, if
             it is no run, or if a run to go on with had other options.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / CONFIG).is_file():
-            raise ConfigError(f"{out} exists and is no run of aft; name another --out")
+    if check_own_folder(out, CONFIG, "run"):
         begun = (out / CHECKPOINTS / LAST).exists()  # before, there is nothing to lose
         if config.overwrite:
             shutil.rmtree(out)

@@ -1,0 +1,114 @@
+"""What is wrong with a command's options, found without importing torch or reading data."""
+
+from __future__ import annotations
+
+import os
+
+from aft.backbones.specs import Spec, split_column
+from aft.config.commands import (
+    CompareConfig,
+    DemoConfig,
+    ExtractConfig,
+    InspectConfig,
+    PredictConfig,
+    ScoreConfig,
+    TrainConfig,
+)
+from aft.config.groups import ALONE, LEFT_OUT, NOTHING, VARIANTS, LossOptions, Options
+from aft.errors import ConfigError
+from aft.paths import find_source
+
+
+def check(config: Options) -> None:
+    """Check paths, the form of model specifications, and options that exclude each other.
+
+    Raises:
+        AftError: If something is wrong.
+    """
+    for source in _sources(config):
+        find_source(source)
+    for text in (*getattr(config, "teachers", ()), *getattr(config, "student", ())):
+        Spec.parse(split_column(text)[1])
+    if isinstance(config, TrainConfig):
+        _check_train(config)
+    elif isinstance(config, CompareConfig):
+        _check_compare(config)
+    elif isinstance(config, ScoreConfig | ExtractConfig):
+        _check_teachers(config)
+    elif isinstance(config, PredictConfig):
+        _check_predict(config)
+    elif isinstance(config, InspectConfig) and config.verify and not config.teachers:
+        raise ConfigError("--verify needs --teachers: those whose features to recompute")
+
+
+def _sources(config: Options) -> list[str]:
+    """The data sources among the options."""
+    if isinstance(config, DemoConfig | InspectConfig):
+        return []
+    found = [getattr(config, "data", None), getattr(config, "unlabelled", None)]
+    return [source for source in found if source not in (None, LEFT_OUT, NOTHING)]
+
+
+def _check_train(config: TrainConfig) -> None:
+    if config.resume and config.overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other")
+    if config.resume and config.out is None:
+        raise ConfigError("--resume needs --out, the folder of the run to resume")
+    if config.loss not in ("aft", "aft-soft"):
+        plain = {name: field.default for name, field in LossOptions.model_fields.items()}
+        for name in ("kernel", "weights", "combine"):
+            if getattr(config, name) != plain[name]:
+                raise ConfigError(
+                    f"--{name} is an option of --loss aft and aft-soft, got --loss {config.loss}"
+                )
+    if isinstance(config.views, int) and config.augment == "none":
+        raise ConfigError(
+            "--views stores random views, but --augment none allows none: omit one of them"
+        )
+    if config.combine == "product" and len(config.teachers) < 2:
+        raise ConfigError(
+            "--combine product multiplies teachers: expected at least 2, "
+            f"got {len(config.teachers)}"
+        )
+    if config.steps is not None and config.epochs is not None:
+        raise ConfigError(
+            f"expected --steps or --epochs, got both ({config.steps}, {config.epochs})"
+        )
+
+
+def _check_compare(config: CompareConfig) -> None:
+    _check_one_process("compare")
+    methods = [method for method in dict.fromkeys(config.methods) if method != ALONE]
+    if not methods:
+        raise ConfigError("--methods: expected a method beside alone, e.g. --methods alone aft")
+    if config.unlabelled == LEFT_OUT and max(config.train_fractions) >= 1:
+        raise ConfigError(
+            "--unlabelled left-out takes the rows that --train-fractions leave out: expected "
+            "fractions below 1"
+        )
+    if not config.teachers:
+        raise ConfigError(f"--teachers is missing: expected at least one for {methods[0]}")
+    for method in methods:
+        for option, value in VARIANTS.get(method, {}).items():
+            if getattr(config, option) == value:
+                raise ConfigError(f"{method} is aft with --{option} {value}: omit one of them")
+
+
+def _check_teachers(config: ScoreConfig | ExtractConfig) -> None:
+    command = "score" if isinstance(config, ScoreConfig) else "extract"
+    if not config.teachers:
+        raise ConfigError(f"{command} needs --teachers, e.g. --teachers timm:tf_efficientnet_lite0")
+    if isinstance(config, ScoreConfig):
+        _check_one_process(command)
+
+
+def _check_one_process(command: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{command} runs in one process: start it without torchrun")
+
+
+def _check_predict(config: PredictConfig) -> None:
+    if config.out.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"expected --out to end in .csv or .parquet, got {config.out}")
+    if config.out.exists() and not config.overwrite:
+        raise ConfigError(f"{config.out} exists: pass another --out, or --overwrite")
