@@ -16,7 +16,7 @@ test: export OMP_NUM_THREADS ?= 1
 help: ## Show what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.dev ## Train a small model with a teacher on real pictures and show what it gained
+demo: $(VENV)/.demo ## Compare a small model alone and with a teacher, on real texts
 	@$(BIN)/aft demo
 
 test: lint ## Lint, then run the tests

@@ -1,4 +1,4 @@
-"""Distances and angles between rows, made of inner products, against their definitions."""
+"""Distances and angles computed from inner products, against their definitions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make the development environment: tools/install.sh VENV GROUP, e.g. tools/install.sh .venv dev
+# Make an environment: tools/install.sh VENV GROUP. GROUP is demo (what `aft demo` needs) or a
+# dependency group such as dev, which comes with all extras.
 #
 # PYTHON       which Python makes the environment (default: python3, else the newest one found)
 # TORCH        what to install as torch first (default: torch==2.13.0)
@@ -57,7 +58,7 @@ say "pip that knows dependency groups"
 quietly pip install --quiet --upgrade "pip>=25.1"
 
 if ! installed torch; then
-    say "$torch"
+    say "$torch (about 200 MB for a CPU build, several GB with CUDA)"
     if ! pip install --quiet "$torch" >/dev/null 2>&1; then
         say "$torch is not to be had for this Python and system: taking the newest torch that is"
         quietly pip install --quiet "torch>=2.4"
@@ -67,6 +68,12 @@ constraints=$venv/constraints.txt
 # Without the local part (+cpu), which an ordinary index does not list.
 "$python" -c "import importlib.metadata as m; print('torch==' + m.version('torch').split('+')[0])" \
     >"$constraints"
+
+if [ "$group" = demo ]; then
+    say "aft with reports and text models (about 500 MB)"
+    quietly pip install --quiet --constraint "$constraints" --editable ".[report,text]"
+    exit
+fi
 
 if ! installed torchvision; then
     if [ "$(cat "$constraints")" = "$torch" ]; then

@@ -1,4 +1,4 @@
-"""Where to compute, and with how many helpers."""
+"""Choice of the device and of the number of worker processes."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from aft.errors import ConfigError
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device asked for; ``auto`` prefers CUDA, then Apple MPS, then the CPU.
+    """Return the requested device; ``auto`` prefers CUDA, then Apple MPS, then the CPU.
 
     Raises:
-        ConfigError: If the device is not there.
+        ConfigError: If the device is not available.
     """
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
     if name == "auto":
-        name = next(kind for kind, found in there.items() if found)
-    if not there.get(name, False):
-        found = ", ".join(kind for kind, is_there in there.items() if is_there)
-        raise ConfigError(f"there is no {name} device here; found {found}")
+        name = next(kind for kind, found in available.items() if found)
+    if not available.get(name, False):
+        kinds = ", ".join(kind for kind, found in available.items() if found)
+        raise ConfigError(f"device {name} is not available; available devices: {kinds}")
     return torch.device(name)
 
 
 def choose_num_workers(asked: int | None, device: torch.device) -> int:
-    """Processes that read images: those asked for, or what the machine bears.
+    """Number of processes that load images: the requested number, or one that suits the machine.
 
-    On the CPU the network itself wants the cores, so few are taken from it.
+    On the CPU the network itself needs the cores, so only few processes load images.
     """
     if asked is not None:
         return asked

@@ -1,10 +1,10 @@
-"""Errors for the person at the keyboard: what came, what was expected, what to do."""
+"""Errors for users. Messages say what was given, what was expected and what to do."""
 
 from __future__ import annotations
 
 
 class AftError(Exception):
-    """Base class of every error that `aft` raises on purpose; the command line prints it alone."""
+    """Base class of all user errors of `aft`; the command line prints them without a traceback."""
 
 
 class ConfigError(AftError):
@@ -24,7 +24,7 @@ class StudentError(AftError):
 
 
 class StoreError(AftError):
-    """The feature store on disk does not fit, is damaged or cannot be written."""
+    """The feature store on disk is incompatible, damaged or not writable."""
 
 
 class InputError(AftError, ValueError):

@@ -1,4 +1,7 @@
-"""Is the model hub within reach? Its client would retry an unknown host for most of a minute."""
+"""Check whether the Hugging Face Hub can be reached.
+
+The Hub's client retries an unknown host for most of a minute; this check fails fast.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from urllib.parse import urlsplit
 
 
 def why_unreachable() -> str | None:
-    """The reason in a few words, or None if the hub answers (or a proxy is to be asked)."""
+    """The reason why the Hub is unreachable, or None if it answers or a proxy is configured."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     if urllib.request.getproxies():
-        return None  # the proxy, not this machine, looks the host up
+        return None  # the proxy resolves the host name
     address = urlsplit(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT)
     port = address.port or (80 if address.scheme == "http" else 443)
     try:

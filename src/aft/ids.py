@@ -1,4 +1,4 @@
-"""Which content is which: 128-bit ids of samples, remembered for files that have not changed."""
+"""Content ids: 128-bit hashes of samples, cached for unchanged files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 ID_BYTES = 16
 _CHUNK = 256
-_SETTLED_SECONDS = 2.0
+_RECENT_SECONDS = 2.0
 
 
 def default_cache_dir() -> Path:
-    """Where features and remembered ids live: ``$AFT_CACHE`` or the user's cache folder."""
+    """Folder of stored features and cached ids: ``$AFT_CACHE`` or the user's cache folder."""
     if "AFT_CACHE" in os.environ:
         return Path(os.environ["AFT_CACHE"])
     if os.name == "nt":
@@ -31,20 +31,20 @@ def default_cache_dir() -> Path:
 
 
 def content_id(content: bytes) -> bytes:
-    """The sample id of a content: its 16-byte BLAKE2b."""
+    """The id of a content: its 16-byte BLAKE2b hash."""
     return hashlib.blake2b(content, digest_size=ID_BYTES).digest()
 
 
 def join_ids(parts: NDArray[np.uint8], present: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The ids of samples from those of their parts.
+    """Compute the ids of samples from the ids of their parts.
 
     Args:
         parts: Ids of the parts, shape ``(n, num_columns, 16)``.
-        present: Which parts are there, shape ``(n, num_columns)``.
+        present: Mask of the parts that are not missing, shape ``(n, num_columns)``.
 
     Returns:
-        Shape ``(n, 16)``: the id of the only part, or that of the parts' ids one after the other;
-        zeros where every part is missing.
+        Shape ``(n, 16)``: the id of the only part, or the hash of the concatenated ids of the
+        parts; zeros where all parts are missing.
     """
     if parts.shape[1] == 1:
         return np.ascontiguousarray(parts[:, 0])
@@ -56,7 +56,7 @@ def join_ids(parts: NDArray[np.uint8], present: NDArray[np.bool_]) -> NDArray[np
 
 
 class Identified(NamedTuple):
-    """A content's id, and what is wrong with the content (None if it can be read)."""
+    """The id of a content, and its fault (None if it can be read)."""
 
     sample_id: bytes
     fault: str | None
@@ -67,22 +67,22 @@ def identify(
     find_fault: Callable[[bytes], str | None],
     cache_dir: Path | None = None,
 ) -> Iterator[Identified]:
-    """Id and soundness of each input, in order; known unchanged files are not read again.
+    """Yield the id and fault of each input, in order; cached files that are unchanged are not read.
 
     Args:
         inputs: File paths (str) or contents (bytes).
-        find_fault: Says what is wrong with a content, or None.
-        cache_dir: Where the memory of files is kept; default :func:`default_cache_dir`.
+        find_fault: Returns what is wrong with a content, or None.
+        cache_dir: Folder of the cache of file ids; default :func:`default_cache_dir`.
     """
     source = iter(inputs)
     workers = min(8, os.cpu_count() or 1)
-    memory = _Memory.open((cache_dir or default_cache_dir()) / "files.sqlite")
-    with ThreadPoolExecutor(workers) as pool, closing(memory):
+    cache = _IdCache.open((cache_dir or default_cache_dir()) / "files.sqlite")
+    with ThreadPoolExecutor(workers) as pool, closing(cache):
         while chunk := list(islice(source, _CHUNK)):
             keys = [_Key.of(item) if isinstance(item, str) else None for item in chunk]
-            known = memory.recall([key for key in keys if key is not None])
+            known = cache.load([key for key in keys if key is not None])
 
-            def look(
+            def check(
                 index: int,
                 chunk: list[str | bytes] = chunk,
                 keys: list[_Key | None] = keys,
@@ -97,8 +97,8 @@ def identify(
                     return Identified(content_id(b""), error.strerror or str(error))
                 return Identified(content_id(content), find_fault(content))
 
-            found = list(pool.map(look, range(len(chunk))))
-            memory.remember(
+            found = list(pool.map(check, range(len(chunk))))
+            cache.save(
                 {k: f for k, f in zip(keys, found, strict=True) if k is not None and k not in known}
             )
             yield from found
@@ -118,19 +118,19 @@ class _Key(NamedTuple):
         return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
 
-class _Memory:
-    """Ids by path, size and modification time, in SQLite; works as an empty one if it must."""
+class _IdCache:
+    """A SQLite cache of ids by path, size and modification time; in memory if opening fails."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
 
     @classmethod
-    def open(cls, path: Path) -> _Memory:
+    def open(cls, path: Path) -> _IdCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path, timeout=30)
             connection.execute("SELECT count(*) FROM sqlite_master")
-        except (OSError, sqlite3.Error):  # read-only home, full disk: nothing is remembered
+        except (OSError, sqlite3.Error):  # read-only home or full disk: nothing is cached
             connection = sqlite3.connect(":memory:")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, "
@@ -138,7 +138,7 @@ class _Memory:
         )
         return cls(connection)
 
-    def recall(self, keys: list[_Key]) -> dict[_Key, Identified]:
+    def load(self, keys: list[_Key]) -> dict[_Key, Identified]:
         rows = self.connection.execute(
             "SELECT path, size, modified, sample_id, fault FROM files "
             f"WHERE path IN ({','.join('?' * len(keys))})",
@@ -147,16 +147,16 @@ class _Memory:
         found = {_Key(row[0], row[1], row[2]): Identified(row[3], row[4]) for row in rows}
         return {key: found[key] for key in keys if key in found}
 
-    def remember(self, found: dict[_Key, Identified]) -> None:
-        # A file written a moment ago may change again within the clock's resolution.
-        settled = (time.time() - _SETTLED_SECONDS) * 1e9
-        rows = [(*key, *value) for key, value in found.items() if key.modified < settled]
+    def save(self, found: dict[_Key, Identified]) -> None:
+        # A file written just now may change again within the resolution of the clock.
+        before = (time.time() - _RECENT_SECONDS) * 1e9
+        rows = [(*key, *value) for key, value in found.items() if key.modified < before]
         try:
             with self.connection:
                 self.connection.executemany(
                     "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows
                 )
-        except sqlite3.Error:  # a full disk costs time, never the run
+        except sqlite3.Error:  # a full disk makes runs slower but must not stop them
             pass
 
     def close(self) -> None:

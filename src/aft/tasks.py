@@ -1,4 +1,4 @@
-"""Labels: which task they make, and how they become numbers."""
+"""Tasks: infer the task from labels, and encode labels as numbers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Task:
-    """What a student predicts.
+    """The prediction task of a student.
 
     Attributes:
-        kind: ``classification`` (one class a sample), ``multilabel`` (any number of them) or
-            ``regression`` (numbers).
-        names: The classes, or the names of the regression targets; one output each.
+        kind: ``classification`` (one class per sample), ``multilabel`` (any number of classes per
+            sample) or ``regression`` (numbers).
+        names: The classes, or the names of the regression targets; the student has one output per
+            name.
     """
 
     kind: TaskKind
@@ -32,11 +33,11 @@ class Task:
 
     @property
     def num_outputs(self) -> int:
-        """Width of the student's head."""
+        """Number of outputs of the student."""
         return len(self.names)
 
     def describe(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The task as plain JSON values."""
         return {**asdict(self), "names": list(self.names)}
 
     @classmethod
@@ -45,7 +46,7 @@ class Task:
         return cls(description["kind"], tuple(description["names"]))
 
     def counts(self, labels: NDArray[Any] | None) -> dict[str, int]:
-        """Number of rows of each class; empty for regression."""
+        """Number of rows per class; empty for regression."""
         if labels is None or self.kind == "regression":
             return {}
         if self.kind == "multilabel":
@@ -56,7 +57,7 @@ class Task:
 
 
 def missing_labels(labels: Mapping[str, Sequence[Any]], rows: int) -> NDArray[np.bool_]:
-    """Which rows have no label, shape ``(rows,)``."""
+    """Mask of the rows without a label, shape ``(rows,)``."""
     missing = np.zeros(rows, dtype=bool)
     for values in labels.values():
         missing |= np.fromiter((_is_missing(value) for value in values), bool, rows)
@@ -66,22 +67,22 @@ def missing_labels(labels: Mapping[str, Sequence[Any]], rows: int) -> NDArray[np
 def infer_task(
     labels: Mapping[str, Sequence[Any]], class_names: tuple[str, ...] | None, task: str
 ) -> Task:
-    """Find the task that the label columns make.
+    """Infer the task from the label columns.
 
-    Text, true/false and whole numbers are classes; lists (or several 0/1 columns) are several
-    classes a row; other numbers are regression targets.
+    Text, booleans and whole numbers are classes. Lists, and several 0/1 columns, are multi-label
+    classes. Other numbers are regression targets.
 
     Args:
         labels: The values of each label column.
-        class_names: The classes in their given order, where the source knows one.
-        task: The task asked for, or ``auto``.
+        class_names: The ordered class names, if the source defines them.
+        task: The requested task, or ``auto``.
 
     Raises:
-        DataError: If the labels do not fit the task asked for, or could mean several.
+        DataError: If the labels do not fit the requested task, or the task is ambiguous.
     """
     kind = task if task != "auto" else _guess(labels)
     if kind not in KINDS:
-        raise DataError(f"expected a task out of {', '.join(KINDS)}, got {task!r}")
+        raise DataError(f"expected the task to be one of {', '.join(KINDS)}, got {task!r}")
     if kind == "regression":
         return Task("regression", tuple(labels))
     if kind == "multilabel" and len(labels) > 1:
@@ -102,16 +103,16 @@ def infer_task(
 def encode_labels(
     labels: Mapping[str, Sequence[Any]], task: Task, class_names: tuple[str, ...] | None = None
 ) -> NDArray[Any]:
-    """The labels as numbers: see :class:`aft.data.Samples` for the shapes.
+    """Encode labels as numbers; see :class:`aft.data.Samples` for the shapes.
 
     Args:
         labels: The values of each label column.
-        task: The task, whose classes the labels must be among.
-        class_names: The classes in their given order, where the source knows one and its labels
-            are positions in it.
+        task: The task, which defines the allowed classes.
+        class_names: The ordered class names, if the source defines them and its labels are
+            indices into them.
 
     Raises:
-        DataError: If labels are none of the task's classes, or not numbers for regression.
+        DataError: If a label is not a class of the task, or not a number for regression.
     """
     if task.kind == "regression" or (task.kind == "multilabel" and len(labels) > 1):
         return np.stack([_numbers(values, name) for name, values in labels.items()], axis=1)
@@ -138,7 +139,7 @@ def encode_labels(
 
 
 def _name(value: Any, class_names: tuple[str, ...] | None) -> str:
-    """The name of a class: one file may hold 1, another 1.0 or the word "1"."""
+    """The class name of a label; 1, 1.0 and "1" have the same name."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if class_names is not None and type(value) is int and 0 <= value < len(class_names):
@@ -152,7 +153,7 @@ def _explain_unknown(unknown: dict[str, int], task: Task) -> str:
     names = [f"{name!r} ({count})" for name, count in list(unknown.items())[:_SHOWN]]
     if len(unknown) == 1:
         (name, count), *_ = unknown.items()
-        return f"the label {name!r} is {among}; {count} rows have it"
+        return f"the label {name!r}, in {count} rows, is {among}"
     return (
         f"{len(unknown)} labels in {sum(unknown.values())} rows are {among}: {', '.join(names)}"
         f"{' …' if len(unknown) > _SHOWN else ''}"
@@ -170,7 +171,8 @@ def _guess(labels: Mapping[str, Sequence[Any]]) -> TaskKind:
         if numeric:
             return "regression"
         raise DataError(
-            f"the label columns {', '.join(labels)} hold neither 0/1 nor numbers; name one column"
+            f"expected 0/1 or numbers in the label columns {', '.join(labels)}; for other labels "
+            "name a single column with --label-column"
         )
     if not numeric:
         return "classification"
@@ -179,8 +181,9 @@ def _guess(labels: Mapping[str, Sequence[Any]]) -> TaskKind:
     distinct = len(set(values))
     if distinct > _MOST_INTEGER_CLASSES or (distinct > 20 and distinct > len(values) / 2):
         raise DataError(
-            f"column {next(iter(labels))!r} holds {distinct} different whole numbers in "
-            f"{len(values)} rows: pass --task regression or --task classification"
+            f"the task is ambiguous: the label column {next(iter(labels))!r} has {distinct} "
+            f"distinct whole numbers in {len(values)} rows; pass --task regression or "
+            "--task classification"
         )
     return "classification"
 
@@ -196,10 +199,13 @@ def _numbers(values: Sequence[Any], column: str) -> NDArray[np.float32]:
         numbers = np.asarray([float(value) for value in values], dtype=np.float32)
     except (TypeError, ValueError):
         bad = next(v for v in values if not isinstance(v, (int, float)))
-        raise DataError(f"column {column!r} should hold numbers, got {bad!r}") from None
+        raise DataError(f"expected numbers in the label column {column!r}, got {bad!r}") from None
     if not np.isfinite(numbers).all():
         count = int((~np.isfinite(numbers)).sum())
-        raise DataError(f"column {column!r} holds {count} values that are not finite numbers")
+        raise DataError(
+            f"expected finite numbers in the label column {column!r}, but {count} values are not "
+            "finite"
+        )
     return numbers
 
 

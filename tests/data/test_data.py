@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from aft.data.readers.find_columns import Columns
 from aft.errors import DataError
 from aft.ids import content_id, identify
 from aft.tasks import Task
+from helpers.errors import says
 
 Folder = Callable[..., Path]
 
@@ -81,39 +83,46 @@ class TestImageFolder:
         assert len(data.splits["train"]) == 54 and not data.report.bad_inputs
 
 
-class TestTrouble:
+class TestErrors:
     def test_missing_folder(self) -> None:
-        with pytest.raises(DataError, match="no folder or file ./nowhere"):
+        with pytest.raises(DataError) as error:
             read("./nowhere")
+        assert says(error.value, "./nowhere", Path.cwd())
 
-    def test_name_of_neither_folder_nor_hub(self) -> None:
-        with pytest.raises(DataError, match="no folder or file 'nowhere' here"):
+    def test_unknown_name(self) -> None:
+        with pytest.raises(DataError, match="'nowhere'"):
             read("nowhere")
 
     def test_pictures_without_classes(self, picture_folder: Folder) -> None:
-        with pytest.raises(DataError, match="each class in a folder of its own"):
-            read(picture_folder() / "train" / "circle")
+        folder = picture_folder() / "train" / "circle"
+        with pytest.raises(DataError) as error:
+            read(folder)
+        assert says(error.value, f"{folder}/CLASS/*.png", "image,label")
 
     def test_empty_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="no image"):
+        with pytest.raises(DataError) as error:
             read(tmp_path)
+        assert says(error.value, f"{tmp_path}/CLASS/*.png", f"{tmp_path}/CLASS/*.txt")
 
     def test_class_missing_from_train(self, picture_folder: Folder) -> None:
         root = picture_folder()
         shutil.rmtree(root / "train/circle")
-        with pytest.raises(DataError, match=r"1 classes of the test split \(8 rows\).*circle"):
+        with pytest.raises(DataError) as error:
             read(root)
+        assert says(error.value, "test split", "8 rows", "circle")
 
     def test_empty_test_set(self, picture_folder: Folder) -> None:
         root = picture_folder()
         for picture in (root / "test").rglob("*.png"):
             picture.unlink()
-        with pytest.raises(DataError, match="the test split of .* has no usable rows"):
+        with pytest.raises(DataError) as error:
             read(root)
+        assert says(error.value, "test split", root)
 
     def test_one_class(self, picture_folder: Folder) -> None:
-        with pytest.raises(DataError, match="at least 2 classes, train has 1: circle"):
+        with pytest.raises(DataError) as error:
             read(picture_folder(classes=1))
+        assert says(error.value, "at least 2", "1: circle")
 
     def test_corrupt_images_are_skipped_and_listed(self, picture_folder: Folder) -> None:
         root = picture_folder()
@@ -122,14 +131,13 @@ class TestTrouble:
         (root / "train/circle/001.png").write_bytes(b"")
         (root / "test/square/000.png").write_bytes(b"hello")
         report = load_data(str(root), progress=False).report
-        assert sorted(file for file, _ in report.bad_inputs) == [
-            "test/square/000.png",
-            "train/circle/000.png",
-            "train/circle/001.png",
-        ]
-        assert "3 unreadable or empty inputs skipped" in report.lines()[0]
-        with pytest.raises(DataError, match="cannot read .*000.png.*--on-bad-input skip"):
+        bad = ["test/square/000.png", "train/circle/000.png", "train/circle/001.png"]
+        assert sorted(file for file, _ in report.bad_inputs) == bad
+        assert report.lines()[0].startswith("3 ")
+        assert all(file in report.lines()[0] for file in bad)
+        with pytest.raises(DataError) as error:
             read(root, on_bad_input="fail")
+        assert says(error.value, "000.png", "--on-bad-input skip")
 
     def test_truncated_jpeg_is_found(self, tmp_path: Path) -> None:
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -142,14 +150,15 @@ class TestTrouble:
         report = load_data(str(tmp_path), progress=False).report
         assert [name for name, _ in report.bad_inputs] == ["a/a0.jpg"]
 
-    def test_same_content_in_train_and_test(self, picture_folder: Folder) -> None:
+    def test_leaks_are_reported(self, picture_folder: Folder) -> None:
         root = picture_folder()
         shutil.copy(root / "train/circle/003.png", root / "test/circle/copy.png")
         report = load_data(str(root), progress=False).report
         assert report.leaks == [("train/circle/003.png", "test/circle/copy.png")]
-        assert "1 held-out inputs are also in train" in report.lines()[0]
+        assert report.lines()[0].startswith("1 ")
+        assert all(file in report.lines()[0] for file in report.leaks[0])
 
-    def test_same_content_with_different_labels(self, picture_folder: Folder) -> None:
+    def test_conflicting_labels_are_reported(self, picture_folder: Folder) -> None:
         root = picture_folder()
         shutil.copy(root / "train/circle/003.png", root / "train/square/copy.png")
         shutil.copy(root / "train/circle/004.png", root / "train/circle/copy.png")
@@ -157,7 +166,7 @@ class TestTrouble:
         assert report.conflicts == [("train/circle/003.png", "train/square/copy.png")]
         assert report.duplicates == 2
 
-    def test_copies_are_held_out_together(self, picture_folder: Folder) -> None:
+    def test_duplicates_are_held_out_together(self, picture_folder: Folder) -> None:
         root = picture_folder(train=10)
         for picture in sorted((root / "train").rglob("*.png")):
             shutil.copy(picture, picture.with_name(f"copy-{picture.name}"))
@@ -219,10 +228,12 @@ class TestTables:
 
     def test_missing_column(self, pictures: list[Path], tmp_path: Path) -> None:
         file = table(tmp_path / "t.jsonl", [{"path": str(pictures[0]), "colour": "red"}])
-        with pytest.raises(DataError, match="no label column .* path, colour. .*--label-column"):
+        with pytest.raises(DataError) as error:
             read(file)
-        with pytest.raises(DataError, match="no column 'kind'"):
+        assert says(error.value, file, "path, colour", "--label-column")
+        with pytest.raises(DataError) as error:
             read(file, columns=Columns(label=("kind",)))
+        assert says(error.value, "'kind'", file, "path, colour", "--label-column")
 
     def test_unlabelled_rows_and_missing_files(self, pictures: list[Path], tmp_path: Path) -> None:
         rows: list[dict[str, object]] = [{"path": str(p), "label": p.parent.name} for p in pictures]
@@ -230,12 +241,14 @@ class TestTables:
         rows[1]["path"] = "gone.png"
         report = load_data(str(table(tmp_path / "t.jsonl", rows)), progress=False).report
         assert report.unlabelled == 1
-        assert report.bad_inputs == [("gone.png", "No such file or directory")]
+        assert report.bad_inputs == [("gone.png", os.strerror(errno.ENOENT))]
 
     def test_not_a_table(self, tmp_path: Path) -> None:
-        (tmp_path / "t.parquet").write_bytes(b"nonsense")
-        with pytest.raises(DataError, match="cannot read the table"):
-            read(tmp_path / "t.parquet")
+        file = tmp_path / "t.parquet"
+        file.write_bytes(b"nonsense")
+        with pytest.raises(DataError) as error:
+            read(file)
+        assert says(error.value, file)
 
     def test_hugging_face_folder(self, pictures: list[Path], tmp_path: Path) -> None:
         import datasets
@@ -265,7 +278,7 @@ class TestTasks:
         pictures = sorted((picture_folder(test=0) / "train").rglob("*.png"))
         return [{"path": str(p)} for p in pictures]
 
-    def test_lists_are_several_labels(self, rows: list[dict[str, object]], tmp_path: Path) -> None:
+    def test_lists_are_multilabel(self, rows: list[dict[str, object]], tmp_path: Path) -> None:
         for i, row in enumerate(rows):
             row["labels"] = [["red"], ["red", "round"], []][i % 3]
         data = load_data(str(table(tmp_path / "t.jsonl", rows)), progress=False)
@@ -292,40 +305,46 @@ class TestTasks:
         for i, row in enumerate(rows):
             row["label"] = i
         file = table(tmp_path / "t.jsonl", rows)
-        with pytest.raises(DataError, match="60 different whole numbers .* --task regression"):
+        with pytest.raises(DataError) as error:
             read(file)
+        options = ("--task regression", "--task classification")
+        assert says(error.value, "'label'", "60", *options)
         assert load_data(str(file), task="regression", progress=False).task.kind == "regression"
 
-    def test_text_is_no_target(self, rows: list[dict[str, object]], tmp_path: Path) -> None:
+    def test_text_is_not_a_regression_target(
+        self, rows: list[dict[str, object]], tmp_path: Path
+    ) -> None:
         for row in rows:
             row["label"] = "high"
-        with pytest.raises(DataError, match="should hold numbers, got 'high'"):
+        with pytest.raises(DataError) as error:
             read(table(tmp_path / "t.jsonl", rows), task="regression")
+        assert says(error.value, "'label'", "'high'")
 
     def test_unknown_class_for_a_trained_student(self, picture_folder: Folder) -> None:
         known = Task("classification", ("circle", "square"))
-        with pytest.raises(DataError, match="'triangle' is none of the 2 known classes"):
+        with pytest.raises(DataError) as error:
             read(picture_folder(), known_task=known, for_training=False)
+        assert says(error.value, "'triangle'", "2 known classes", "circle, square")
 
 
-class TestMemory:
-    def test_known_files_are_not_read_again(self, tmp_path: Path) -> None:
+class TestIdCache:
+    def test_cached_files_are_not_read_again(self, tmp_path: Path) -> None:
         file = tmp_path / "picture"
         file.write_bytes(b"first")
         os.utime(file, (1, 1))
-        looked: list[bytes] = []
+        checked: list[bytes] = []
 
-        def look(content: bytes) -> None:
-            looked.append(content)
+        def check(content: bytes) -> None:
+            checked.append(content)
 
-        first = list(identify([str(file)], look, tmp_path))
-        assert list(identify([str(file)], look, tmp_path)) == first and looked == [b"first"]
+        first = list(identify([str(file)], check, tmp_path))
+        assert list(identify([str(file)], check, tmp_path)) == first and checked == [b"first"]
         file.write_bytes(b"other")
         os.utime(file, (2, 2))
-        assert list(identify([str(file)], look, tmp_path)) != first
-        assert looked == [b"first", b"other"]
+        assert list(identify([str(file)], check, tmp_path)) != first
+        assert checked == [b"first", b"other"]
 
-    def test_a_damaged_memory_is_only_slow(self, tmp_path: Path) -> None:
+    def test_a_damaged_cache_is_ignored(self, tmp_path: Path) -> None:
         (tmp_path / "files.sqlite").write_bytes(b"this is not a database" * 100)
         found = list(identify([b"content"], lambda _: None, tmp_path))
         assert found[0].sample_id == content_id(b"content")
@@ -348,7 +367,7 @@ class TestImages:
         if mode != "1":
             assert np.abs(opened[..., 0].astype(int) - grey).max() <= 2
 
-    def test_transparency_is_laid_over_white(self, tmp_path: Path) -> None:
+    def test_transparency_becomes_white(self, tmp_path: Path) -> None:
         from aft.data.images import open_image
 
         Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.png")

@@ -1,8 +1,10 @@
-"""Samples of several parts: two texts, or an image with a text."""
+"""Samples with several columns: two texts, or an image with a text."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from aft.data.readers.find_columns import Columns, InputColumn, match_names
 from aft.data.samples import match_columns
 from aft.errors import DataError
 from aft.ids import content_id
+from helpers.errors import says
 
 Rows = list[dict[str, object]]
 
@@ -37,7 +40,7 @@ def pair_rows() -> Rows:
 
 @pytest.fixture
 def captions(picture_folder: Callable[..., Path]) -> Rows:
-    """Rows with the path of a picture and a text."""
+    """Rows with the path of an image and a text."""
     pictures = sorted((picture_folder(test=0) / "train").rglob("*.png"))
     return [
         {"image": str(p), "caption": f"a picture {i}", "label": p.parent.name}
@@ -71,12 +74,12 @@ class TestTextPairs:
         inputs, _ = load_inputs(str(table(tmp_path / "t.jsonl", rows)), progress=False)
         assert [column.name for column in inputs.columns] == list(names)
 
-    def test_order_of_the_user(self, pair_rows: Rows, tmp_path: Path) -> None:
+    def test_order_of_named_columns(self, pair_rows: Rows, tmp_path: Path) -> None:
         file = table(tmp_path / "t.jsonl", pair_rows)
         inputs, _ = load_inputs(str(file), Columns(text=("hypothesis", "premise")), progress=False)
         assert inputs.columns == PAIR[::-1]
 
-    def test_order_matters_to_the_id(self, tmp_path: Path) -> None:
+    def test_ids_depend_on_the_order(self, tmp_path: Path) -> None:
         rows: Rows = [{"text1": "a", "text2": "b"}, {"text1": "b", "text2": "a"}]
         inputs, _ = load_inputs(str(table(tmp_path / "t.jsonl", rows)), progress=False)
         assert (inputs.parts[0, 0] == inputs.parts[1, 1]).all()
@@ -98,19 +101,20 @@ class TestTextPairs:
         assert not train.parts[0, 0].any()
         assert train.ids[0].tobytes() == content_id(bytes(16) + content_id(b"second 0"))
         assert report.missing == {"premise": 1, "hypothesis": 2}
-        assert report.lines() == [
-            "1 unreadable or empty inputs skipped: "
-            "t.jsonl[3] (it has neither premise nor hypothesis)",
-            "1 rows have no premise, 2 have no hypothesis",
-        ]
+        bad, missing = report.lines()
+        assert bad.startswith("1 ")
+        assert all(value in bad for value in ("t.jsonl[3]", "premise", "hypothesis"))
+        assert missing.startswith("1 ")
+        assert missing.index("premise") < missing.index("2 ") < missing.index("hypothesis")
         assert data.describe()["missing"] == {"premise": 1, "hypothesis": 2}
         assert data.describe()["columns"] == {"premise": "text", "hypothesis": "text"}
 
-    def test_a_bad_part_spoils_the_row(self, tmp_path: Path) -> None:
+    def test_an_unreadable_part_makes_the_row_unreadable(self, tmp_path: Path) -> None:
         lines = b"".join(b"one %d,two %d,%d\n" % (i, i, i % 2) for i in range(20))
         (tmp_path / "t.csv").write_bytes(b"text1,text2,label\n" + lines + b"good,b\xe4d,1\n")
         data = load(tmp_path / "t.csv")
-        assert data.report.bad_inputs == [("t.csv[20]", "not UTF-8: byte 0xe4 at 1")]
+        ((file, fault),) = data.report.bad_inputs
+        assert file == "t.csv[20]" and "0xe4 at 1" in fault
 
     def test_only(self, pair_rows: Rows, tmp_path: Path) -> None:
         pair_rows[0]["premise"] = None
@@ -127,10 +131,9 @@ class TestTextPairs:
         swapped = train.only("hypothesis", "premise")
         assert list(swapped.input(1)) == ["hypothesis", "premise"]
         assert (train.only("premise", "hypothesis").ids == train.ids).all()
-        with pytest.raises(
-            DataError, match="no input column 'text'; there are premise, hypothesis"
-        ):
+        with pytest.raises(DataError) as error:
             train.only("text")
+        assert says(error.value, "'text'", "premise, hypothesis")
 
     def test_rows_without_any_part_left(self, captions: Rows, tmp_path: Path) -> None:
         rows = [{"premise": "a", "hypothesis": "b", **captions[0]} for _ in range(2)]
@@ -140,7 +143,7 @@ class TestTextPairs:
         texts = inputs.only("premise", "hypothesis")
         assert len(texts) == 2 and not texts.ids[0].any() and texts.ids[1].any()
 
-    def test_copies_are_of_whole_rows(self, pair_rows: Rows, tmp_path: Path) -> None:
+    def test_duplicates_are_whole_rows(self, pair_rows: Rows, tmp_path: Path) -> None:
         pair_rows.append({**pair_rows[0], "hypothesis": "another"})
         pair_rows.append({**pair_rows[0], "label": 1})
         report = load(table(tmp_path / "t.jsonl", pair_rows), validation_fraction=0.0).report
@@ -152,10 +155,9 @@ class TestTextPairs:
         data = load(tmp_path)
         assert data.splits["test"].columns == PAIR and data.report.missing == {"hypothesis": 4}
         table(tmp_path / "test.jsonl", [{"text": "a", "label": 1}])
-        with pytest.raises(
-            DataError, match="not have the same columns: text, label and premise, hyp"
-        ):
+        with pytest.raises(DataError) as error:
             load(tmp_path)
+        assert says(error.value, tmp_path, "text, label", "premise, hypothesis, label")
 
 
 class TestImageAndText:
@@ -178,10 +180,9 @@ class TestImageAndText:
         captions[3] |= {"image": "", "caption": ""}
         data = load(table(tmp_path / "t.jsonl", captions), validation_fraction=0.0)
         assert data.splits["train"].input(0) == {"image": None, "caption": "a picture 0"}
-        assert data.report.bad_inputs == [
-            ("t.jsonl[1]", "No such file or directory"),
-            ("t.jsonl[3]", "it has neither image nor caption"),
-        ]
+        gone, (file, fault) = data.report.bad_inputs
+        assert gone == ("t.jsonl[1]", os.strerror(errno.ENOENT))
+        assert file == "t.jsonl[3]" and "image" in fault and "caption" in fault
         assert data.report.missing == {"image": 1, "caption": 1}
 
     def test_one_of_them_by_name(self, captions: Rows, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ class TestImageAndText:
         text = "image,caption,label\n" + "".join(lines)
         (tmp_path / "t.csv").write_bytes(text.encode() + b"caf\xe9.png,a caption,circle\n")
         data = load(tmp_path / "t.csv")
-        assert data.report.bad_inputs == [("t.csv[60]", "No such file or directory")]
+        assert data.report.bad_inputs == [("t.csv[60]", os.strerror(errno.ENOENT))]
 
     @pytest.mark.parametrize("form", ["struct", "bytes"])
     def test_embedded_images_in_parquet(self, captions: Rows, tmp_path: Path, form: str) -> None:
@@ -254,19 +255,20 @@ class TestColumnsOfAStudent:
         assert match_names([self.image, a, b], [b]) == [2]
         assert match_names([a, self.image], [InputColumn("picture", "image"), self.text]) == [1, 0]
 
-    def test_complaints(self) -> None:
+    def test_errors(self) -> None:
         a, b = (InputColumn(name, "text") for name in "ab")
-        with pytest.raises(
-            DataError,
-            match="has text 'a' and text 'b': any of 'a', 'b' could be 'text'. .*--text-column",
-        ):
+        with pytest.raises(DataError) as error:
             match_names([a, b], [self.text])
-        with pytest.raises(DataError, match="any of 'text' could be 'a', 'b'"):
+        assert says(error.value, "text 'text'", "text 'a' and text 'b'", "'a', 'b'")
+        assert says(error.value, "--text-column")
+        with pytest.raises(DataError) as error:
             match_names([self.text], [a, b])
-        with pytest.raises(DataError, match="the data has text 'a': nothing fits"):
+        assert says(error.value, "text 'a' and text 'b'", "text 'text'", "'a', 'b'")
+        with pytest.raises(DataError) as error:
             match_names([a], [self.image])
+        assert says(error.value, "image 'image'", "text 'a'")
 
-    def test_what_the_data_lacks_is_missing(self, captions: Rows, tmp_path: Path) -> None:
+    def test_columns_that_the_data_lacks_are_missing(self, captions: Rows, tmp_path: Path) -> None:
         a, b = (InputColumn(name, "text") for name in "ab")
         assert match_names([a], [a, self.image]) == [0, None]
         assert match_names([b], [a, b]) == [None, 0]
@@ -288,10 +290,10 @@ class TestColumnsOfAStudent:
         texts = match_columns(inputs, wanted[:1])
         assert texts.input(0) == "a picture 0" and (texts.ids == inputs.parts[:, 1]).all()
 
-    def test_what_is_not_taken_is_not_read(self, captions: Rows, tmp_path: Path) -> None:
+    def test_unused_columns_are_not_read(self, captions: Rows, tmp_path: Path) -> None:
         captions[0]["image"] = "gone.png"
         captions[1]["caption"] = ""
         file = table(tmp_path / "t.jsonl", captions)
         inputs, report = load_inputs(str(file), Columns(usual=(self.text,)), progress=False)
         assert inputs.columns == (self.text,) and np.asarray(inputs.present).all()
-        assert report.bad_inputs == [("t.jsonl[1]", "the text is empty")]
+        assert [file for file, _ in report.bad_inputs] == ["t.jsonl[1]"]

@@ -1,4 +1,4 @@
-"""Rows without labels: where they come from, what is left out of them, what stays as it was."""
+"""Unlabelled rows: where they come from, which are left out, and that the splits stay as is."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import pytest
 
 import aft
 from aft.config.commands import TrainConfig
+from aft.config.groups import LEFT_OUT
 from aft.data.options import load_training_data
 from aft.data.readers.find_columns import Columns
-from aft.data.unlabelled import LEFT_OUT
 from aft.errors import ConfigError, DataError
+from helpers.errors import says
 from helpers.unlabelled_data import Folder, inputs, load, same_splits, table, texts
 
 
 class TestRowsOfTheDataSet:
-    def test_join_and_are_counted(self, tmp_path: Path) -> None:
+    def test_are_used_and_counted(self, tmp_path: Path) -> None:
         rows = texts()
         for i in (3, 17, 20):
             rows[i]["label"] = None
         data = load(table(tmp_path / "t.jsonl", rows))
         assert inputs(data.unlabelled) == ["text 3", "text 17", "text 20"]
         assert data.report.unlabelled == 3 and data.report.unlabelled_used == 3
-        assert data.lines() == ["3 rows without a label, for the transfer only"]
+        (line,) = data.lines()
+        assert line.startswith("3 ")
         described = data.describe()
         assert described["unlabelled"] == 3 and described["unlabelled_used"] == 3
 
@@ -41,7 +43,9 @@ class TestRowsOfTheDataSet:
             assert (split.ids == mixed.splits[name].ids).all()
         assert len(inputs(mixed.unlabelled)) == 40
 
-    def test_splits_are_those_of_before_such_rows_joined(self, tmp_path: Path) -> None:
+    def test_splits_are_the_same_as_before_unlabelled_rows_were_supported(
+        self, tmp_path: Path
+    ) -> None:
         rows = texts(20)
         for i in range(0, 20, 5):
             rows.insert(i, {"text": f"new {i}", "label": None})
@@ -64,7 +68,7 @@ class TestRowsOfTheDataSet:
         }
         assert len(inputs(data.unlabelled)) == 4 + 8
 
-    def test_those_of_held_out_splits_are_left_out(self, tmp_path: Path) -> None:
+    def test_rows_of_held_out_splits_are_left_out(self, tmp_path: Path) -> None:
         rows = texts(split="train") + [
             {"text": f"{split} {i}", "label": label, "split": split}
             for split, labels in (("validation", "ab"), ("test", (None, None, None)))
@@ -77,23 +81,22 @@ class TestRowsOfTheDataSet:
             "train": 39,
             "validation": 2,
         }
-        assert data.lines() == [
-            "1 rows without a label, for the transfer only",
-            "5 rows without a label left out",
-            "the test split has no labels and is not used",
-        ]
+        report = data.report
+        assert (report.unlabelled_used, report.unlabelled_left_out) == (1, 5)
+        assert report.unlabelled_splits == ["test"]
+        used, left_out, unused = data.lines()
+        assert used.startswith("1 ") and left_out.startswith("5 ") and "test split" in unused
 
-    def test_copies_and_labelled_contents(self, tmp_path: Path) -> None:
+    def test_duplicates_and_labelled_contents(self, tmp_path: Path) -> None:
         rows = [*texts(split="train"), {"text": "held", "label": "a", "split": "test"}]
         for text in ("held", "text 1", "new", "new", "text 2", "new", "other"):
             rows.append({"text": text, "label": None, "split": "train"})
         data = load(table(tmp_path / "t.jsonl", rows))
         assert inputs(data.unlabelled) == ["new", "other"]
-        assert data.lines() == [
-            "2 rows without a label, for the transfer only",
-            "3 rows without a label left out: labelled rows have the same content",
-            "2 further copies without a label left out",
-        ]
+        assert [line.split()[0] for line in data.lines()] == ["2", "3", "2"]
+        report = data.report
+        assert report.unlabelled_used == 2 and report.unlabelled_left_out == 0
+        assert report.unlabelled_seen == 3 and report.unlabelled_copies == 2
         described = data.describe()
         assert described["same_content_in_unlabelled_and_labelled"] == 3
         assert described["duplicates_in_unlabelled"] == 2
@@ -103,7 +106,7 @@ class TestRowsOfTheDataSet:
         data = load(table(tmp_path / "t.jsonl", rows), test_fraction=0.3)
         assert data.unlabelled is None and data.report.unlabelled_seen == 40
 
-    def test_rows_of_nothing_and_unreadable_ones(self, tmp_path: Path) -> None:
+    def test_empty_and_unreadable_rows(self, tmp_path: Path) -> None:
         lines = [json.dumps(row) for row in texts()]
         lines += ['{"text": " ", "label": null}', '{"text": "\\ud83d", "label": null}']
         path = tmp_path / "t.jsonl"
@@ -111,8 +114,9 @@ class TestRowsOfTheDataSet:
         data = load(path)
         assert data.unlabelled is None
         assert [file for file, _ in data.report.bad_inputs] == ["t.jsonl[41]"]
-        assert "1 rows without a label left out" in data.lines()
-        with pytest.raises(DataError, match=r"cannot read t.jsonl\[41\]"):
+        assert data.report.unlabelled_left_out == 1
+        assert data.lines()[-1].startswith("1 ")
+        with pytest.raises(DataError, match=r"t\.jsonl\[41\]"):
             load(path, on_bad_input="fail")
         path.write_text("\n".join(lines[:-1]))
         assert load(path, on_bad_input="fail").unlabelled is None
@@ -126,13 +130,15 @@ class TestRowsOfTheDataSet:
         assert inputs(data.unlabelled) == [f"train/unsup {i}" for i in range(10)]
         assert data.unlabelled is not None and data.unlabelled.files[0] == "train/unsup/0.txt"
 
-    def test_scoring_reads_none(self, tmp_path: Path) -> None:
+    def test_scoring_reads_no_unlabelled_rows(self, tmp_path: Path) -> None:
         rows = texts()
         rows[0]["label"] = None
         path = table(tmp_path / "t.jsonl", rows)
         data = load(path, for_training=False, unlabelled="nowhere.csv")
         assert data.unlabelled is None and len(data.splits["all"]) == 39
-        assert data.lines() == ["1 rows without a label left out"]
+        assert data.report.unlabelled_left_out == 1 and data.report.unlabelled_used == 0
+        (line,) = data.lines()
+        assert line.startswith("1 ")
 
 
 class TestNamedSource:
@@ -144,15 +150,17 @@ class TestNamedSource:
         (tmp_path / "more.txt").write_bytes(b"one\ntwo\n\xe9\ntext 3\none\n\n")
         data = load(labelled, unlabelled=str(tmp_path / "more.txt"))
         assert inputs(data.unlabelled) == ["one", "two"]
-        assert data.report.bad_inputs == [
-            (f"{tmp_path}/more.txt: more.txt[2]", "not UTF-8: byte 0xe9 at 0"),
-            (f"{tmp_path}/more.txt: more.txt[5]", "the text is empty"),
+        assert [file for file, _ in data.report.bad_inputs] == [
+            f"{tmp_path}/more.txt: more.txt[2]",
+            f"{tmp_path}/more.txt: more.txt[5]",
         ]
+        assert "0xe9 at 0" in data.report.bad_inputs[0][1]
         assert data.report.unlabelled_seen == 1 and data.report.unlabelled_copies == 1
         assert data.describe()["unlabelled_source"] == str(tmp_path / "more.txt")
         assert same_splits(load(labelled), data)
-        with pytest.raises(DataError, match=r"--unlabelled .*more.txt: cannot read more.txt\[2\]"):
+        with pytest.raises(DataError) as error:
             load(labelled, unlabelled=str(tmp_path / "more.txt"), on_bad_input="fail")
+        assert says(error.value, f"--unlabelled {tmp_path / 'more.txt'}", "more.txt[2]")
 
     @pytest.mark.parametrize("name", ["text", "sentence"])
     def test_table_with_and_without_the_name(
@@ -163,7 +171,7 @@ class TestNamedSource:
         assert inputs(data.unlabelled) == ["one", "two"]
         assert data.unlabelled is not None and data.unlabelled.columns[0].name == "text"
 
-    def test_named_columns_of_the_data_are_looked_for(self, tmp_path: Path) -> None:
+    def test_named_columns_of_the_data_are_used(self, tmp_path: Path) -> None:
         rows = [{"words": row["text"], "kind": row["label"]} for row in texts()]
         more = [{"words": f"new {i}", "text": "not this", "kind": "x"} for i in range(3)]
         data = load(
@@ -184,26 +192,27 @@ class TestNamedSource:
         rows = [{"text": f"{split} 1", "split": split} for split in ("train", "test")]
         data = load(labelled, unlabelled=str(table(tmp_path / "more.jsonl", rows)))
         assert inputs(data.unlabelled) == ["train 1"]
-        assert "1 rows without a label left out" in data.lines()
-        with pytest.raises(DataError, match="expected rows of train or without a split, .* test"):
+        assert data.report.unlabelled_left_out == 1
+        assert data.lines()[-1].startswith("1 ")
+        with pytest.raises(DataError) as error:
             load(labelled, unlabelled=str(table(tmp_path / "more.jsonl", rows[1:])))
+        assert says(error.value, f"--unlabelled {tmp_path / 'more.jsonl'}", "train", "only test")
 
-    def test_nothing_fits(self, labelled: Path, tmp_path: Path, picture_folder: Folder) -> None:
-        with pytest.raises(DataError, match=r"--unlabelled .*pictures: .*nothing fits"):
-            load(labelled, unlabelled=str(picture_folder()))
+    def test_errors(self, labelled: Path, tmp_path: Path, picture_folder: Folder) -> None:
+        folder = picture_folder()
         (tmp_path / "more.csv").write_text("first,second\n1,2\n")
-        with pytest.raises(
-            DataError,
-            match="--unlabelled .*more.csv: no image or text column.*Call it 'text', as in",
-        ):
-            load(labelled, unlabelled=str(tmp_path / "more.csv"))
-        with pytest.raises(DataError, match="--unlabelled ./nowhere: there is no folder or file"):
-            load(labelled, unlabelled="./nowhere")
         (tmp_path / "empty.txt").write_text(" \n\n")
-        with pytest.raises(DataError, match="--unlabelled .*: none of the 2 inputs can be read"):
-            load(labelled, unlabelled=str(tmp_path / "empty.txt"))
+        for source, values in (
+            (folder, ("text 'text'", "image 'image'")),
+            (tmp_path / "more.csv", ("first, second", "'text'")),
+            ("./nowhere", (Path.cwd(),)),
+            (tmp_path / "empty.txt", ("2 inputs", "empty.txt[0]")),
+        ):
+            with pytest.raises(DataError) as error:
+                load(labelled, unlabelled=str(source))
+            assert says(error.value, f"--unlabelled {source}", *values)
 
-    def test_all_of_it_is_known(self, labelled: Path) -> None:
+    def test_all_rows_are_labelled_rows(self, labelled: Path) -> None:
         data = load(labelled, unlabelled=str(labelled))
         assert data.unlabelled is None and data.report.unlabelled_seen == 40
         assert same_splits(load(labelled), data)
@@ -219,13 +228,13 @@ class TestLeftOut:
         for split in data.splits.values():
             every -= {split.input(i) for i in range(len(split))}
         assert set(inputs(data.unlabelled)) == every and len(every) == 45
-        assert data.lines() == [
-            "15 of 60 training rows are used (--train-fraction 0.25), the rest without labels",
-            "45 rows without a label, for the transfer only",
-        ]
+        assert data.train_rows == (15, 60) and data.report.unlabelled_used == 45
+        share, used = data.lines()
+        assert all(value in share for value in ("15 of 60", "--train-fraction 0.25"))
+        assert share not in plain.lines() and used.startswith("45 ")
         assert data.report.unlabelled == 0
 
-    def test_with_rows_of_no_label_and_copies_of_test(self, tmp_path: Path) -> None:
+    def test_with_unlabelled_rows_and_duplicates_of_test(self, tmp_path: Path) -> None:
         rows = texts(40, split="train")
         rows += [{"text": f"text {i}", "label": "ab"[i % 2], "split": "test"} for i in range(40)]
         rows += [{"text": "new", "label": None, "split": "train"}]
@@ -239,12 +248,13 @@ class TestLeftOut:
 
     def test_nothing_is_left_out(self, tmp_path: Path) -> None:
         path = table(tmp_path / "t.jsonl", texts())
-        with pytest.raises(DataError, match="left-out takes .* --train-fraction 0.1"):
+        with pytest.raises(DataError) as error:
             load(path, unlabelled=LEFT_OUT)
+        assert says(error.value, "--unlabelled left-out", "--train-fraction")
 
 
-class TestVerbs:
-    def test_a_run_knows_the_option(self, tmp_path: Path) -> None:
+class TestCommands:
+    def test_the_option_of_a_run(self, tmp_path: Path) -> None:
         path = table(tmp_path / "t.jsonl", texts())
         (tmp_path / "more.txt").write_text("one\ntwo\n")
         config = TrainConfig(
@@ -267,8 +277,8 @@ class TestVerbs:
         found = aft.inspect(
             data=str(table(tmp_path / "t.jsonl", rows)), ids=tmp_path / "ids.csv", progress=False
         )
-        assert "  1 rows without a label, for the transfer only" in found["lines"]
-        assert f"ids of 40 rows: {tmp_path}/ids.csv" in found["lines"]
+        assert any(line.strip().startswith("1 ") for line in found["lines"])
+        assert any("40 rows" in line and f"{tmp_path}/ids.csv" in line for line in found["lines"])
         assert found["data"]["unlabelled_used"] == 1
         with (tmp_path / "ids.csv").open() as file:
             written = list(csv.DictReader(file))

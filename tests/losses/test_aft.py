@@ -265,7 +265,7 @@ def test_teacher_features_may_have_another_type() -> None:
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_too_small_a_batch(rows: int) -> None:
-    with pytest.raises(InputError, match=rf"at least 2 rows in a batch, but got {rows}.*drop_last"):
+    with pytest.raises(InputError, match=rf"\b2\b.*\b{rows}\b.*drop_last"):
         AFTLoss([4, 3])(*batch(rows))
 
 
@@ -275,65 +275,63 @@ def test_non_finite_features_are_named(options: dict[str, Any], bad: float) -> N
     loss_fn = AFTLoss([4, 3], **options)
     student, teachers = batch()
     student[2, 1] = student[5, 0] = bad
-    with pytest.raises(InputError, match=r"`student_features`, but 2 of 8 rows.*learning rate"):
+    with pytest.raises(InputError, match=r"`student_features`.*\b2 of 8\b"):
         loss_fn(student, teachers)
     student, teachers = batch()
     teachers[1][3] = bad
-    with pytest.raises(InputError, match=r"teacher 1 \(of width 3\) has NaN or infinity in 1 of 8"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*\b1\b.*\b3\b.*\b1 of 8\b"):
         loss_fn(student, teachers)
 
 
 def test_non_finite_gates_and_overflow_are_named() -> None:
     loss_fn = AFTLoss([4, 3], normalize="none")
     student, teachers = batch()
-    with pytest.raises(InputError, match=r"`teacher_features` holds values up to 3e\+38"):
+    with pytest.raises(InputError, match=r"float32.*`teacher_features`.*\b3e\+38\b"):
         loss_fn(student, [torch.full((8, 4), 3e38), teachers[1]])
     with torch.no_grad():
         loss_fn.feature_weights[2] = torch.nan
-    with pytest.raises(InputError, match="feature_weights"):
+    with pytest.raises(InputError, match="`feature_weights`"):
         loss_fn(student, teachers)
 
 
 def test_wrong_shapes_name_the_teacher_and_both_shapes() -> None:
     loss_fn = AFTLoss([4, 3])
     student, (a, b) = batch()
-    with pytest.raises(
-        InputError, match=r"`teacher_features\[1\]` to have shape \(8, 3\).*\(8, 4\)"
-    ):
+    with pytest.raises(InputError, match=r"`teacher_features\[1\]`.*\(8, 3\).*\(8, 4\)"):
         loss_fn(student, [a, a])
-    with pytest.raises(InputError, match=r"\(4 \+ 3 = 7 wide\).*\(8, 7\).*\(8, 4\)"):
+    with pytest.raises(InputError, match=r"4 \+ 3 = 7.*\(8, 7\).*\(8, 4\)"):
         loss_fn(student, a)
     with pytest.raises(InputError, match=r"`teacher_features\[0\]`.*\(8, 4\).*\(7, 4\)"):
         loss_fn(student, [a[1:], b])
-    with pytest.raises(InputError, match="2 tensors, one per teacher, but got 1"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*\b2\b.*\b1\b"):
         loss_fn(student, [a])
-    with pytest.raises(InputError, match=r"floating-point.*int64 of shape \(8, 3\)"):
+    with pytest.raises(InputError, match=r"`teacher_features\[1\]`.*int64.*\(8, 3\)"):
         loss_fn(student, [a, b.long()])
-    with pytest.raises(InputError, match=r"`student_features`.*pooling.*\(8, 5, 1, 1\)"):
+    with pytest.raises(InputError, match=r"`student_features`.*\(8, 5, 1, 1\)"):
         loss_fn(student[:, :, None, None], [a, b])
 
 
 @pytest.mark.parametrize("dims", [[], [0], [4, -1], [2.5], 4])
 def test_wrong_teacher_dims(dims: Any) -> None:
-    with pytest.raises(InputError, match="teacher_dims"):
+    with pytest.raises(InputError, match="`teacher_dims`"):
         AFTLoss(dims)
 
 
 @pytest.mark.parametrize("name", ["kernel", "weights", "combine", "normalize"])
 def test_wrong_choice_lists_the_right_ones(name: str) -> None:
-    with pytest.raises(InputError, match=rf"`{name}` to be one of '\w+', '\w+'.* but got 'cosine'"):
+    with pytest.raises(InputError, match=rf"`{name}`.*'\w+', '\w+'.*'cosine'"):
         AFTLoss([4], **{name: "cosine"})  # type: ignore[arg-type]
 
 
 def test_wrong_statistics() -> None:
     good = (torch.zeros(4), torch.ones(4))
-    with pytest.raises(InputError, match=r"hold 2 pairs.*got 1"):
+    with pytest.raises(InputError, match=r"`statistics`.*\b2\b.*\b1\b"):
         AFTLoss([4, 3], statistics=[good])
-    with pytest.raises(InputError, match=r"mean in `statistics\[1\]` to have shape \(3,\).*\(4,\)"):
+    with pytest.raises(InputError, match=r"mean.*`statistics\[1\]`.*\(3,\).*\(4,\)"):
         AFTLoss([4, 3], statistics=[good, good])
-    with pytest.raises(InputError, match=r"std in `statistics\[0\]` to be finite"):
+    with pytest.raises(InputError, match=r"std.*`statistics\[0\]`"):
         AFTLoss([4], statistics=[(torch.zeros(4), -torch.ones(4))])
-    with pytest.raises(InputError, match="normalize='none'"):
+    with pytest.raises(InputError, match="`statistics`.*normalize='none'"):
         AFTLoss([4], normalize="none", statistics=[good])
 
 

@@ -1,4 +1,4 @@
-"""``AFTLoss(combine="product")`` against the outer product written out."""
+"""``AFTLoss(combine="product")`` against an explicit outer product."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def naive_loss(
     statistics: list[tuple[Tensor, Tensor]] | None = None,
     standardize: bool = False,
 ) -> Tensor:
-    """The loss with outer products of all widths multiplied, as the method's description reads."""
+    """Reference implementation that builds the outer product, as in the paper."""
     product = torch.ones(len(student), 1, dtype=student.dtype)
     for t, (teacher, weight) in enumerate(zip(teachers, weights, strict=True)):
         if standardize:
@@ -52,7 +52,7 @@ def check(got: Tensor | None, expected: Tensor | None) -> None:
 
 
 def compare(widths: tuple[int, ...], offset: float, naive: dict[str, Any], **options: Any) -> None:
-    """Value and gradients in float32 against the naive ones in float64."""
+    """Value and gradients in float32 match the reference in float64."""
     student = torch.randn(12, 6, dtype=torch.float64)
     teachers = [torch.randn(12, width, dtype=torch.float64) + offset for width in widths]
     weights = [torch.randn(width, dtype=torch.float64) for width in widths]
@@ -121,7 +121,7 @@ def test_one_teacher_is_the_same_as_side_by_side() -> None:
 
 @pytest.mark.parametrize("widths", [(50_000, 50_000), (3_000, 3_000, 3_000)], ids=str)
 def test_widths_whose_outer_product_would_not_fit(widths: tuple[int, ...]) -> None:
-    """8 rows of 50,000 x 50,000 numbers would be 80 GB, of 3,000³ numbers 864 GB."""
+    """8 rows of 50,000 x 50,000 values would take 80 GB, of 3,000³ values 864 GB."""
     student = torch.randn(8, 5, requires_grad=True)
     loss_fn = AFTLoss(widths, combine="product")
     loss = loss_fn(student, [torch.randn(8, width) for width in widths])
@@ -132,7 +132,7 @@ def test_widths_whose_outer_product_would_not_fit(widths: tuple[int, ...]) -> No
 
 
 def test_rows_where_a_teacher_has_its_mean() -> None:
-    """As for a missing part: standardized, that row is zero, and so is its product."""
+    """A row of zeros after standardization, as for a missing input, has a zero product."""
     student = torch.randn(8, 5, requires_grad=True)
     image, text = torch.randn(8, 6), torch.randn(8, 4)
     statistics = [(x.mean(0), x.std(0, correction=0)) for x in (image, text)]

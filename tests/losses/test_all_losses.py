@@ -1,7 +1,8 @@
-"""What holds for every loss, whatever it compares; a new one gets a line in ``LOSSES``."""
+"""Properties shared by all losses; add a new loss to ``LOSSES``."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -146,11 +147,11 @@ def test_statistics_replace_the_batchs_own(name: str) -> None:
 @pytest.mark.parametrize("name", NORMALIZED)
 def test_wrong_options(name: str) -> None:
     good = (torch.zeros(4), torch.ones(4))
-    with pytest.raises(InputError, match=r"`normalize` to be one of .*but got 'l2'"):
+    with pytest.raises(InputError, match="`normalize`.*'standardize', 'none'.*'l2'"):
         LOSSES[name](normalize="l2")
-    with pytest.raises(InputError, match="normalize='none'"):
+    with pytest.raises(InputError, match="`statistics`.*normalize='none'"):
         LOSSES[name](normalize="none", statistics=[good, good])
-    with pytest.raises(InputError, match=r"std in `statistics\[0\]` to be finite"):
+    with pytest.raises(InputError, match=r"std.*`statistics\[0\]`"):
         LOSSES[name](statistics=[(torch.zeros(4), -torch.ones(4)), good])
 
 
@@ -160,11 +161,11 @@ def test_non_finite_features_are_named(name: str, bad: float) -> None:
     loss_fn = LOSSES[name]()
     student, teachers = batch()
     student[2, 1] = student[5, 0] = bad
-    with pytest.raises(InputError, match="`student_features`, but 2 of 8 rows"):
+    with pytest.raises(InputError, match=r"`student_features`.*\b2 of 8\b"):
         loss_fn(student, teachers)
     student, teachers = batch()
     teachers[1][3] = bad
-    with pytest.raises(InputError, match=r"teacher 1 \(of width 3\) has NaN or infinity in 1 of 8"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*\b1\b.*\b3\b.*\b1 of 8\b"):
         loss_fn(student, teachers)
 
 
@@ -174,14 +175,14 @@ def test_non_finite_parameters_are_named(name: str) -> None:
     key, parameter = next(iter(loss_fn.named_parameters()))
     with torch.no_grad():
         parameter.view(-1)[0] = torch.nan
-    with pytest.raises(InputError, match=f"`{key}` to be finite.*diverged"):
+    with pytest.raises(InputError, match=f"`{re.escape(key)}`"):
         loss_fn(*batch())
 
 
 @pytest.mark.parametrize("name", COMPARING)
 @pytest.mark.parametrize("rows", [0, 1])
 def test_too_small_a_batch(name: str, rows: int) -> None:
-    with pytest.raises(InputError, match=rf"at least 2 rows in a batch, but got {rows}.*drop_last"):
+    with pytest.raises(InputError, match=rf"\b2\b.*\b{rows}\b.*drop_last"):
         LOSSES[name]()(*batch(rows))
 
 
@@ -191,16 +192,16 @@ def test_wrong_shapes(name: str) -> None:
     student, (a, b) = batch()
     with pytest.raises(InputError, match=r"`teacher_features\[0\]`.*\(8, 4\).*\(7, 4\)"):
         loss_fn(student, [a[1:], b])
-    with pytest.raises(InputError, match=r"`student_features`.*pooling.*\(8, 5, 1, 1\)"):
+    with pytest.raises(InputError, match=r"`student_features`.*\(8, 5, 1, 1\)"):
         loss_fn(student[:, :, None, None], [a, b])
-    with pytest.raises(InputError, match=r"floating-point.*int64 of shape \(8, 3\)"):
+    with pytest.raises(InputError, match=r"`teacher_features\[1\]`.*int64.*\(8, 3\)"):
         loss_fn(student, [a, b.long()])
 
 
 @pytest.mark.parametrize("name", WITH_STUDENT_DIM)
 def test_wrong_student_width(name: str) -> None:
     student, teachers = batch()
-    with pytest.raises(InputError, match=r"shape \(batch, 5\), `student_dim` being 5.*\(8, 4\)"):
+    with pytest.raises(InputError, match=r"`student_features`.*\(batch, 5\).*\(8, 4\)"):
         LOSSES[name]()(student[:, :4], teachers)
     assert "student_dim=5" in repr(LOSSES[name]())
 
@@ -208,7 +209,7 @@ def test_wrong_student_width(name: str) -> None:
 @pytest.mark.parametrize("student_dim", [0, -1, 2.5, None])
 @pytest.mark.parametrize("loss", [KDLoss, KernelKDLoss, NoKernelAFTLoss])
 def test_wrong_dims(loss: Any, student_dim: Any) -> None:
-    with pytest.raises(InputError, match="`student_dim` to be a positive integer"):
+    with pytest.raises(InputError, match=f"`student_dim`.*{re.escape(repr(student_dim))}"):
         loss(student_dim, [4])
-    with pytest.raises(InputError, match="teacher_dims"):
+    with pytest.raises(InputError, match=r"`teacher_dims`.*\[\]"):
         loss(5, [])

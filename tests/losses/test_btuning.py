@@ -129,36 +129,36 @@ def test_bfloat16_is_close_to_float32() -> None:
 
 def test_a_single_row_will_do() -> None:
     assert make()(*batch(1)).isfinite()
-    with pytest.raises(InputError, match="at least 1 row"):
+    with pytest.raises(InputError, match=r"\b0\b"):
         make()(*batch(0))
 
 
 def test_wrong_shapes_and_values() -> None:
     loss_fn = make()
     student, teachers = batch()
-    with pytest.raises(InputError, match=r"`student_features` to have shape \(batch, 5\)"):
+    with pytest.raises(InputError, match=r"`student_features`.*\(batch, 5\).*\(8, 4\)"):
         loss_fn(student[:, :4], teachers)
-    with pytest.raises(InputError, match=r"`teacher_features\[1\]` to have shape \(8, 3\)"):
+    with pytest.raises(InputError, match=r"`teacher_features\[1\]`.*\(8, 3\).*\(8, 4\)"):
         loss_fn(student, [teachers[0], teachers[0]])
     student[2] = torch.nan
-    with pytest.raises(InputError, match="`student_features`, but 1 of 8 rows"):
+    with pytest.raises(InputError, match=r"`student_features`.*\b1 of 8\b"):
         loss_fn(student, teachers)
     student, teachers = batch()
     teachers[1][3] = torch.inf
-    with pytest.raises(InputError, match="teacher 1.*1 of 8 rows"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*\b1\b.*\b3\b.*\b1 of 8\b"):
         loss_fn(student, teachers)
 
 
 @pytest.mark.parametrize(
     ("student", "teachers", "scores", "temperature", "match"),
     [
-        (torch.ones(3, 2), [], [], 0.1, "at least one teacher"),
+        (torch.ones(3, 2), [], [], 0.1, "`teacher_mean_weights`"),
         (torch.ones(3, 2), [torch.ones(4, 2)], [0.0], 0.1, r"`teacher_mean_weights\[0\]`.*\(4, 2"),
         (torch.ones(3), [torch.ones(3, 2)], [0.0], 0.1, "`student_mean_weights`"),
-        (torch.ones(3, 2), [torch.ones(3, 2) / 0], [0.0], 0.1, "finite"),
-        (torch.ones(3, 2), [torch.ones(3, 2)], [0.0, 1.0], 0.1, "hold 1 numbers.*got 2"),
-        (torch.ones(3, 2), [torch.ones(3, 2)], [float("nan")], 0.1, "finite `log_me_scores`"),
-        (torch.ones(3, 2), [torch.ones(3, 2)], [0.0], 0.0, "`temperature` to be above 0"),
+        (torch.ones(3, 2), [torch.ones(3, 2) / 0], [0.0], 0.1, r"`teacher_mean_weights\[0\]`"),
+        (torch.ones(3, 2), [torch.ones(3, 2)], [0.0, 1.0], 0.1, r"`log_me_scores`.*\b1\b.*\b2\b"),
+        (torch.ones(3, 2), [torch.ones(3, 2)], [float("nan")], 0.1, r"`log_me_scores`.*\[nan\]"),
+        (torch.ones(3, 2), [torch.ones(3, 2)], [0.0], 0.0, r"`temperature`.*\b0\.0\b"),
     ],
 )
 def test_wrong_arguments(

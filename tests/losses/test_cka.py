@@ -124,16 +124,16 @@ def test_bfloat16_is_close_to_float32() -> None:
 
 def test_errors() -> None:
     student, teachers = batch()
-    with pytest.raises(InputError, match="at least 2 rows in a batch, but got 1"):
+    with pytest.raises(InputError, match=r"\b2\b.*\b1\b.*drop_last"):
         CKALoss()(student[:1], [t[:1] for t in teachers])
-    with pytest.raises(InputError, match=r"`teacher_features\[1\]` to have shape \(8, 3\)"):
+    with pytest.raises(InputError, match=r"`teacher_features\[1\]`.*\(8, 3\).*\(7, 3\)"):
         CKALoss()(student, [teachers[0], teachers[1][1:]])
-    with pytest.raises(InputError, match="`normalize` to be one of"):
+    with pytest.raises(InputError, match="`normalize`.*'standardize', 'none'.*'cosine'"):
         CKALoss(normalize="cosine")  # type: ignore[arg-type]
     student[2] = torch.nan
-    with pytest.raises(InputError, match="`student_features`, but 1 of 8 rows"):
+    with pytest.raises(InputError, match=r"`student_features`.*\b1 of 8\b"):
         CKALoss()(student, teachers)
     student, teachers = batch()
     teachers[1][3] = torch.inf
-    with pytest.raises(InputError, match="teacher 1.*1 of 8 rows"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*\b1\b.*\b1 of 8\b"):
         CKALoss()(student, teachers)

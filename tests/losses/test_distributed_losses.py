@@ -1,4 +1,4 @@
-"""Two processes that hold parts of a batch must give what one gives with all of it."""
+"""Two processes with parts of a batch give the same loss as one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from aft.losses import (
     SoftLabelLoss,
 )
 from aft.losses.heads import LinearHead
+from helpers.errors import says
 
 STATISTICS = [(torch.arange(4.0), torch.ones(4)), (torch.zeros(3), torch.full((3,), 2.0))]
 
@@ -38,7 +39,7 @@ def random_head() -> LinearHead:
 
 
 class OfBoth(nn.Module):
-    """A loss of outputs and features, where both are the same."""
+    """Passes the same tensor as outputs and as features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class Model(nn.Module):
 def run(
     name: str, process: int | None = None, sizes: tuple[int, int] = (4, 4)
 ) -> dict[str, Tensor]:
-    """Loss and gradients, of all rows or as seen by one of two processes."""
+    """Loss and gradients for all rows, or for one of two processes."""
     torch.manual_seed(0)
     model: nn.Module = Model(name)
     inputs, *teachers = torch.randn(8, 6), torch.randn(8, 4), torch.randn(8, 3)
@@ -109,13 +110,13 @@ def run(
 
 
 def complains_everywhere(name: str, process: int) -> bool:
-    """Whether a NaN on the other rank is reported here too, so that no rank waits for ever."""
+    """Whether a NaN on the other rank is also reported here, so that no rank waits forever."""
     student = torch.randn(4, 5)
     student[0, 0] = torch.nan if process == 1 else 0.0
     try:
         LOSSES[name]()(student, [torch.randn(4, 4), torch.randn(4, 3)])
     except InputError as error:
-        return "1 of 8 rows" in str(error)
+        return says(error, "1 of 8")
     return False
 
 

@@ -42,7 +42,7 @@ def test_matches_the_published_code(file: str) -> None:
 
 
 def features(rows: int = 300, dim: int = 12, rank: int = 3) -> Tensor:
-    """Of little information: ``rank`` numbers say all."""
+    """Features of low rank."""
     return 20 * torch.randn(rows, rank) @ torch.randn(rank, dim) + 5
 
 
@@ -85,32 +85,32 @@ def test_a_generator_is_used_up_after_one_pass() -> None:
     def generate() -> Iterator[Tensor]:
         yield from x.split(50)
 
-    with pytest.raises(InputError, match="generator"):
+    with pytest.raises(InputError, match="`features`.*generator"):
         fit_autoencoder(generate(), 3)
     statistics = [(x.mean(0), x.std(0))]
     fit_autoencoder(generate(), 3, steps=6, statistics=statistics)
-    with pytest.raises(InputError, match="generator"):
+    with pytest.raises(InputError, match="`features`.*generator"):
         fit_autoencoder(generate(), 3, steps=7, statistics=statistics)
 
 
 def test_wrong_features_for_an_autoencoder() -> None:
     x = features()
-    with pytest.raises(InputError, match="have rows, but got none"):
+    with pytest.raises(InputError, match="`features`"):
         fit_autoencoder([], 3)
-    with pytest.raises(InputError, match="float32 of shape \\(12,\\)"):
+    with pytest.raises(InputError, match=r"`features`.*float32.*\(12,\)"):
         fit_autoencoder(x[0], 3)
-    with pytest.raises(InputError, match="12 wide, but got float32 of shape \\(150, 5\\)"):
+    with pytest.raises(InputError, match=r"\b12\b.*float32.*\(150, 5\)"):
         fit_autoencoder([x[:150], x[150:, :5]], 3, normalize="none")
     x[7, 2] = torch.nan
-    with pytest.raises(InputError, match="NaN or infinity"):
+    with pytest.raises(InputError, match="NaN"):
         fit_autoencoder(x, 3)
-    with pytest.raises(InputError, match="NaN or infinity in 1 of 300 rows"):
+    with pytest.raises(InputError, match=r"\b1 of 300\b"):
         fit_autoencoder([x], 3, normalize="none")
-    with pytest.raises(InputError, match="`steps` to be a positive integer, but got 0"):
+    with pytest.raises(InputError, match=r"`steps`.*\b0\b"):
         fit_autoencoder(x, 3, steps=0)
-    with pytest.raises(InputError, match="`factor_dim` to be a positive integer, but got 2.5"):
+    with pytest.raises(InputError, match=r"`factor_dim`.*\b2\.5\b"):
         fit_autoencoder(x, 2.5)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"12 wide in all.*\[5\]"):
+    with pytest.raises(InputError, match=r"`statistics`.*\b12\b.*\[5\]"):
         Autoencoder(12, 3, statistics=[(torch.zeros(5), torch.ones(5))])
 
 
@@ -127,7 +127,7 @@ def test_loss_with_an_encoder_takes_features() -> None:
     assert all(p.grad is not None for p in loss_fn.translator.parameters())
     assert not any(p.requires_grad for p in encoder.parameters())
     assert "encoder.encoder.0.weight" in loss_fn.state_dict()
-    with pytest.raises(InputError, match=r"features that `encoder` takes.*12 wide.*\[7\]"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*`encoder`.*\b12\b.*\[7\]"):
         loss_fn(student, [a])
 
 
@@ -148,9 +148,9 @@ def test_a_code_is_learned() -> None:
 
 def test_wrong_widths() -> None:
     loss_fn = FTLoss(6, 4)
-    with pytest.raises(InputError, match=r"codes 4 wide, but got widths \[5\]"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*\b4\b.*\[5\]"):
         loss_fn(torch.randn(8, 6), torch.randn(8, 5))
-    with pytest.raises(InputError, match="at least 1 row"):
+    with pytest.raises(InputError, match=r"\b0\b"):
         loss_fn(torch.randn(0, 6), torch.randn(0, 4))
-    with pytest.raises(InputError, match="code of `factor_dim` = 4 numbers, but got one of 3"):
+    with pytest.raises(InputError, match=r"`encoder`.*`factor_dim`.*\b4\b.*\b3\b"):
         FTLoss(6, 4, encoder=Autoencoder(5, 3))

@@ -65,7 +65,7 @@ def test_a_single_row_will_do_if_it_is_not_standardized_by_itself() -> None:
     a, b = KDLoss(5, [4], normalize="none"), KDLoss(5, [4], statistics=statistics)
     b.load_state_dict(a.state_dict(), strict=False)
     torch.testing.assert_close(a(student, teacher), b(student, teacher))
-    with pytest.raises(InputError, match="at least 2 rows in a batch, but got 1"):
+    with pytest.raises(InputError, match=r"\b2\b.*\b1\b.*drop_last"):
         KDLoss(5, [4])(student, teacher)
-    with pytest.raises(InputError, match="at least 1 row in a batch, but got 0"):
+    with pytest.raises(InputError, match=r"\b1\b.*\b0\b"):
         a(student[:0], teacher[:0])

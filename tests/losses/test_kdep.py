@@ -11,7 +11,7 @@ from aft.losses.kdep import KDEPLoss
 
 
 def stored(n: int = 60, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Two teachers' features of a training set, with a falling spectrum and a mean."""
+    """Features of two teachers, with a decaying spectrum and a nonzero mean."""
     factors = torch.randn(n, 5, dtype=dtype) * torch.tensor([3, 2, 1, 0.5, 0.2], dtype=dtype)
     joined = factors @ torch.randn(5, 9, dtype=dtype) + torch.randn(n, 9, dtype=dtype) / 10 + 2
     return list(joined.split([6, 3], dim=1))
@@ -132,35 +132,38 @@ def test_half_precision() -> None:
 def test_wrong_batches() -> None:
     teachers = stored()
     loss_fn = KDEPLoss.fit(4, teachers)
-    with pytest.raises(InputError, match=r"`student_features` to have shape \(batch, 4\)"):
+    with pytest.raises(InputError, match=r"`student_features`.*\(batch, 4\).*\(60, 5\)"):
         loss_fn(torch.randn(60, 5), teachers)
-    with pytest.raises(InputError, match=r"`teacher_features\[1\]` to have shape \(60, 3\)"):
+    with pytest.raises(InputError, match=r"`teacher_features\[1\]`.*\(60, 3\).*\(60, 6\)"):
         loss_fn(torch.randn(60, 4), [teachers[0], teachers[0]])
-    with pytest.raises(InputError, match="at least 1 row"):
+    with pytest.raises(InputError, match=r"\b0\b"):
         loss_fn(torch.randn(0, 4), [t[:0] for t in teachers])
     bad = [teachers[0], teachers[1].clone()]
     bad[1][3] = torch.nan
-    with pytest.raises(InputError, match="teacher 1.*1 of 60 rows"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*\b1\b.*\b3\b.*\b1 of 60\b"):
         loss_fn(torch.randn(60, 4), bad)
     student = torch.randn(60, 4)
     student[2] = torch.inf
-    with pytest.raises(InputError, match="`student_features`, but 1 of 60 rows"):
+    with pytest.raises(InputError, match=r"`student_features`.*\b1 of 60\b"):
         loss_fn(student, teachers)
-    with pytest.raises(InputError, match="finite `teacher_features`, but 1 of 60 rows"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*\b1 of 60\b"):
         KDEPLoss.fit(4, bad)
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"student_dim": 0}, "`student_dim`"),
-        ({"normalize": "cosine"}, "`normalize`"),
-        ({"temperature": 0.0}, "`temperature` to be above 0"),
-        ({"power": -1.0}, "`power` to be above 0"),
-        ({"teacher_features": torch.ones(6, 3)}, "that vary"),
-        ({"teacher_features": torch.ones(1, 3)}, "at least 2 samples, but got 1"),
-        ({"teacher_features": [torch.ones(6, 3), torch.ones(5, 3)]}, r"as many rows.*\[6, 5\]"),
-        ({"teacher_features": []}, "at least one teacher"),
+        ({"student_dim": 0}, r"`student_dim`.*\b0\b"),
+        ({"normalize": "cosine"}, "`normalize`.*'standardize', 'none'.*'cosine'"),
+        ({"temperature": 0.0}, r"`temperature`.*\b0\.0\b"),
+        ({"power": -1.0}, r"`power`.*-1\.0\b"),
+        ({"teacher_features": torch.ones(6, 3)}, "`teacher_features`"),
+        ({"teacher_features": torch.ones(1, 3)}, r"`teacher_features`.*\b2\b.*\b1\b"),
+        (
+            {"teacher_features": [torch.ones(6, 3), torch.ones(5, 3)]},
+            r"`teacher_features`.*\[6, 5\]",
+        ),
+        ({"teacher_features": []}, "`teacher_features`"),
     ],
 )
 def test_wrong_arguments_of_fit(options: dict[str, Any], match: str) -> None:
@@ -171,9 +174,9 @@ def test_wrong_arguments_of_fit(options: dict[str, Any], match: str) -> None:
 @pytest.mark.parametrize(
     ("mean", "components", "match"),
     [
-        (torch.ones(4), torch.ones(3, 2), r"`mean` to have shape \(3,\)"),
-        (torch.ones(3), torch.ones(4, 2), r"`components` to have shape \(3, k\)"),
-        (torch.ones(3), torch.ones(3, 4), "k from 1 to `student_dim`, 2"),
+        (torch.ones(4), torch.ones(3, 2), r"`mean`.*\(3,\).*\(4,\)"),
+        (torch.ones(3), torch.ones(4, 2), r"`components`.*\(3, k\).*\(4, 2\)"),
+        (torch.ones(3), torch.ones(3, 4), r"`components`.*\b2\b.*\(3, 4\)"),
     ],
 )
 def test_wrong_components(mean: Tensor, components: Tensor, match: str) -> None:

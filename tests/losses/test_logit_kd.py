@@ -14,7 +14,7 @@ from aft.losses.heads import LinearHead, fit_head
 
 
 def stored(n: int = 90, noise: float = 1.0) -> tuple[list[Tensor], Tensor]:
-    """Two teachers' features of a training set of three classes, and the labels."""
+    """Features of two teachers for three classes, and the labels."""
     labels = torch.arange(n) % 3
     joined = torch.randn(3, 7)[labels] + noise * torch.randn(n, 7) + 2
     return list(joined.split([4, 3], dim=1)), labels
@@ -174,32 +174,32 @@ def test_bfloat16_is_close_to_float32() -> None:
 def test_wrong_batches() -> None:
     loss_fn = make()
     teachers, _ = stored(8)
-    with pytest.raises(InputError, match=r"`student_logits` to have shape \(batch, 3\).*not its"):
+    with pytest.raises(InputError, match=r"`student_logits`.*\(batch, 3\).*\(8, 512\)"):
         loss_fn(torch.randn(8, 512), teachers)
-    with pytest.raises(InputError, match=r"`teacher_features\[1\]` to have shape \(8, 3\)"):
+    with pytest.raises(InputError, match=r"`teacher_features\[1\]`.*\(8, 3\).*\(8, 4\)"):
         loss_fn(torch.randn(8, 3), [teachers[0], teachers[0]])
-    with pytest.raises(InputError, match="at least 1 row"):
+    with pytest.raises(InputError, match=r"\b0\b"):
         loss_fn(torch.randn(0, 3), [t[:0] for t in teachers])
     logits = torch.randn(8, 3)
     logits[2] = torch.nan
-    with pytest.raises(InputError, match="finite `student_logits`, but 1 of 8 rows"):
+    with pytest.raises(InputError, match=r"`student_logits`.*\b1 of 8\b"):
         loss_fn(logits, teachers)
     teachers[1][3] = torch.inf
-    with pytest.raises(InputError, match="teacher 1.*1 of 8 rows"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*\b1\b.*\b3\b.*\b1 of 8\b"):
         loss_fn(torch.randn(8, 3), teachers)
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"features": torch.randn(6)}, r"`features`.*\(samples, dim\)"),
+        ({"features": torch.randn(6)}, r"`features`.*\(6,\)"),
         ({"labels": torch.arange(5)}, r"`labels`.*\(6,\).*\(5,\)"),
-        ({"labels": torch.randn(6)}, "`labels` to be class numbers.*For regression"),
-        ({"labels": torch.zeros(6).long()}, "at least 2 classes, but all 6 are class 0"),
-        ({"labels": torch.arange(6) - 1}, "from 0 up, but got -1 to 4"),
-        ({"num_classes": 3}, "from 0 to 2, but got 0 to 5"),
-        ({"l2": 0.0}, "`l2` to be above 0"),
-        ({"features": torch.full((6, 2), torch.nan)}, "finite `features`, but 6 of 6 rows"),
+        ({"labels": torch.randn(6)}, r"`labels`.*float32.*\(6,\)"),
+        ({"labels": torch.zeros(6).long()}, r"`labels`.*\b2\b.*\b6\b.*\b0\b"),
+        ({"labels": torch.arange(6) - 1}, r"`labels`.*-1 to 4\b"),
+        ({"num_classes": 3}, r"`labels`.*\b0 to 2\b.*\b0 to 5\b"),
+        ({"l2": 0.0}, r"`l2`.*\b0\.0\b"),
+        ({"features": torch.full((6, 2), torch.nan)}, r"`features`.*\b6 of 6\b"),
     ],
 )
 def test_wrong_arguments_of_fit_head(options: dict[str, Any], match: str) -> None:
@@ -210,10 +210,10 @@ def test_wrong_arguments_of_fit_head(options: dict[str, Any], match: str) -> Non
 @pytest.mark.parametrize(
     ("weight", "bias", "temperature", "match"),
     [
-        (torch.ones(3, 6), torch.ones(3), 1.0, r"weight to have shape \(classes, 7\)"),
-        (torch.ones(1, 7), torch.ones(1), 1.0, "2 or more classes"),
-        (torch.ones(3, 7), torch.ones(2), 1.0, r"bias to have shape \(3,\)"),
-        (torch.ones(3, 7), torch.ones(3), 0.0, "`temperature` to be above 0"),
+        (torch.ones(3, 6), torch.ones(3), 1.0, r"weight.*\(classes, 7\).*\(3, 6\)"),
+        (torch.ones(1, 7), torch.ones(1), 1.0, r"weight.*\b2\b.*\(1, 7\)"),
+        (torch.ones(3, 7), torch.ones(2), 1.0, r"bias.*\(3,\).*\(2,\)"),
+        (torch.ones(3, 7), torch.ones(3), 0.0, r"`temperature`.*\b0\.0\b"),
     ],
 )
 def test_wrong_heads(weight: Tensor, bias: Tensor, temperature: float, match: str) -> None:

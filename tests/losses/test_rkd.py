@@ -20,7 +20,7 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 
 
 def naive_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The paper's formula over all pairs' and triplets' difference vectors."""
+    """The paper's formula, with difference vectors of all pairs and triplets."""
     distances, cosines = [], []
     for features in (student, teacher):
         difference = features[None] - features[:, None]
@@ -141,7 +141,7 @@ def test_nearly_identical_rows_have_gradients_of_ordinary_size() -> None:
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of tensors that are alive, gradients and intermediate ones too."""
+    """Counts the bytes of live tensors, including gradients and intermediate results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,10 +189,10 @@ def test_a_figure_is_learned() -> None:
 def test_statistics_say_how_wide_the_teachers_are() -> None:
     statistics = [(torch.zeros(4), torch.ones(4)), (torch.zeros(3), torch.ones(3))]
     loss_fn = RKDLoss(statistics=statistics)
-    with pytest.raises(InputError, match=r"\(4 \+ 3 = 7 wide\).*\(8, 7\).*\(8, 5\)"):
+    with pytest.raises(InputError, match=r"4 \+ 3 = 7.*\(8, 7\).*\(8, 5\)"):
         loss_fn(torch.randn(8, 2), torch.randn(8, 5))
-    with pytest.raises(InputError, match="one per teacher, but got int64"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*int64.*\(8,\)"):
         RKDLoss()(torch.randn(8, 2), torch.arange(8))
-    with pytest.raises(InputError, match="at least one teacher"):
+    with pytest.raises(InputError, match="`teacher_features`"):
         RKDLoss()(torch.randn(8, 2), [])
     assert not list(RKDLoss().parameters())

@@ -1,4 +1,4 @@
-"""Soft labels of a head on the teachers' features, and the heads for several labels and targets."""
+"""Soft labels of a linear head, and heads for multi-label tasks and regression."""
 
 from __future__ import annotations
 
@@ -191,17 +191,17 @@ class TestLabelHeads:
     @pytest.mark.parametrize(
         ("labels", "match"),
         [
-            (torch.zeros(6), r"shape \(6, labels\).*shape \(6,\)"),
-            (torch.zeros(5, 2), r"shape \(6, labels\).*shape \(5, 2\)"),
-            (torch.full((6, 2), 3), "0 or 1.*from 3 to 3"),
-            (torch.full((6, 2), torch.nan), "0 or 1"),
-            (torch.tensor([[0, 1]] * 6), "that some of the 6 rows have and others lack"),
+            (torch.zeros(6), r"`labels`.*\(6, labels\).*\(6,\)"),
+            (torch.zeros(5, 2), r"`labels`.*\(6, labels\).*\(5, 2\)"),
+            (torch.full((6, 2), 3), r"`labels`.*\b0 or 1\b.*\b3 to 3\b"),
+            (torch.full((6, 2), torch.nan), r"`labels`.*\bnan to nan\b"),
+            (torch.tensor([[0, 1]] * 6), r"`labels`.*\b6\b"),
         ],
     )
     def test_wrong_labels(self, labels: Tensor, match: str) -> None:
         with pytest.raises(InputError, match=match):
             fit_label_heads(torch.randn(6, 3), labels)
-        with pytest.raises(InputError, match="`l2` to be above 0"):
+        with pytest.raises(InputError, match=r"`l2`.*-1\.0\b"):
             fit_label_heads(torch.randn(6, 3), torch.eye(6), l2=-1.0)
 
 
@@ -233,9 +233,9 @@ class TestRidge:
     @pytest.mark.parametrize(
         ("targets", "match"),
         [
-            (torch.zeros(5), r"`targets` to have shape \(6,\) or \(6, targets\)"),
-            (torch.tensor([1.0, 2, 3, 4, 5, torch.nan]), "finite `targets`, but 1 of 6 rows"),
-            (torch.full((6, 1), 0.1), "`targets` that differ, but all 6 rows"),
+            (torch.zeros(5), r"`targets`.*\(6,\).*\(6, targets\).*\(5,\)"),
+            (torch.tensor([1.0, 2, 3, 4, 5, torch.nan]), r"`targets`.*\b1 of 6\b"),
+            (torch.full((6, 1), 0.1), r"`targets`.*\b6\b"),
         ],
     )
     def test_wrong_targets(self, targets: Tensor, match: str) -> None:
@@ -259,10 +259,10 @@ class TestTaskHead:
     @pytest.mark.parametrize(
         ("labels", "kind", "match"),
         [
-            (torch.arange(6), "ranking", "`kind` to be one of .*'ranking'"),
-            (torch.arange(6), "classification", "from 0 to 2, but got 0 to 5"),
-            (torch.arange(6), "multilabel", r"multilabel to have shape \(6, 3\)"),
-            (torch.randn(6), "regression", r"regression to have shape \(6, 3\).*\(6, 1\)"),
+            (torch.arange(6), "ranking", "`kind`.*'multilabel'.*'ranking'"),
+            (torch.arange(6), "classification", r"`labels`.*\b0 to 2\b.*\b0 to 5\b"),
+            (torch.arange(6), "multilabel", r"`labels`.*multilabel.*\(6, 3\).*\(6,\)"),
+            (torch.randn(6), "regression", r"`labels`.*regression.*\(6, 3\).*\(6, 1\)"),
         ],
     )
     def test_wrong_arguments(self, labels: Tensor, kind: Any, match: str) -> None:
@@ -272,7 +272,7 @@ class TestTaskHead:
 
 class TestFolds:
     def test_the_strength_is_the_best_of_five_folds(self) -> None:
-        """Tried against an independent fit of every fold and strength."""
+        """Compared with an independent fit of every fold and strength."""
         x, labels = torch.randn(60, 4).double(), torch.arange(60) % 3
         x = x + 0.8 * F.one_hot(labels, 4)
         chosen = fit_head(x, labels).l2
@@ -302,13 +302,13 @@ class TestFolds:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"kind": "ranking"}, "`kind` to be one of"),
-        ({"kind": "classification", "target_std": STD}, "no `target_std` for classification"),
-        ({"kind": "regression"}, r"`target_std` to have shape \(3,\).*NoneType"),
-        ({"kind": "regression", "target_std": STD[:2]}, r"`target_std` to have shape \(3,\)"),
-        ({"kind": "regression", "target_std": STD * 0}, "`target_std` to be finite and above 0"),
-        ({"kind": "multilabel", "temperature": 4.0}, "`temperature` to be 1 for multilabel"),
-        ({"kind": "classification", "temperature": 0.0}, "`temperature` to be above 0"),
+        ({"kind": "ranking"}, "`kind`.*'multilabel'.*'ranking'"),
+        ({"kind": "classification", "target_std": STD}, "`target_std`.*classification"),
+        ({"kind": "regression"}, r"`target_std`.*\(3,\).*NoneType"),
+        ({"kind": "regression", "target_std": STD[:2]}, r"`target_std`.*\(3,\).*\(2,\)"),
+        ({"kind": "regression", "target_std": STD * 0}, r"`target_std`.*\[0\.0, 0\.0, 0\.0\]"),
+        ({"kind": "multilabel", "temperature": 4.0}, r"`temperature`.*\b1\b.*multilabel.*\b4\.0\b"),
+        ({"kind": "classification", "temperature": 0.0}, r"`temperature`.*\b0\.0\b"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], match: str) -> None:
@@ -319,28 +319,28 @@ def test_wrong_options(options: dict[str, Any], match: str) -> None:
 
 def test_wrong_heads() -> None:
     one = LinearHead(torch.ones(1, 7), torch.ones(1), 1.0)
-    with pytest.raises(InputError, match="2 or more classes"):
+    with pytest.raises(InputError, match=r"weight.*\b2\b.*\(1, 7\)"):
         SoftLabelLoss([4, 3], one, kind="classification")
     loss_fn = SoftLabelLoss([4, 3], one, kind="regression", target_std=torch.ones(1))
     assert loss_fn(torch.randn(5, 1), torch.randn(5, 7)).isfinite()
-    with pytest.raises(InputError, match=r"weight to have shape \(outputs, 6\)"):
+    with pytest.raises(InputError, match=r"weight.*\(outputs, 6\).*\(1, 7\)"):
         SoftLabelLoss([4, 2], one, kind="multilabel")
-    with pytest.raises(InputError, match=r"bias to have shape \(1,\)"):
+    with pytest.raises(InputError, match=r"bias.*\(1,\).*\(2,\)"):
         SoftLabelLoss([7], one._replace(bias=torch.ones(2)), kind="multilabel")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrong_batches(kind: TaskKind) -> None:
     loss_fn, (logits, teachers) = make(kind), batch()
-    with pytest.raises(InputError, match=r"`student_logits` to have shape \(batch, 3\).*not its"):
+    with pytest.raises(InputError, match=r"`student_logits`.*\(batch, 3\).*\(8, 512\)"):
         loss_fn(torch.randn(8, 512), teachers)
-    with pytest.raises(InputError, match=r"`teacher_features\[1\]` to have shape \(8, 3\)"):
+    with pytest.raises(InputError, match=r"`teacher_features\[1\]`.*\(8, 3\).*\(8, 4\)"):
         loss_fn(logits, [teachers[0], teachers[0]])
-    with pytest.raises(InputError, match="at least 1 row"):
+    with pytest.raises(InputError, match=r"\b0\b"):
         loss_fn(logits[:0], [t[:0] for t in teachers])
     teachers[1][3] = torch.inf
-    with pytest.raises(InputError, match="teacher 1.*1 of 8 rows"):
+    with pytest.raises(InputError, match=r"`teacher_features`.*\b1\b.*\b3\b.*\b1 of 8\b"):
         loss_fn(logits, teachers)
     logits[2] = torch.nan
-    with pytest.raises(InputError, match="finite `student_logits`, but 1 of 8 rows"):
+    with pytest.raises(InputError, match=r"`student_logits`.*\b1 of 8\b"):
         loss_fn(logits, batch()[1])

@@ -41,7 +41,7 @@ GRID = [(1.0, 1.0), (1.5, 1.0), (0.6, 1.0), (1.0, 1.2), (1.0, 0.8)]
 def samples(
     n: int = 60, dim: int = 8, classes: int = 3, noise: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Features that tell classes apart, the better the less noise."""
+    """Features of separable classes; less noise separates them better."""
     labels = torch.arange(n) % classes
     means = torch.randn(classes, dim, dtype=torch.float64)
     return means[labels] + noise * torch.randn(n, dim, dtype=torch.float64), labels
@@ -172,37 +172,37 @@ def test_time_is_linear_in_samples() -> None:
 def test_non_finite_values_are_counted(bad: float) -> None:
     x, labels = samples()
     x[3, 1] = x[7, 0] = bad
-    with pytest.raises(InputError, match="finite `features`, but 2 of 60 rows"):
+    with pytest.raises(InputError, match=r"`features`.*\b2 of 60\b"):
         log_me(x, labels)
     x, _ = samples()
     targets = torch.randn(60, 2)
     targets[5] = bad
-    with pytest.raises(InputError, match="finite `labels`, but 1 of 60 rows"):
+    with pytest.raises(InputError, match=r"`labels`.*\b1 of 60\b"):
         log_me(x, targets)
 
 
 def test_one_class_or_nothing_to_explain() -> None:
     x, labels = samples()
-    with pytest.raises(InputError, match="at least 2 classes, but all 60 are class 0"):
+    with pytest.raises(InputError, match=r"`labels`.*\b2\b.*\b60\b.*\b0\b"):
         log_me(x, torch.zeros_like(labels))
-    with pytest.raises(InputError, match="targets that are not all 0"):
+    with pytest.raises(InputError, match="`labels`"):
         log_me(x, torch.zeros(60))
     for wide in (x, torch.zeros(60, 90)):
-        with pytest.raises(InputError, match="features that are not all 0"):
+        with pytest.raises(InputError, match="`features`"):
             log_me(torch.zeros_like(wide), labels)
 
 
 @pytest.mark.parametrize(
     ("features", "labels", "match"),
     [
-        (torch.randn(6), torch.arange(6), r"`features`.*\(samples, dim\).*shape \(6,\)"),
+        (torch.randn(6), torch.arange(6), r"`features`.*\(6,\)"),
         (torch.ones(6, 2).long(), torch.arange(6), "`features`.*int64"),
-        (torch.randn(0, 2), torch.arange(0), "`features`"),
-        (torch.randn(6, 2), torch.arange(5), r"`labels` to be 6 class numbers.*\(5,\)"),
-        (torch.randn(6, 2), torch.ones(6, 2).long(), r"`labels`.*int64 of shape \(6, 2\)"),
+        (torch.randn(0, 2), torch.arange(0), r"`features`.*\(0, 2\)"),
+        (torch.randn(6, 2), torch.arange(5), r"`labels`.*\(6,\).*\(5,\)"),
+        (torch.randn(6, 2), torch.ones(6, 2).long(), r"`labels`.*int64.*\(6, 2\)"),
         (torch.randn(6, 2), torch.randn(6, 2, 1), r"`labels`.*\(6, 2, 1\)"),
-        (torch.randn(6, 2), torch.ones(6).bool(), "`labels` to be numbers.*bool"),
-        (torch.randn(6, 2), torch.arange(6) - 1, "class numbers from 0 up, but got -1 to 4"),
+        (torch.randn(6, 2), torch.ones(6).bool(), "`labels`.*bool"),
+        (torch.randn(6, 2), torch.arange(6) - 1, r"`labels`.*-1 to 4\b"),
     ],
 )
 def test_wrong_shapes_and_types(features: Tensor, labels: Any, match: str) -> None:
@@ -211,7 +211,7 @@ def test_wrong_shapes_and_types(features: Tensor, labels: Any, match: str) -> No
 
 
 def test_more_classes_than_announced() -> None:
-    with pytest.raises(InputError, match="from 0 to 1, but got 0 to 2"):
+    with pytest.raises(InputError, match=r"`labels`.*\b0 to 1\b.*\b0 to 2\b"):
         log_me(*samples(), num_classes=2)
 
 
@@ -219,7 +219,7 @@ def test_more_classes_than_announced() -> None:
 
 
 def test_no_row_is_told_by_a_model_that_has_seen_it() -> None:
-    """A model of as many features as rows fits any labels; of unseen rows it knows nothing."""
+    """With as many features as rows, a model fits any labels but does not generalize."""
     x, labels = torch.randn(120, 200), torch.randint(0, 3, (120,))
     found = cross_validate_probe(x, labels, CLASSES)
     assert 0.15 < found.score < 0.52
@@ -245,7 +245,7 @@ def test_probes_of_targets_and_of_several_labels() -> None:
     assert abs(cross_validate_probe(torch.randn(200, 6), targets, TARGETS).score) < 0.15
     several = cross_validate_probe(x, (targets > 5).float(), LABELS)
     assert several.score > 0.95 and 0 < several.se < 0.05
-    with pytest.raises(InputError, match="at least 2 rows"):
+    with pytest.raises(InputError, match=r"\b2\b.*\b1\b"):
         cross_validate_probe(x[:1], targets[:1], TARGETS)
 
 
@@ -291,13 +291,13 @@ def test_alignment_of_known_features() -> None:
 
 
 def test_unrelated_wide_features_are_not_alike() -> None:
-    """CKA itself would say they are; both agree where rows are many."""
+    """Plain CKA is high for them; both agree if there are many rows."""
     a, b = torch.randn(60, 600), torch.randn(60, 600)
     assert float(cka(a, b)) > 0.8 and abs(debiased_cka(a, b)) < 0.1
     assert debiased_cka(a, 3 * a) == pytest.approx(1)
     a, b = torch.randn(2000, 3), torch.randn(2000, 3)
     assert debiased_cka(a, a + b) == pytest.approx(float(cka(a, a + b)), abs=0.01)
-    with pytest.raises(InputError, match="at least 4 rows"):
+    with pytest.raises(InputError, match=r"\b4\b.*\b3\b"):
         debiased_cka(a[:3], b[:3])
 
 
@@ -339,9 +339,9 @@ def test_tmi_grows_with_what_varies_within_classes() -> None:
 
 def test_tmi_needs_classes_of_some_rows() -> None:
     x, labels = samples()
-    with pytest.raises(InputError, match="class numbers"):
+    with pytest.raises(InputError, match="`labels`"):
         tmi(x, torch.randn(60, 1))
-    with pytest.raises(InputError, match="more than 3 rows"):
+    with pytest.raises(InputError, match=r"\b3\b"):
         tmi(x[:6], labels[:6])
 
 
@@ -384,4 +384,4 @@ def test_rows_without_labels_may_pay_all_the_same(unlabelled: bool) -> None:
     found = recommend(
         [worse], student, chance=0.0, metric="accuracy", rows=60, unlabelled=unlabelled
     )
-    assert found.verdict == "don't" and ("aft compare tells" in found.sentences[-1]) == unlabelled
+    assert found.verdict == "don't" and ("aft compare" in found.sentences[-1]) == unlabelled

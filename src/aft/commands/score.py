@@ -21,7 +21,7 @@ from aft.report import score_as_text, write_score_report
 from aft.scoring.measures import chance_level
 from aft.scoring.read_features import describe_cost, read_student, read_teachers, say, score_layers
 from aft.scoring.recommendation import Candidate, Recommendation, recommend
-from aft.scoring.teacher_sets import FOLDS, Rows, compare_sources, score_parts, score_sets
+from aft.scoring.teacher_sets import FOLDS, ScoredRows, compare_sources, score_parts, score_sets
 from aft.training.run_folder import write_json
 from aft.version import __version__
 
@@ -78,7 +78,7 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     generator = np.random.default_rng([config.seed, 1])
     some = np.sort(generator.permutation(len(samples))[:MOST_KERNEL_ROWS])
     labels = torch.from_numpy(np.asarray(samples.labels))
-    rows = Rows(labels, data.task, torch.from_numpy(some), config.seed)
+    rows = ScoredRows(labels, data.task, torch.from_numpy(some), config.seed)
     say([*data.lines(), f"scoring on {len(samples):,} of {len(train):,} training rows"])
 
     wanted = data.unlabelled

@@ -1,4 +1,4 @@
-"""Every input is looked at once: it gets its id, or is left out with the reason."""
+"""Check every input once: compute its id, or skip it and record the reason."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ def check_inputs(
     progress: bool,
     optional: bool = False,
 ) -> tuple[NDArray[np.int64], Samples]:
-    """Give every wanted row its ids; leave out what cannot be read.
+    """Compute the ids of all wanted rows; skip inputs that cannot be read.
 
     Args:
         rows: All rows.
-        wanted: Which of them to look at, shape ``(n,)``.
-        report: Where faults and missing parts are noted.
-        on_bad_input: Leave out inputs that cannot be read, or stop.
-        cache_dir: Where ids of unchanged files are remembered.
+        wanted: Mask of the rows to check, shape ``(n,)``.
+        report: Receives the faults and the counts of missing parts.
+        on_bad_input: ``skip`` or ``fail`` on inputs that cannot be read.
+        cache_dir: Folder of the cache that stores the ids of unchanged files.
         progress: Whether to show a progress bar.
-        optional: Whether the rows can be done without: if none can be read it is no error, and a
-            row without any input is left out silently.
+        optional: Whether the rows are optional. If so, it is not an error if none can be read,
+            and rows without any input are skipped silently.
 
     Returns:
-        The positions of the rows that were kept, and their samples.
+        The positions of the kept rows, and their samples.
 
     Raises:
-        DataError: If no row is wanted or none can be read, or at the first that cannot if asked.
+        DataError: If no row is wanted or none can be read; with ``on_bad_input="fail"`` also at
+            the first input that cannot be read.
     """
     from tqdm import tqdm
 
@@ -65,8 +66,8 @@ def check_inputs(
     def note(i: int, fault: str) -> None:
         if on_bad_input == "fail":
             raise DataError(
-                f"cannot read {rows.files[asked[i]]}: {fault}. Mend or remove it, or pass "
-                "--on-bad-input skip to leave such inputs out"
+                f"cannot read {rows.files[asked[i]]}: {fault}. Repair or remove it, or pass "
+                "--on-bad-input skip to skip such inputs"
             )
         faults.setdefault(i, fault)
 
@@ -94,7 +95,7 @@ def check_inputs(
     sound = np.asarray(present.any(axis=1))
     if not optional:
         for nothing in np.flatnonzero(~sound):
-            note(int(nothing), _nothing(rows.columns))
+            note(int(nothing), _describe_missing(rows.columns))
     report.bad_inputs = [(rows.files[asked[i]], faults[i]) for i in sorted(faults)]
     if len(faults) == len(asked) and not optional:
         first = f", e.g. {' - '.join(report.bad_inputs[0])}" if report.bad_inputs else ""
@@ -117,7 +118,7 @@ def check_inputs(
 
 
 _Found = Iterator[tuple[bytes | None, str | None]]
-"""Of each value its id (None if it is missing) and what is wrong with it."""
+"""For each value its id (None if it is missing) and its fault (None if it is readable)."""
 
 
 def _identify_images(values: Dataset, cache_dir: Path | None) -> _Found:
@@ -144,7 +145,7 @@ def _identify_texts(values: Dataset) -> _Found:
                 yield content_id(content), find_text_fault(content)
 
 
-def _nothing(columns: Sequence[InputColumn]) -> str:
+def _describe_missing(columns: Sequence[InputColumn]) -> str:
     if len(columns) > 1:
         return f"it has neither {' nor '.join(column.name for column in columns)}"
-    return "there is no image" if columns[0].modality == "image" else "the text is empty"
+    return "the image is missing" if columns[0].modality == "image" else "the text is empty"

@@ -1,4 +1,4 @@
-"""What was noticed while a data set was read."""
+"""The report on problems found while a data set is read."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ SHOWN = 3
 
 @dataclass
 class DataReport:
-    """What was noticed while a data set was read.
+    """Problems and counts found while a data set is read.
 
     Attributes:
-        bad_inputs: File and fault of inputs that cannot be read and were left out.
-        unlabelled: Number of rows of the data set that have no label.
-        unlabelled_used: Number of inputs without labels that are for the transfer only.
-        unlabelled_left_out: Number of rows without a label that are not used because they are in
-            a held-out split, or have no input.
-        unlabelled_seen: Number left out because a labelled row has the same content.
-        unlabelled_copies: Number of further copies left out.
+        bad_inputs: File and fault of each input that cannot be read and was skipped.
+        unlabelled: Number of rows of the data set without a label.
+        unlabelled_used: Number of unlabelled inputs, used for the transfer only.
+        unlabelled_left_out: Number of unlabelled rows that are not used because they are in a
+            held-out split or have no input.
+        unlabelled_seen: Number of unlabelled rows left out because a labelled row has the same
+            content.
+        unlabelled_copies: Number of duplicate unlabelled rows left out.
         unlabelled_splits: Held-out splits that are not used because no row has a label.
-        unused: Columns of the source that are neither input nor label nor split.
-        missing: For each column of several the number of rows in which it is missing.
+        unused: Columns of the source that are not an input, label or split column.
+        missing: Number of rows in which a column is missing, by column; empty for a single column.
         leaks: Pairs of files with the same content in train and in a held-out split.
         conflicts: Files with the same content in train but different labels.
-        duplicates: Number of further copies of contents in train.
+        duplicates: Number of duplicate rows in train (copies beyond the first).
     """
 
     bad_inputs: list[tuple[str, str]] = field(default_factory=list)
@@ -44,7 +45,7 @@ class DataReport:
     duplicates: int = 0
 
     def lines(self) -> list[str]:
-        """Sentences for people, each with a count and the first few files."""
+        """Readable messages, each with a count and the first few files."""
 
         def some(items: Sequence[str]) -> str:
             more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
@@ -55,16 +56,16 @@ class DataReport:
             names = some([f"{file} ({fault})" for file, fault in self.bad_inputs])
             found.append(f"{len(self.bad_inputs)} unreadable or empty inputs skipped: {names}")
         if self.unlabelled_used:
-            found.append(f"{self.unlabelled_used} rows without a label, for the transfer only")
+            found.append(f"{self.unlabelled_used} unlabelled rows, used for the transfer only")
         if self.unlabelled_left_out:
-            found.append(f"{self.unlabelled_left_out} rows without a label left out")
+            found.append(f"{self.unlabelled_left_out} unlabelled rows left out")
         if self.unlabelled_seen:
             found.append(
-                f"{self.unlabelled_seen} rows without a label left out: labelled rows have the "
-                "same content"
+                f"{self.unlabelled_seen} unlabelled rows left out: labelled rows have the same "
+                "content"
             )
         if self.unlabelled_copies:
-            found.append(f"{self.unlabelled_copies} further copies without a label left out")
+            found.append(f"{self.unlabelled_copies} duplicate unlabelled rows left out")
         for split in self.unlabelled_splits:
             found.append(f"the {split} split has no labels and is not used")
         lacking = [f"{count} have no {name}" for name, count in self.missing.items() if count]
@@ -73,14 +74,12 @@ class DataReport:
         if self.leaks:
             names = some([f"{a} = {b}" for a, b in self.leaks])
             found.append(
-                f"{len(self.leaks)} held-out inputs are also in train, so the score on them is "
-                f"too good: {names}"
+                f"{len(self.leaks)} held-out inputs are also in train, so scores on them are "
+                f"optimistic: {names}"
             )
         if self.conflicts:
             names = some([" = ".join(files) for files in self.conflicts])
-            found.append(
-                f"{len(self.conflicts)} inputs are in train with different labels: {names}"
-            )
+            found.append(f"{len(self.conflicts)} inputs in train have conflicting labels: {names}")
         if self.duplicates:
-            found.append(f"{self.duplicates} further copies of the same inputs in train")
+            found.append(f"{self.duplicates} duplicate inputs in train")
         return found

@@ -1,4 +1,4 @@
-"""Reading pictures: any file Pillow knows becomes upright RGB, or an error that names it."""
+"""Read images: any format that Pillow supports, converted to upright RGB."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aft.errors import DataError
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """File name endings that Pillow can open, in lower case with the dot."""
+    """File extensions that Pillow can open, in lower case with the dot."""
     extensions = Image.registered_extensions()
     return frozenset(end for end, kind in extensions.items() if kind in Image.OPEN) - {".pdf"}
 
@@ -22,8 +22,8 @@ def image_suffixes() -> frozenset[str]:
 def open_image(source: str | Path | bytes) -> Image.Image:
     """Decode an image file (a path or its bytes) to RGB.
 
-    EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits;
-    of an animation the first frame is taken.
+    EXIF rotation is applied, transparent images are composited on white, 16-bit grey is scaled to
+    8 bits, and the first frame of an animation is used.
 
     Raises:
         DataError: If the file is missing, empty, truncated, too large or not an image.
@@ -39,9 +39,9 @@ def open_image(source: str | Path | bytes) -> Image.Image:
 
 
 def find_fault(content: bytes) -> str | None:
-    """Say what keeps `content` from being decoded as an image, or None if it is sound.
+    """Return why `content` cannot be decoded as an image, or None if it can.
 
-    JPEG files are decoded at a reduced scale, which still reads every byte but costs less.
+    JPEG files are decoded at a reduced scale, which is faster but still reads every byte.
     """
     if not content:
         return "the file is empty"
@@ -51,7 +51,7 @@ def find_fault(content: bytes) -> str | None:
             image.load()
     except UnidentifiedImageError:
         return "not an image that Pillow can read"
-    except Exception as error:  # decoders raise whatever they like on damaged files
+    except Exception as error:  # decoders raise many types of errors on damaged files
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -1,4 +1,4 @@
-"""Any labelled data set as splits of samples, each with a content id, an input and a label."""
+"""Load a labelled data set as splits of samples; each has a content id, an input and a label."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from aft.config.groups import LEFT_OUT, NOTHING
 from aft.data.checking import check_inputs
 from aft.data.findings import DataReport, OnBadInput
 from aft.data.readers.find_columns import Columns
@@ -22,8 +23,6 @@ from aft.data.splits import (
     thin_out,
 )
 from aft.data.unlabelled import (
-    LEFT_OUT,
-    NOTHING,
     join_unlabelled,
     read_named,
     read_own,
@@ -37,17 +36,17 @@ class DataSet:
     """A labelled data set.
 
     Attributes:
-        source: What the user named.
-        task: What is to be predicted.
-        splits: ``train``, ``validation`` and perhaps ``test``.
-        report: What was noticed while reading.
-        held_out: Splits that were cut from train because the source has none of that name.
-        train_fraction: The share of the training rows that was asked for.
-        train_rows: How many of how many training rows are used, before validation is held out of
-            them; None if all are.
-        unlabelled: Training inputs without labels, with the columns of train; None if there are
-            none. No content of them is in any split.
-        unlabelled_source: What the user named to take such inputs from, or ``left-out``.
+        source: The value of ``--data``.
+        task: The prediction task.
+        splits: ``train``, ``validation`` and optionally ``test``.
+        report: Problems and counts found while reading.
+        held_out: Splits that were held out of train because the source does not have them.
+        train_fraction: The requested share of the training rows.
+        train_rows: Number of training rows used and number available, before validation is held
+            out; None if all are used.
+        unlabelled: Unlabelled training inputs, with the columns of train; None if there are none.
+            Their contents are in no split.
+        unlabelled_source: The value of ``--unlabelled``: a source, ``left-out``, ``none`` or None.
     """
 
     source: str
@@ -61,12 +60,12 @@ class DataSet:
     unlabelled_source: str | None = None
 
     def lines(self) -> list[str]:
-        """What people should know of the rows, in sentences."""
+        """Readable messages about the rows that are used, and the problems found."""
         found = self.report.lines()
         if self.train_rows is not None:
             used, whole = self.train_rows
             share = f"--train-fraction {self.train_fraction:g}"
-            rest = ", the rest without labels" if self.unlabelled_source == LEFT_OUT else ""
+            rest = ", the rest as unlabelled rows" if self.unlabelled_source == LEFT_OUT else ""
             found.insert(0, f"{used:,} of {whole:,} training rows are used ({share}){rest}")
         return found
 
@@ -122,33 +121,34 @@ def load_data(
     Args:
         source: A folder of images or texts, a table (CSV, JSON lines, Parquet), or a Hugging Face
             data set.
-        columns: Names of the columns, where they are not the usual ones.
+        columns: Names of the columns; without them the usual names are searched.
         task: ``classification``, ``multilabel``, ``regression`` or ``auto``.
-        validation_fraction: Share of train held out where there is no validation split.
-        test_fraction: Share of train held out where there is no test split.
-        train_fraction: Share of the training rows that are used, of what holding out a test split
-            leaves; validation is held out of them. Every class keeps a row at least.
-        seed: Draws what is held out and what is used; stratified by class, copies of a content
-            stay together.
-        on_bad_input: Leave out inputs that cannot be read, or stop.
-        cache_dir: Where ids of unchanged files are remembered.
+        validation_fraction: Share of train held out if there is no validation split.
+        test_fraction: Share of train held out if there is no test split.
+        train_fraction: Share of the training rows to use, applied after a test split is held out
+            and before a validation split is held out. Every class keeps at least one row.
+        seed: Random seed of the held-out splits and of `train_fraction`. Both are stratified by
+            class, and rows with the same content stay together.
+        on_bad_input: ``skip`` or ``fail`` on inputs that cannot be read.
+        cache_dir: Folder of the cache that stores the ids of unchanged files.
         progress: Whether to show a progress bar.
-        known_task: The task of a trained student, whose classes the labels must be among.
-        for_training: Whether there must be a train split with every class, from which the missing
+        known_task: The task of a trained student; labels outside its classes are an error.
+        for_training: Whether a train split with every class is required, from which missing
             splits are held out. Otherwise the splits are those of the source, or ``all``, and
-            nothing without labels is kept.
-        unlabelled: Further training inputs without labels: whatever :func:`load_inputs` reads, or
-            ``left-out`` for the rows that `train_fraction` leaves out. Rows of train that have no
-            label are kept in any case, but with ``none``.
+            unlabelled rows are left out.
+        unlabelled: Additional unlabelled training inputs: any source that :func:`load_inputs`
+            reads, or ``left-out`` for the rows that `train_fraction` leaves out. Unlabelled rows
+            of train are always used, except with ``none``.
 
     Raises:
-        DataError: If the data set is missing, empty or unusable for training, if the inputs
-            without labels have none of its columns, or if nothing is left out.
+        DataError: If the data set is missing, empty or unusable for training, if the unlabelled
+            inputs have none of its columns, or if ``left-out`` is given but no rows are left out.
     """
     if for_training and unlabelled == LEFT_OUT and train_fraction >= 1:
         raise DataError(
-            "--unlabelled left-out takes the rows that --train-fraction leaves out, but all are "
-            "used; pass a share below 1, such as --train-fraction 0.1"
+            "--unlabelled left-out uses the rows that --train-fraction leaves out, but all rows "
+            f"are used with --train-fraction {train_fraction:g}; pass a share below 1, such as "
+            "--train-fraction 0.1"
         )
     rows = read_source(source, columns or Columns())
     if not len(rows):
@@ -177,7 +177,7 @@ def load_data(
     rng = np.random.default_rng(seed)
     for name, fraction in (("test", test_fraction), ("validation", validation_fraction)):
         if name == "validation" and train_fraction < 1:
-            # A generator of its own: what is held out of all rows does not depend on the share.
+            # A separate generator, so the held-out test split does not depend on the share.
             whole, drawn = splits["train"], np.random.default_rng([seed, 1])
             used = thin_out(whole, found, train_fraction, drawn)
             splits["train"] = whole.subset(used)
@@ -216,12 +216,12 @@ def load_inputs(
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> tuple[Samples, DataReport]:
-    """Read inputs that need no labels: a folder of images or texts, one image, or a table.
+    """Read inputs without labels: a folder of images or texts, one image, or a table.
 
-    A ``.txt`` file has one text a line.
+    A ``.txt`` file has one text per line.
 
     Raises:
-        DataError: If there is nothing to read.
+        DataError: If the source is missing, or has no readable inputs.
     """
     rows = read_source(source, columns or Columns(), labelled=False)
     if not len(rows):

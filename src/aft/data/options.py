@@ -1,4 +1,4 @@
-"""From options to data: which columns were named, and the data set of a run."""
+"""Load data as the command-line options specify it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from aft.tasks import Task
 
 
 def asked_columns(options: ReadOptions, usual: Sequence[InputColumn] = ()) -> Columns:
-    """The columns that the user named.
+    """The columns that the options name.
 
     Args:
-        options: The user's.
-        usual: What a trained student calls its columns: looked for before the usual names.
+        options: The options that name columns.
+        usual: The input columns of a trained student, searched before the usual names.
     """
     return Columns(
         image=options.image_column,
@@ -30,15 +30,15 @@ def asked_columns(options: ReadOptions, usual: Sequence[InputColumn] = ()) -> Co
 def load_training_data(
     config: TrainConfig | ScoreConfig, task: Task | None = None, *, unlabelled: bool = True
 ) -> DataSet:
-    """The data of a training run, or of scores before one, split by its seed.
+    """Load the data of a training run, or of teacher scores, split with its seed.
 
     Args:
         config: The options of the run.
-        task: Its task, where it is known.
-        unlabelled: Whether to read what --unlabelled names, which the splits do not depend on.
+        task: The task of the run, if known.
+        unlabelled: Whether to read the source of --unlabelled. The splits do not depend on it.
 
     Raises:
-        DataError: As :func:`aft.data.load_data` does.
+        DataError: See :func:`aft.data.load_data`.
     """
     return load_data(
         config.data,

@@ -1,4 +1,4 @@
-"""Samples: ids, inputs and labels of one split, in memory but for the inputs themselves."""
+"""Samples: ids, inputs and labels of one split. Inputs are read when they are accessed."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Value = Image.Image | str | None
-"""What an input column holds in a row: an image, a text, or nothing."""
+"""The value of an input column in one row: an image, a text, or None if missing."""
 Content = Image.Image | str
 View = Callable[[Content, bytes], Content]
-"""Makes of a value and the id of its part what is seen of it."""
+"""Maps a value and the id of its part to the view of it."""
 
 
 class Samples:
-    """One split: a sequence of samples, each an id, an input and (perhaps) a label.
+    """One split: a sequence of samples, each with an id, an input and optionally a label.
 
     Attributes:
-        columns: The input columns, each of images or of texts.
-        parts: Content ids of every column's value, shape ``(n, num_columns, 16)``, uint8; zeros
-            where it is missing.
-        present: Which values are there, shape ``(n, num_columns)``.
-        ids: Content ids of the samples, shape ``(n, 16)``, uint8: that of the only column, or
-            made of the parts' ids.
-        splits: The split that the source gives each sample, or an empty string.
+        columns: The input columns, each with images or texts.
+        parts: Content ids of the values, shape ``(n, num_columns, 16)``, uint8; zeros where a
+            value is missing.
+        present: Mask of the values that are not missing, shape ``(n, num_columns)``.
+        ids: Content ids of the samples, shape ``(n, 16)``, uint8: the id of the only column, or
+            computed from the ids of the parts.
+        splits: The split of each sample according to the source, or an empty string.
         labels: Class indices ``(n,)`` int64; for multi-label ``(n, num_classes)`` and for
             regression ``(n, num_targets)`` float32; None without labels.
-        view: What :meth:`input` shows of a value, see :mod:`aft.views`; None shows it as it is.
+        view: The function that :meth:`input` applies to every value, see :mod:`aft.data.views`;
+            None returns values unchanged.
     """
 
     def __init__(
@@ -68,13 +69,13 @@ class Samples:
 
     @property
     def files(self) -> Sequence[str]:
-        """A name of each sample for people: its path inside the data set, or its row."""
+        """A readable name per sample: its path inside the data set, or its row."""
         return self._files  # type: ignore[return-value]
 
     def input(self, index: int) -> Value | dict[str, Value]:
-        """The decoded RGB image or the text of a sample; None where it is missing.
+        """The decoded RGB image or the text of a sample; None if it is missing.
 
-        With several columns their values by name.
+        With several columns, a dictionary of the values by column name.
         """
         if len(self.columns) == 1:
             return self._value(index, 0)
@@ -96,7 +97,7 @@ class Samples:
 
     @property
     def keys(self) -> NDArray[Any]:
-        """The ids as one sortable value a row, shape ``(n,)``."""
+        """The ids as one sortable value per row, shape ``(n,)``."""
         return np.ascontiguousarray(self.ids).view(f"S{ID_BYTES}").ravel()
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Samples:
@@ -114,23 +115,25 @@ class Samples:
         )
 
     def only(self, *names: str) -> Samples:
-        """The same rows with these columns only.
+        """The same rows with only the named columns.
 
-        Rows in which all of them are missing stay; their ids are zeros.
+        Rows in which all of these columns are missing are kept, with ids of zeros.
 
         Raises:
-            DataError: If there is no such column.
+            DataError: If a column does not exist.
         """
         places = {column.name: place for place, column in enumerate(self.columns)}
         for name in names:
             if name not in places:
-                raise DataError(f"there is no input column {name!r}; there are {', '.join(places)}")
+                raise DataError(
+                    f"no input column {name!r}; the input columns are {', '.join(places)}"
+                )
         return self._choose(
             [places[name] for name in names], [self.columns[places[n]] for n in names]
         )
 
     def _choose(self, places: Sequence[int | None], columns: Sequence[InputColumn]) -> Samples:
-        """The rows with the columns at these places; None is a column of nothing."""
+        """The rows with the columns at these positions; None is a column of missing values."""
         lacking = [place is None for place in places]
         some = [place or 0 for place in places]
         parts, present = self.parts[:, some], self.present[:, some]
@@ -148,13 +151,14 @@ class Samples:
 
 
 def match_columns(samples: Samples, wanted: Sequence[InputColumn]) -> Samples:
-    """The samples with the columns that a trained student takes, in its order and by its names.
+    """The samples with the input columns of a trained student, with its names and order.
 
-    Columns of the same name and modality belong together; the others by modality in their order.
-    What the student does not take is left out; what the data lacks is missing in every row.
+    Columns are matched by name and modality, the remaining ones by modality and order. Columns
+    that the student does not use are dropped; columns that the data lacks are missing in every
+    row.
 
     Raises:
-        DataError: If the student takes none of the columns, or several could be meant.
+        DataError: If no column matches, or the match is ambiguous.
     """
     if samples.columns == tuple(wanted):
         return samples
@@ -162,7 +166,7 @@ def match_columns(samples: Samples, wanted: Sequence[InputColumn]) -> Samples:
 
 
 def image_source(value: Any) -> str | bytes | None:
-    """The path or the bytes of an image, or None if there is neither."""
+    """The path or the bytes of an image, or None if it is missing."""
     if isinstance(value, dict):
         return value.get("bytes") or value.get("path") or None
     return value or None
@@ -171,30 +175,30 @@ def image_source(value: Any) -> str | bytes | None:
 def columns_for(
     model: str, asked: str | None, modality: str | None, columns: Sequence[InputColumn]
 ) -> tuple[str, ...]:
-    """The columns that a model takes: one image, or one text, or the texts of a pair.
+    """The input columns of a model: an image column, a text column, or a pair of text columns.
 
     Args:
-        model: The model's name for errors.
-        asked: What stands in front of its specification: the name of a column, or ``image`` or
-            ``text`` for every column of that kind.
-        modality: What the model takes: ``image``, ``text``, or None where it takes anything.
+        model: The model's specification, for error messages.
+        asked: The prefix of the specification, as in ``COLUMN=model``: the name of a column, or
+            ``image`` or ``text`` for every column of that modality; None without a prefix.
+        modality: The modality of the model: ``image``, ``text``, or None if it accepts both.
         columns: The columns of the data set.
 
     Raises:
-        ConfigError: If there is no such column, or the model takes no such input.
+        ConfigError: If there is no such column, or the model does not accept its modality.
     """
     named = [c for c in columns if c.name == asked] or [c for c in columns if c.modality == asked]
     there = ", ".join(f"{c.name} ({c.modality})" for c in columns)
     if asked is not None and not named:
         raise ConfigError(
-            f"{asked}={model}: the data has no input column {asked!r}; it has {there}. "
-            "Other columns of a table are named with --image-column and --text-column"
+            f"{asked}={model}: the data has no input column {asked!r}; its input columns are "
+            f"{there}. Select other columns with --image-column and --text-column"
         )
     candidates = named if asked is not None else list(columns)
     fitting = [c for c in candidates if modality in (None, c.modality)]
     if asked is not None and len(fitting) < len(named):
         raise ConfigError(
-            f"{asked}={model}: the model takes {modality}s, but column {asked!r} holds "
+            f"{asked}={model}: the model takes {modality}s, but column {asked!r} has "
             f"{named[0].modality}s"
         )
     if not fitting:

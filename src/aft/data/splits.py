@@ -1,4 +1,4 @@
-"""Splits: those of the source, those held out of train, and what they have in common."""
+"""Splits: use those of the source, hold out missing ones, and find content shared by splits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aft.tasks import Task
 
 
 def drop_unlabelled_splits(rows: Rows, empty: NDArray[np.bool_]) -> list[str]:
-    """Forget the held-out splits of which no row has a label, and name them."""
+    """Drop the held-out splits in which no row has a label; return their names."""
     dropped = []
     for name in rows.split_names:
         members = rows.splits == name
@@ -28,10 +28,10 @@ def drop_unlabelled_splits(rows: Rows, empty: NDArray[np.bool_]) -> list[str]:
 
 
 def by_split(samples: Samples, rows: Rows, source: str, for_training: bool) -> dict[str, Samples]:
-    """The samples of each split; without splits all of them as ``train``, or as ``all``.
+    """The samples of each split; without splits, all samples as ``train`` or ``all``.
 
     Raises:
-        DataError: If a split of the source, or train, has no rows.
+        DataError: If train or another split of the source has no rows.
     """
     if not rows.split_names:
         return {"train" if for_training else "all": samples}
@@ -40,8 +40,8 @@ def by_split(samples: Samples, rows: Rows, source: str, for_training: bool) -> d
         chosen = np.flatnonzero(samples.splits == name)
         if not len(chosen):
             raise DataError(
-                f"the {name} split of {source} has no usable rows; fill it"
-                + ("" if name == "train" else " or remove it")
+                f"the {name} split of {source} has no usable rows; add rows"
+                + ("" if name == "train" else " or remove the split")
             )
         splits[name] = samples.subset(chosen)
     left_over = int((samples.splits == "").sum())
@@ -51,10 +51,10 @@ def by_split(samples: Samples, rows: Rows, source: str, for_training: bool) -> d
 
 
 def check_classes(splits: dict[str, Samples], task: Task) -> None:
-    """See that there are classes to tell apart, and that train has those of every split.
+    """Check that train has at least two classes, and the classes of all other splits.
 
     Raises:
-        DataError: If not.
+        DataError: If it does not.
     """
     if task.kind != "classification":
         return
@@ -67,7 +67,7 @@ def check_classes(splits: dict[str, Samples], task: Task) -> None:
             raise DataError(
                 f"{len(missing)} classes of the {name} split ({rows} rows) are not in train: "
                 f"{', '.join(missing[:SHOWN])}{' …' if len(missing) > SHOWN else ''}. "
-                "Add training rows for them or remove them"
+                "Add training rows of these classes, or remove their rows"
             )
     if len(seen) < 2:
         raise DataError(
@@ -79,18 +79,18 @@ def check_classes(splits: dict[str, Samples], task: Task) -> None:
 def hold_out(
     train: Samples, task: Task, fraction: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions to keep and to hold out: by class, and all copies of a content together.
+    """Positions to keep and to hold out, stratified by class; duplicates stay together.
 
     Raises:
-        DataError: If there is none to hold out.
+        DataError: If train is too small to hold out any row.
     """
     group, strata = _group(train, task)
     out = _draw(strata, fraction, rng)
     if not out.any():
         if len(strata) < 2 * max(1, len(np.unique(strata))):
             raise DataError(
-                f"train has only {len(strata)} different inputs: too few to hold out any. Add rows "
-                "or give a validation split"
+                f"train has only {len(strata)} distinct inputs, too few to hold out any. Add rows "
+                "or provide a validation split"
             )
         crowded = np.bincount(np.unique(strata, return_inverse=True)[1]).argmax()
         out[rng.choice(np.flatnonzero(strata == np.unique(strata)[crowded]))] = True
@@ -100,16 +100,16 @@ def hold_out(
 def thin_out(
     train: Samples, task: Task, fraction: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Positions of a share of the rows, drawn as :func:`hold_out` does; perhaps all of them.
+    """Positions of a random share of the rows, stratified as in :func:`hold_out`.
 
-    With the same generator a smaller share is a part of a larger one.
+    With the same generator, a smaller share is a subset of a larger one.
     """
     group, strata = _group(train, task)
     return np.flatnonzero(~_draw(strata, 1 - fraction, rng)[group])
 
 
 def find_copies(splits: dict[str, Samples], report: DataReport) -> None:
-    """Note the contents that are in several rows."""
+    """Record in `report` the contents that occur in several rows."""
     train = splits["train"]
     keys = train.keys
     unique, first, counts = np.unique(keys, return_index=True, return_counts=True)
@@ -131,7 +131,7 @@ def find_copies(splits: dict[str, Samples], report: DataReport) -> None:
 
 
 def _group(train: Samples, task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The content of each row by number, and the class of each content (0 without classes)."""
+    """The content index of each row, and the class of each content (0 without classes)."""
     keys, group = np.unique(train.keys, return_inverse=True)
     first = np.full(len(keys), len(train))
     np.minimum.at(first, group, np.arange(len(train)))
@@ -143,7 +143,7 @@ def _group(train: Samples, task: Task) -> tuple[NDArray[np.int64], NDArray[np.in
 def _draw(
     strata: NDArray[np.int64], fraction: float, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Draw a share of each stratum, but never the whole of it."""
+    """Draw a random share of each stratum, always leaving at least one member."""
     out = np.zeros(len(strata), dtype=bool)
     for stratum in np.unique(strata):
         members = rng.permutation(np.flatnonzero(strata == stratum))

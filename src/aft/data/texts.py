@@ -1,4 +1,4 @@
-"""Reading texts: UTF-8 of any length becomes a string, or a sentence says what is wrong with it."""
+"""Read UTF-8 texts, and describe what is wrong with those that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from aft.errors import DataError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_LOOKED_AT = 1024
+_CHECKED_BYTES = 1024
 
 
 def read_text(content: bytes) -> str:
@@ -22,40 +22,40 @@ def read_text(content: bytes) -> str:
 
 
 def is_empty(content: bytes) -> bool:
-    """Whether a text has no characters, or white space only."""
+    """Whether a text is empty or only white space."""
     if content and 0x20 < content[0] < 0x80:
         return False
     return not content or content.decode("utf-8", "replace").isspace()
 
 
 def find_fault(content: bytes) -> str | None:
-    """Say what keeps `content` from being a text in UTF-8, or None if it is one.
+    """Return why `content` is not a UTF-8 text, or None if it is one.
 
-    Positions count bytes from 0.
+    Positions are byte offsets from 0.
     """
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
         byte, half = content[error.start], content[error.start : error.start + 3]
-        try:  # Python and JSON know surrogates, UTF-8 does not
+        try:  # Python and JSON allow surrogates, UTF-8 does not
             code = ord(half.decode("utf-8", "surrogatepass"))
         except (UnicodeDecodeError, TypeError):
             return f"not UTF-8: byte 0x{byte:02x} at {error.start}"
-        if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8, in Python's way of keeping it
+        if 0xDC80 <= code <= 0xDCFF:  # an invalid byte, as Python's "surrogateescape" stores it
             return f"not UTF-8: byte 0x{code & 0xFF:02x} at {error.start}"
-        return f"half a surrogate pair, \\u{code:04x}, at {error.start}"
+        return f"not UTF-8: unpaired surrogate \\u{code:04x} at {error.start}"
     return None
 
 
 def find_encoding_fault(start: bytes) -> str | None:
-    """Say whether a file that starts with these bytes is in UTF-16 or UTF-32, else None."""
-    odd, even = start[1:_LOOKED_AT:2], start[:_LOOKED_AT:2]
-    many_zeros = max(odd.count(0), even.count(0)) > len(start[:_LOOKED_AT]) // 4
+    """Return a message if a file that starts with these bytes is UTF-16 or UTF-32, else None."""
+    odd, even = start[1:_CHECKED_BYTES:2], start[:_CHECKED_BYTES:2]
+    many_zeros = max(odd.count(0), even.count(0)) > len(start[:_CHECKED_BYTES]) // 4
     if start.startswith(_UTF_16_MARKS) or (len(start) > 3 and many_zeros):
-        return "it is in UTF-16 or UTF-32; convert it to UTF-8"
+        return "the encoding is UTF-16 or UTF-32; convert the file to UTF-8"
     return None
 
 
 def without_mark(content: bytes) -> bytes:
-    """The content of a file without the byte order mark that some programs write first."""
+    """The content of a file without a leading UTF-8 byte order mark."""
     return content.removeprefix(_BYTE_ORDER_MARK)

@@ -1,4 +1,4 @@
-"""Training inputs without labels: what may join the transfer, and what must stay unseen."""
+"""Unlabelled training inputs: where they come from, and which are left out to avoid leaks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,6 @@ from aft.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LEFT_OUT = "left-out"
-"""The word that stands for the training rows that --train-fraction leaves out."""
-NOTHING = "none"
-"""The word for no rows without labels at all, not even those of the labelled data set."""
 _OWN = ("", "train")
 
 
@@ -35,17 +31,20 @@ def read_own(
     cache_dir: Path | None,
     progress: bool,
 ) -> Samples | None:
-    """The rows of a labelled data set's train split, or without a split, that have no label.
+    """The unlabelled rows of a labelled data set that are in train or in no split.
 
     Rows of held-out splits and rows without any input are counted as left out.
 
     Args:
         rows: All rows.
-        empty: Which of them have no label, shape ``(n,)``.
-        report: Where counts and faults are added.
-        on_bad_input: As in :func:`aft.data.load_data`, and so are the others.
-        cache_dir: Where ids of unchanged files are remembered.
+        empty: Mask of the rows without a label, shape ``(n,)``.
+        report: Receives the counts and faults.
+        on_bad_input: ``skip`` or ``fail`` on inputs that cannot be read.
+        cache_dir: Folder of the cache that stores the ids of unchanged files.
         progress: Whether to show a progress bar.
+
+    Returns:
+        The samples, or None if there are none.
     """
     wanted = empty & np.isin(rows.splits, _OWN)
     own = DataReport()
@@ -69,23 +68,23 @@ def read_named(
     cache_dir: Path | None,
     progress: bool,
 ) -> Samples:
-    """The inputs of another source, with the columns of the labelled data in their order.
+    """The inputs of another source, with the columns of the labelled data.
 
-    Labels are not read. Rows of its validation and test splits are left out.
+    Labels are not read. Rows of validation and test splits are left out.
 
     Raises:
-        DataError: If there is nothing to read, or no column fits.
+        DataError: If the source has no readable inputs, or no column matches.
     """
     own = DataReport()
     try:
         names = " or ".join(repr(column.name) for column in wanted)
-        hint = f"Call it {names}, as in the labelled data"
+        hint = f"Rename the input column to {names}, as in the labelled data"
         columns = Columns(usual=tuple(wanted), label=columns.label, hint=hint)
         rows = read_source(source, columns, labelled=False)
         chosen = np.isin(rows.splits, _OWN)
         if not chosen.any():
             has = f"only {' and '.join(rows.split_names)}" if len(rows) else "no rows"
-            raise DataError(f"expected rows of train or without a split, it has {has}")
+            raise DataError(f"expected rows of train or without a split, but the source has {has}")
         samples = check_inputs(rows, chosen, own, on_bad_input, cache_dir, progress)[1]
         samples = match_columns(samples, wanted)
     except DataError as error:
@@ -98,19 +97,18 @@ def read_named(
 def join_unlabelled(
     parts: Sequence[Samples], labelled: Sequence[Samples], report: DataReport
 ) -> Samples | None:
-    """Inputs without labels in one, each content once and none that labelled rows have.
+    """Join unlabelled inputs; drop duplicates and contents of labelled rows.
 
-    A row is left out if a labelled row, of train or of a held-out split, has all of its parts, or
-    if it has all parts of a labelled row. So held-out inputs stay unseen also where rows lack
-    parts.
+    A row is dropped if a labelled row of any split has all of its parts, or if it has all parts of
+    a labelled row. So held-out inputs stay unseen even if some parts are missing.
 
     Args:
         parts: Samples with the same columns; their labels are dropped.
-        labelled: Samples with the same columns.
-        report: Where counts are noted.
+        labelled: The samples of all splits, with the same columns.
+        report: Receives the counts.
 
     Returns:
-        The samples, with labels None, or None if there are none.
+        The samples, with labels None, or None if no row is left.
     """
     if not parts:
         return None
@@ -130,7 +128,7 @@ def join_unlabelled(
 
 
 def _shares_content(samples: Samples, others: Samples) -> NDArray[np.bool_]:
-    """Which samples have all parts of another, or only parts that another has, shape ``(n,)``."""
+    """Mask of samples whose parts contain, or are part of, those of another, shape ``(n,)``."""
     shares = np.zeros(len(samples), dtype=bool)
     for there, own in _by_presence(samples):
         for there_too, theirs in _by_presence(others):
@@ -142,19 +140,19 @@ def _shares_content(samples: Samples, others: Samples) -> NDArray[np.bool_]:
 
 
 def _by_presence(samples: Samples) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.int64]]]:
-    """Which columns are there, shape ``(num_columns,)``, and the positions of all such rows."""
+    """Groups of rows with the same columns present: mask ``(num_columns,)`` and row positions."""
     for there in np.unique(samples.present, axis=0):
         yield there, np.flatnonzero((samples.present == there).all(axis=1))
 
 
 def _part_keys(parts: NDArray[np.uint8]) -> NDArray[Any]:
-    """Ids of shape ``(n, k, 16)`` as one sortable value a row."""
+    """Ids of shape ``(n, k, 16)`` as one sortable value per row."""
     rows = np.ascontiguousarray(parts).reshape(len(parts), -1)
     return rows.view(f"S{rows.shape[1]}").ravel()
 
 
 def concatenate(parts: Sequence[Samples]) -> Samples:
-    """The samples of all parts without their labels, one after the other.
+    """Concatenate samples and drop their labels.
 
     Args:
         parts: Samples with the same columns; not views.
@@ -177,7 +175,7 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
 
 
 def _values(samples: Samples, place: int) -> Dataset:
-    """The values of a column; where all are missing it may hold anything, so nulls."""
+    """The values of a column; nulls if all are missing, since their type may be arbitrary."""
     import pyarrow
     from datasets import Dataset
 
@@ -187,7 +185,7 @@ def _values(samples: Samples, place: int) -> Dataset:
 
 
 def _alike(tables: list[Dataset], modality: str) -> list[Dataset]:
-    """With the same type: texts as bytes, images as ``bytes`` and ``path``, if kept differently."""
+    """Convert tables to one type: texts to bytes, images to ``bytes`` and ``path``."""
     import pyarrow
     from datasets import Dataset
 

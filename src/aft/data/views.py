@@ -1,8 +1,8 @@
-"""Views of samples: fixed random crops of images, texts that lack a word, each with its own id.
+"""Views of samples: fixed random crops of images and texts with dropped words, each with an id.
 
-A view is drawn from its id alone, and the id says how it is drawn: which content, which kind of
-view, which seed, which of several. So teachers' features of a view have a key of their own in the
-store, and whoever reads the view later gets the same one: in another process, another year.
+A view depends only on its id, which is a hash of the content, the kind of view, the seed and the
+number of the view. So the feature store keeps teacher features per view, and every process draws
+the same view again from its id.
 """
 
 from __future__ import annotations
@@ -23,36 +23,37 @@ from aft.errors import InputError
 from aft.ids import ID_BYTES, content_id
 
 VERSION = 1
-"""Part of every view's id: to be raised when anything below gives other pixels or words."""
+"""Part of every view id. Raise it when a change to this module changes pixels or words."""
 LEAST_AREA = 0.35
-"""Share of the largest square that a crop keeps at least."""
+"""Minimum area of a crop, as a share of the largest square inside the image."""
 DROPPED = 0.1
-"""Probability that a word is left out."""
+"""Probability that a word is dropped."""
 
 _WORD = re.compile(r"\S+\s*")
 
 
 def make_views(samples: Samples, count: int, seed: int, augment: Augmentation) -> Samples:
-    """Several fixed views of every sample.
+    """Make several fixed views of every sample.
 
     Row ``k * len(samples) + i`` is view ``k`` of sample ``i``, with the label of the sample. Its
-    input is the crop of the picture, or the text without some words, before any model's own
-    preprocessing; :func:`draw_view` says how they are drawn. With several columns each has a view
-    of its own, and what is missing stays missing. Views depend on the content, the seed and ``k``,
-    never on the other samples, on their order, or on ``count``: a larger one adds views.
+    input is a crop of the image, or the text without some words, before the preprocessing of any
+    model; see :func:`draw_view`. With several columns, each column has its own view, and missing
+    values stay missing. Views depend on the content, the seed and ``k``, not on the other samples,
+    their order, or ``count``: a larger ``count`` only adds views.
 
     Args:
-        samples: What to take views of; not views themselves.
-        count: Views of each sample, at least 1.
-        seed: Another seed gives other views.
-        augment: Of images: ``standard`` (a square crop, mirrored or not) or ``flip`` (mirrored or
-            not, so there are two different ones). Views of texts are the same for both.
+        samples: The original samples, not views.
+        count: Views per sample, at least 1.
+        seed: Random seed of the views.
+        augment: Kind of image views: ``standard`` (a square crop, mirrored with probability 0.5)
+            or ``flip`` (mirrored with probability 0.5, so at most two distinct views). Views of
+            texts are the same for both.
 
     Returns:
-        ``count * len(samples)`` rows. Their files are called ``NAME (view 1)`` and so on.
+        ``count * len(samples)`` rows. Their files are named ``NAME (view 1)`` and so on.
 
     Raises:
-        InputError: If there is nothing to draw, or the samples are views.
+        InputError: If `augment` or `count` is invalid, or the samples are views.
     """
     if augment not in ("standard", "flip"):
         raise InputError(
@@ -60,9 +61,11 @@ def make_views(samples: Samples, count: int, seed: int, augment: Augmentation) -
             f"'flip', got {augment!r}"
         )
     if count < 1:
-        raise InputError(f"expected at least 1 view of each sample, got {count}")
+        raise InputError(f"expected at least 1 view per sample, got {count}")
     if samples.view is not None:
-        raise InputError("expected samples as they are, got views: take the views of the originals")
+        raise InputError(
+            "expected original samples, got views; call make_views on the original samples"
+        )
     every = np.tile(np.arange(len(samples)), count)
     names = [f"{file} (view {k + 1})" for k in range(count) for file in samples.files]
     return Samples(
@@ -80,22 +83,22 @@ def make_views(samples: Samples, count: int, seed: int, augment: Augmentation) -
 def draw_view(
     value: Image.Image | str, view_id: bytes, augment: Augmentation = "standard"
 ) -> Image.Image | str:
-    """The view of an image or a text that an id stands for.
+    """Draw the view of an image or a text from its id.
 
-    Of an image ``standard`` cuts out a square of 35 to 100 % of the largest that fits in, anywhere
-    in it, and mirrors half of them; ``flip`` mirrors only. Pixels are never resized here. Crops
-    are squares because every model makes its input one: most resize the shorter side and cut off
-    what juts out. Of an oblong crop each would cut off or squeeze another part, and what the
-    teacher says would be about pixels that the student does not see. For the same reason the
-    aspect of things is not changed, as training's own random crops do.
+    For images, ``standard`` crops a square at a random position, with 35 to 100 % of the area of
+    the largest square inside the image, and mirrors it with probability 0.5; ``flip`` only mirrors.
+    Pixels are not resized. Crops are square because every model makes its input square: most
+    models resize the shorter side and crop the longer one. From an oblong crop, each model would
+    crop or squeeze a different part, so the teacher would describe pixels that the student does
+    not see. For the same reason, the aspect ratio is kept, unlike in the random crops of training.
 
-    Of a text each word is left out with probability 0.1, but never all. Words end at white space,
-    so texts in scripts without it stay as they are.
+    For texts, each word is dropped with probability 0.1, but at least one is kept. Words are
+    separated by white space, so texts in scripts without white space do not change.
 
     Args:
         value: An RGB image, or a text.
-        view_id: 16 bytes, the only source of what is random.
-        augment: ``standard`` or ``flip``; for images.
+        view_id: 16 bytes, the only source of randomness.
+        augment: ``standard`` or ``flip``; only for images.
     """
     if isinstance(value, str):
         return _drop_words(value, view_id)
@@ -122,7 +125,7 @@ def _drop_words(text: str, view_id: bytes) -> str:
 
 
 def _view_ids(samples: Samples, k: int, seed: int, augment: Augmentation) -> NDArray[np.uint8]:
-    """Ids of the parts of every sample's view ``k``, shape ``(n, num_columns, 16)``."""
+    """Ids of the parts of view ``k`` of every sample, shape ``(n, num_columns, 16)``."""
     ids = np.zeros_like(samples.parts)
     for c, column in enumerate(samples.columns):
         kind = augment if column.modality == "image" else "words"
@@ -136,10 +139,10 @@ def _view_ids(samples: Samples, k: int, seed: int, augment: Augmentation) -> NDA
 
 
 def _uniform(view_id: bytes, count: int) -> NDArray[np.float64]:
-    """Numbers from 0 to below 1, shape ``(count,)``.
+    """Uniform numbers in [0, 1), shape ``(count,)``.
 
-    From the bits of PCG64, which numpy promises never to change, unlike what its ``Generator``
-    makes of them.
+    They use the raw bits of PCG64, which numpy guarantees to be stable; the stream of its
+    ``Generator`` may change between versions.
     """
     bits = np.random.PCG64(int.from_bytes(view_id, "big")).random_raw(count)
     return np.asarray((bits >> np.uint64(11)) * 2.0**-53, dtype=np.float64)

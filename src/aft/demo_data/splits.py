@@ -1,4 +1,4 @@
-"""Which rows train and which test: at random with a seed, every class in its share."""
+"""Split rows at random with a seed, stratified by class, keeping families together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def shares(labels: Sequence[str], total: int, least: int = 2) -> dict[str, int]:
-    """Rows per class that add up to `total` and follow the classes' sizes (at least `least`)."""
+    """Rows per class, proportional to the class sizes (at least `least`), with the sum `total`."""
     sizes = Counter(labels)
     exact = {label: total * n / len(labels) for label, n in sorted(sizes.items())}
     wanted = {label: max(least, int(share)) for label, share in exact.items()}
@@ -26,14 +26,14 @@ def pick(
     seed: int,
     largest: int | None = None,
 ) -> list[bool]:
-    """Pick whole families at random until every class has the rows wanted.
+    """Pick whole families at random until every class has the wanted number of rows.
 
     Args:
         labels: The class of each row.
         families: The family of each row.
-        wanted: Rows per class; never exceeded, and missed only where no family fits.
-        seed: Which of the many possible choices.
-        largest: Families of more rows are not picked.
+        wanted: Rows per class. Never exceeded; a class gets fewer rows only if no family fits.
+        seed: Random seed of the choice.
+        largest: Families with more rows are not picked; None for no limit.
 
     Returns:
         Whether each row is picked.

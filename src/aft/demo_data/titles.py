@@ -1,17 +1,18 @@
-"""Clip art with titles: pictures that have a text beside them, and some that have none.
+"""Clip art with titles: images with a text, some of which is missing.
 
-The pictures and their split are those of :mod:`aft.demo_data.clipart`. The same drawings as SVG
-files, in another Debian package, name a title each (`dc:title`). Which of it is used:
+The images and their splits are those of :mod:`aft.demo_data.clipart`. Another Debian package has
+the same drawings as SVG files with titles (`dc:title`). They are used as follows:
 
-* keywords (`dc:subject`) are not: the archive was sorted into classes by them;
-* `Clipart by AUTHOR - ` in front of a title is cut off;
-* a title that 10 or more pictures share is that of a collection ("card", "AIGA Symbol Signs"), and
-  says nothing of the one picture: it is left out;
-* words that are part of a class's name ("sign", "tools") are cut out of every title.
+* keywords (`dc:subject`) are not used, because they determined the classes of the archive;
+* the prefix `Clipart by AUTHOR - ` of a title is removed;
+* a title that 10 or more images share names a collection ("card", "AIGA Symbol Signs") and does
+  not describe the image, so it is left out;
+* words of the class names ("sign", "tools") are removed from every title.
 
-What is left of a title may be nothing: that row's text is empty. 2,311 of the 3,105 pictures have
-a text (784 of 1,000 in train). It is 2 words in the middle case, and not always English. Who lacks
-one is no accident: half of `recreation`, where the playing cards are, a tenth of `animals`.
+If no word of a title is left, the text of the row is empty. 2,311 of the 3,105 images have a text
+(784 of 1,000 in train). The median length is 2 words, and not all texts are English. Texts are not
+missing at random: they are missing for half of `recreation`, which has the playing cards, but only
+for a tenth of `animals`.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ def prepare(package: Path, pictures: Path, folder: Path, *, shared: int = 10) ->
 
     Args:
         package: The `.deb` file with the SVG files.
-        pictures: The folder that :func:`aft.demo_data.clipart.prepare` has written.
+        pictures: The folder written by :func:`aft.demo_data.clipart.prepare`.
         folder: A new folder.
-        shared: Titles of so many pictures or more are left out.
+        shared: Titles that this many images or more share are left out.
 
     Raises:
-        DataError: If the file is no Debian package or has no titles.
+        DataError: If the file is not a Debian package or has no titles.
     """
     found = {place(path): _title(content) for path, content in debian_files(package, _ROOT, ".svg")}
     files = [path for split in SPLITS for path in sorted((pictures / split).glob("*/*.png"))]
@@ -78,19 +79,19 @@ def prepare(package: Path, pictures: Path, folder: Path, *, shared: int = 10) ->
 
 
 def words_of_labels(labels: Iterable[str]) -> re.Pattern[str]:
-    """A pattern of the words in class names: `signs_and_symbols` gives sign(s) and symbol(s)."""
+    """A pattern of the words in class names: `signs_and_symbols` has sign(s) and symbol(s)."""
     words = {word.removesuffix("s") for label in labels for word in label.split("_")} - {"and"}
     return re.compile(rf"\b(?:{'|'.join(sorted(words))})s?\b", re.IGNORECASE)
 
 
 def without_words(title: str, words: re.Pattern[str]) -> str:
-    """A title without the words of a pattern; empty where no letter is left."""
+    """A title without the words of a pattern; empty if no letter is left."""
     left = " ".join(words.sub(" ", title).split()).strip(" -,;:/")
     return left if any(character.isalpha() for character in left) else ""
 
 
 def _title(svg: bytes) -> str:
-    """The title of the drawing (not those of its author or licence), in one line."""
+    """The title of the drawing (not of its author or licence), in one line."""
     try:
         tree = ET.fromstring(svg)
     except ET.ParseError:

@@ -25,12 +25,12 @@ Combine = Literal["concat", "product"]
 
 
 class AFTLoss(nn.Module):
-    """How differently student and teachers see which samples of a batch are alike.
+    """Kernel distance between the student's features and the gated features of the teachers.
 
-    The teachers' features are scaled by learned gates, one per dimension. Both sides are centred,
-    every row is divided by its length, and the ``B x B`` inner products of all rows are compared:
-    ``sqrt(mean((K_student - K_teachers)²) + 1e-8)``. Gradients reach student and gates, so the
-    teachers' dimensions that the student cannot use for its task lose weight.
+    Learned gates, one per dimension, scale the teachers' features. The features of both sides are
+    centred and every row is divided by its L2 norm. The loss compares the ``B x B`` inner products
+    of all pairs of rows: ``sqrt(mean((K_student - K_teachers)²) + 1e-8)``. Gradients reach the
+    student and the gates, so teacher dimensions that do not help the student's task lose weight.
 
     References:
         Qiu et al., "Transferring Knowledge from Large Foundation Models to Small Downstream
@@ -38,43 +38,37 @@ class AFTLoss(nn.Module):
 
     Inputs:
         ==================  ==================================================================
-        student_features    ``(B, S)``, any ``S``: what enters the student's last linear layer
-        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor a teacher
+        student_features    ``(B, S)``, any ``S``: the input of the student's last linear layer
+        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 2. Any floating-point type; all is computed in float32 (float64 where
-        ``student_features`` are), under autocast too. Returns a scalar, between 0 and about 1.
-
-        Within a ``torch.distributed`` process group the samples of all ranks are compared with
-        each other. So every rank has to call the loss equally often, and value and gradients
-        (after DistributedDataParallel) are those of a single process with the whole batch.
+        ``B`` is at least 2. Returns a scalar between 0 and about 1. See :mod:`aft.losses` for
+        precision and several processes.
 
     Relations:
-        The comparison does not see rotations of either side's features, so the widths need not
-        agree and no projection has to be learned; prefer a regression loss only when the
-        student's features themselves must resemble a teacher's.
+        The loss is invariant to rotations of the features of either side, so the widths need not
+        match and no projection is learned. Prefer a regression loss only if the student's
+        features themselves must resemble those of a teacher.
 
     Args:
         teacher_dims: Feature width of each teacher.
-        kernel: ``linear``, or ``rbf`` for ``exp(-||a_i - a_j||²)`` of the normalised rows.
-        weights: ``diagonal`` learns one gate a dimension, ``sigmoid(feature_weights)``, 0.5 at
-            the start; ``dense`` learns a matrix over all teachers' dimensions, drawn from
-            N(0, 1/D); ``fixed`` learns nothing.
-        combine: ``concat`` lays teachers side by side; ``product`` takes the outer product of
-            their features (teachers of different modalities, say image and text). It costs no
-            more: only the ``B x B`` inner products are multiplied.
-        normalize: ``standardize`` brings every teacher dimension to mean 0 and deviation 1, so
-            that no teacher rules by the size of its numbers; ``none`` is the paper's.
-        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set, for
-            ``normalize="standardize"``. Without them each batch is standardized by its own.
+        kernel: ``linear``, or ``rbf`` for ``exp(-||a_i - a_j||²)`` of the normalized rows.
+        weights: ``diagonal`` learns one gate per dimension, ``sigmoid(feature_weights)``,
+            initially 0.5; ``dense`` learns a matrix over the dimensions of all teachers,
+            initialized from N(0, 1/D); ``fixed`` learns nothing.
+        combine: ``concat`` concatenates the teachers' features; ``product`` takes their outer
+            product, for teachers of different modalities such as image and text. The cost is the
+            same, since only the ``B x B`` inner products are multiplied.
+        normalize: ``standardize``, or ``none`` as in the paper; see :mod:`aft.losses`.
+        statistics: Mean and standard deviation for each teacher; see :mod:`aft.losses`.
 
     Attributes:
-        feature_weights: ``(D,)``, for ``dense`` ``(D, D)``. Give it a learning rate of its own,
-            such as 1e-2, and no weight decay.
+        feature_weights: ``(D,)``, or ``(D, D)`` for ``dense``. Use a separate learning rate, such
+            as 1e-2, and no weight decay.
 
     Raises:
-        InputError: If an argument is none of these, or shapes do not fit ``teacher_dims``, or the
-            batch has one row, or features are NaN or infinite.
+        InputError: If an argument is invalid, shapes do not match ``teacher_dims``, the batch has
+            fewer than 2 rows, or features are NaN or infinite.
 
     Example::
 
@@ -123,15 +117,16 @@ class AFTLoss(nn.Module):
             self.set_statistics(statistics)
 
     def set_statistics(self, statistics: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Standardize by these instead of by each batch's own.
+        """Standardize with these statistics instead of those of each batch.
 
-        They are saved in the state dict; a loss that loads it has to have statistics too.
+        They are saved in the state dict. A loss that loads this state dict needs statistics, too.
 
         Args:
-            statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``.
+            statistics: One ``(mean, std)`` pair per teacher, each ``(D_t,)``.
 
         Raises:
-            InputError: If numbers or shapes do not fit the teachers, or values are not finite.
+            InputError: If the number of pairs or a shape does not match the teachers, or values
+                are not finite.
         """
         mean, std = join_statistics(statistics, self.teacher_dims, self.normalize)
         self.feature_mean = mean.to(self.feature_weights)
@@ -140,7 +135,7 @@ class AFTLoss(nn.Module):
     def forward(
         self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         student, teacher = gather_batch(student_features, teacher_features, self.teacher_dims)
         check_batch(len(student))
         student_gram = AF.gram(AF.normalize_rows(AF.centre(student)))
@@ -149,16 +144,16 @@ class AFTLoss(nn.Module):
             student_gram = AF.rbf_from_gram(student_gram)
             teacher_gram = AF.rbf_from_gram(teacher_gram)
         loss = AF.kernel_distance(student_gram, teacher_gram)
-        # Any NaN or infinity in an input makes the loss NaN, so one scalar tells.
+        # Any NaN or infinity in an input makes the loss NaN, so checking one scalar is enough.
         if not loss.isfinite():
             raise explain_non_finite(student, teacher, self.teacher_dims, self)
         return loss
 
     def gates(self) -> list[Tensor]:
-        """How open each teacher's dimensions are, from 0 (ignored) to 1: one ``(D_t,)`` a teacher.
+        """Return the gates from 0 (ignored) to 1, one ``(D_t,)`` tensor per teacher.
 
-        For ``weights="dense"``, which has no gates, the length of each dimension's row in the
-        matrix, the longest being 1.
+        ``weights="dense"`` has no gates. Its values are the L2 norms of the matrix's rows, one per
+        dimension, divided by the largest norm.
         """
         weights = self.feature_weights.detach()
         if self.weights == "dense":
@@ -170,14 +165,14 @@ class AFTLoss(nn.Module):
 
     @torch.no_grad()
     def kernel_shares(self, teacher_features: Tensor | Sequence[Tensor]) -> list[float]:
-        """What part of the teachers' kernel each teacher makes up; they add up to 1.
+        """Share of each teacher in the teachers' kernel; the shares sum to 1.
 
-        A teacher's part is the squared length of its gated, centred features in that of all
-        teachers' together, averaged over rows. With ``combine="product"`` each teacher is a
-        factor of everything, so all have the same.
+        The share is the squared norm of a teacher's gated, centred features divided by that of all
+        teachers together, averaged over rows. With ``combine="product"`` every teacher is a factor
+        of the whole kernel, so all shares are equal.
 
         Args:
-            teacher_features: As in the loss; rows of this process only.
+            teacher_features: As in :meth:`forward`; rows of this process only.
         """
         if self.combine == "product":
             return [1 / len(self.teacher_dims)] * len(self.teacher_dims)
@@ -196,7 +191,7 @@ class AFTLoss(nn.Module):
         return [float(share) for share in shares.mean(dim=1)]
 
     def extra_repr(self) -> str:
-        """The options, for ``print(loss_fn)``."""
+        """Options, for ``print(loss_fn)``."""
         return (
             f"teacher_dims={list(self.teacher_dims)}, kernel={self.kernel!r}, "
             f"weights={self.weights!r}, combine={self.combine!r}, normalize={self.normalize!r}"

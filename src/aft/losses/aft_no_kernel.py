@@ -1,4 +1,4 @@
-"""Adaptive feature transfer without a kernel: regress the student on the teachers."""
+"""Adaptive feature transfer without a kernel: predict the student's features from the teachers'."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from aft.losses.standardize import Normalize, Standardize
 
 
 class NoKernelAFTLoss(nn.Module):
-    """How badly a linear map of the teachers' features predicts the student's features.
+    """Mean squared error of the student's features predicted from the teachers' features.
 
-    One learned linear layer maps the teachers' features side by side to the student's width. Both
-    are centred over the batch; the loss is the mean squared error over samples and dimensions. The
-    layer's weights decide which of the teachers' dimensions count, as the gates in ``AFTLoss`` do:
-    a gate a dimension before a linear layer would add nothing.
+    A learned linear layer maps the concatenated features of the teachers to the student's width.
+    Both sides are centred over the batch. The loss is the mean squared error over samples and
+    dimensions. The weights of the layer select teacher dimensions, as the gates of ``AFTLoss`` do;
+    gates in front of a linear layer would be redundant.
 
     References:
         Qiu et al., "Transferring Knowledge from Large Foundation Models to Small Downstream
@@ -33,38 +33,31 @@ class NoKernelAFTLoss(nn.Module):
 
     Inputs:
         ==================  ==================================================================
-        student_features    ``(B, student_dim)``: what enters the student's last linear layer
-        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor a teacher
+        student_features    ``(B, student_dim)``: the input of the student's last linear layer
+        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 2. Any floating-point type; all is computed in float32 (float64 where
-        ``student_features`` are), under autocast too. Returns a scalar.
-
-        Within a ``torch.distributed`` process group the batch is that of all ranks together. So
-        every rank has to call the loss equally often, and value and gradients (after
-        DistributedDataParallel) are those of a single process with the whole batch.
+        ``B`` is at least 2. See :mod:`aft.losses` for precision and several processes.
 
     Relations:
-        What is left of ``AFTLoss`` if features are compared instead of kernels, for showing what
-        the kernel brings. A student whose features are all alike has a loss near 0, so nothing
-        but the task keeps it from shrinking them; ``KDLoss`` maps the other way and has no such
-        escape.
+        An ablation of ``AFTLoss`` that compares features instead of kernels and so shows what the
+        kernel contributes. The loss is near 0 if all student features are equal, so only the task
+        loss keeps the student from collapsing. ``KDLoss`` predicts in the opposite direction and
+        does not have this problem.
 
     Args:
         student_dim: Width of the student's features.
         teacher_dims: Feature width of each teacher.
-        normalize: ``standardize`` brings every teacher dimension to mean 0 and deviation 1, so
-            that no teacher rules by the size of its numbers; ``none`` is the published loss.
-        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set, for
-            ``normalize="standardize"``. Without them each batch is standardized by its own.
+        normalize: ``standardize``, or ``none`` as published; see :mod:`aft.losses`.
+        statistics: Mean and standard deviation for each teacher; see :mod:`aft.losses`.
 
     Attributes:
-        projection: The linear layer, without a bias since centring would remove it. Give it a
-            learning rate of its own, such as 1e-2, as the gates of ``AFTLoss``.
+        projection: The linear layer. It has no bias, since centring would remove it. Use a
+            separate learning rate, such as 1e-2, as for the gates of ``AFTLoss``.
 
     Raises:
-        InputError: If an argument is none of these, or shapes do not fit the dimensions, or the
-            batch has one row, or features are NaN or infinite.
+        InputError: If an argument is invalid, shapes do not match the dimensions, the batch has
+            fewer than 2 rows, or features are NaN or infinite.
 
     Example::
 
@@ -93,7 +86,7 @@ class NoKernelAFTLoss(nn.Module):
     def forward(
         self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         student, teacher = gather_batch(
             student_features, teacher_features, self.teacher_dims, self.student_dim
         )
@@ -105,5 +98,5 @@ class NoKernelAFTLoss(nn.Module):
         return loss
 
     def extra_repr(self) -> str:
-        """The widths, for ``print(loss_fn)``."""
+        """Dimensions, for ``print(loss_fn)``."""
         return f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}"

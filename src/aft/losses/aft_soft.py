@@ -1,4 +1,4 @@
-"""AFT with soft labels: what the teachers find alike, and what they say of the task."""
+"""AFT with soft labels: match the teachers' kernel and their predictions for the task."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from aft.losses.standardize import join_statistics
 class AFTSoftLoss(nn.Module):
     """The sum of :class:`AFTLoss` on features and :class:`SoftLabelLoss` on outputs.
 
-    The kernel tells the student which samples the teachers find alike, the soft labels tell it
-    what follows for the task. Both need no labels, so that rows without labels and views of rows
-    join them. The linear model that soft labels come from helps the kernel too: its scores stand
-    beside the teachers' features like one more teacher, under gates of their own, and begin with
-    as much weight as all features together. So what matters for the task has a large part in what
-    makes two samples alike, however few of the features tell it.
+    The kernel transfers which samples are similar for the teachers; the soft labels transfer what
+    the teachers predict for the task. Neither term needs labels, so unlabelled rows and augmented
+    views can be used, too. The linear head that produces the soft labels also improves the kernel:
+    its scores are concatenated with the teachers' features as one more teacher, with gates of
+    their own, and initially weigh as much as all features together. As a result, task-relevant
+    information has a large share of the kernel even if only few features carry it.
 
     References:
         Qiu et al., ICML 2024, arXiv 2406.07337, for the kernel; Chen et al., "Big Self-Supervised
         Models are Strong Semi-Supervised Learners", NeurIPS 2020, arXiv 2006.10029, for soft
-        labels of unlabelled rows. Their sum and the kernel's scores are of this library;
-        `benchmarks/trials.py` compares them with either alone.
+        labels of unlabelled rows. The sum, and the scores in the kernel, are specific to this
+        library; `benchmarks/trials.py` compares the sum with each term alone.
 
     Inputs:
         ==================  ==================================================================
-        student_outputs     logits ``(B, C)`` and features ``(B, S)`` of the student, a pair
-        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor a teacher
+        student_outputs     pair of the student's logits ``(B, C)`` and features ``(B, S)``
+        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 2. Its ``needs`` is ``both``, which tells :class:`aft.TransferModel` to
-        pass both. Processes share a batch as in the two losses.
+        ``B`` is at least 2. ``needs`` is ``both``, so :class:`aft.TransferModel` passes logits and
+        features. See :mod:`aft.losses` for precision and several processes.
 
     Args:
-        kernel: The first; for the teachers of the second, and one more of width C if there is a
-            ``score_scale``.
-        labels: The second.
-        score_scale: ``(C,)``, what the scores are multiplied by before the kernel sees them;
-            without it the kernel sees the teachers' features alone. :meth:`fit` finds it.
+        kernel: The kernel loss, for the teachers of ``labels`` and, with ``score_scale``, one more
+            teacher of width C.
+        labels: The soft label loss.
+        score_scale: ``(C,)``, factors for the scores in the kernel; :meth:`fit` computes them.
+            Without it, the kernel uses the teachers' features only.
 
     Raises:
-        InputError: If the two are for other teachers, and as the two do.
+        InputError: If the two losses have different teachers, and as the two losses raise.
 
     Example::
 
@@ -71,8 +71,8 @@ class AFTSoftLoss(nn.Module):
         wanted = [*self.teacher_dims, *([] if score_scale is None else [outputs])]
         if list(kernel.teacher_dims) != wanted:
             raise InputError(
-                f"Expected the kernel's `teacher_dims` to be {wanted}, those of the soft labels"
-                f"{'' if score_scale is None else ' and one for their scores'}, but got "
+                f"Expected `teacher_dims` of `kernel` to be {wanted}, those of `labels`"
+                f"{'' if score_scale is None else ' plus the number of scores'}, but got "
                 f"{list(kernel.teacher_dims)}."
             )
         if score_scale is not None and score_scale.shape != (outputs,):
@@ -93,16 +93,16 @@ class AFTSoftLoss(nn.Module):
         statistics: Sequence[tuple[Tensor, Tensor]] | None = None,
         **kernel: Any,
     ) -> AFTSoftLoss:
-        """The loss for a training set, from the soft labels for it.
+        """Build the loss for a training set from its soft label loss.
 
         Args:
-            labels: What :meth:`SoftLabelLoss.fit` makes.
-            teacher_features: The features that it was made of.
-            statistics: As in :class:`AFTLoss`; those of ``teacher_features`` where not given. By
-                these features the scores are scaled, too: on rows without labels, which the
-                linear model was not fitted to, they may vary less.
-            kernel: Further options of :class:`AFTLoss`. With ``combine="product"``, where
-                teachers do not stand side by side, the kernel sees their features alone.
+            labels: The result of :meth:`SoftLabelLoss.fit`.
+            teacher_features: The features that ``labels`` was fitted on.
+            statistics: As in :class:`AFTLoss`; by default those of ``teacher_features``. The
+                scores are always scaled with respect to ``teacher_features``. They may vary less
+                on unlabelled rows, which the head was not fitted on.
+            kernel: Further options of :class:`AFTLoss`. With ``combine="product"`` the features
+                are not concatenated, so the kernel uses the teachers' features only.
 
         Raises:
             InputError: As :class:`AFTLoss`.
@@ -120,9 +120,9 @@ class AFTSoftLoss(nn.Module):
             return cls(AFTLoss(dims, **kernel, statistics=statistics), labels)
         if statistics is not None:
             statistics = [*statistics, (scores.new_zeros(outputs), scores.new_ones(outputs))]
-        # Each score the same part, all of them together as much as the features.
+        # All scores have the same variance; together they have as much as the features.
         deviation = scores.std(0, correction=0)
-        varies = deviation > 1e-6 * scores.mean(0).abs() + 1e-12  # and is not a rounding error
+        varies = deviation > 1e-6 * scores.mean(0).abs() + 1e-12  # more than rounding error
         energy = known.var(0, correction=0).sum() / varies.sum().clamp_min(1)
         score_scale = varies * energy.sqrt() / torch.where(varies, deviation, 1.0)
         both = AFTLoss([*dims, outputs], **kernel, statistics=statistics)
@@ -133,14 +133,14 @@ class AFTSoftLoss(nn.Module):
         student_outputs: tuple[Tensor, Tensor],
         teacher_features: Tensor | Sequence[Tensor],
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         logits, features = student_outputs
         labels: Tensor = self.labels(logits, teacher_features)
         kernel: Tensor = self.kernel(features, self.with_scores(teacher_features))
         return kernel + labels
 
     def gates(self) -> list[Tensor]:
-        """As :meth:`AFTLoss.gates`, of the teachers alone."""
+        """As :meth:`AFTLoss.gates`, for the teachers only, without the scores."""
         gates = self.kernel.gates()[: len(self.teacher_dims)]
         if self.kernel.weights != "dense":
             return gates
@@ -149,10 +149,10 @@ class AFTSoftLoss(nn.Module):
 
     @torch.no_grad()
     def kernel_shares(self, teacher_features: Tensor | Sequence[Tensor]) -> list[float]:
-        """As :meth:`AFTLoss.kernel_shares`, of the part that features have; scores are left out.
+        """As :meth:`AFTLoss.kernel_shares`, for the teachers only, without the scores.
 
         Args:
-            teacher_features: As in the loss; rows of this process only.
+            teacher_features: As in :meth:`forward`; rows of this process only.
         """
         known = self.with_scores(teacher_features)
         known[:, sum(self.teacher_dims) :] = 0
@@ -160,10 +160,10 @@ class AFTSoftLoss(nn.Module):
 
     @torch.no_grad()
     def with_scores(self, teacher_features: Tensor | Sequence[Tensor]) -> Tensor:
-        """What the kernel compares the student with: teachers' features, and scores beside them.
+        """The teacher input of the kernel: the teachers' features, then the scaled scores.
 
         Args:
-            teacher_features: As in the loss; rows of this process only.
+            teacher_features: As in :meth:`forward`; rows of this process only.
         """
         known = join_teachers(teacher_features, self.teacher_dims)
         if self.score_scale is None:

@@ -1,4 +1,4 @@
-"""B-Tuning: let the student's features score the classes as the teachers' features do."""
+"""B-Tuning: match the class scores of the student's features to those of the teachers'."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from aft.losses.logme import log_me
 
 
 class BTuningLoss(nn.Module):
-    """How far the class scores of the student's features are from those of the teachers'.
+    """Mean squared error between class scores of the student's and the teachers' features.
 
-    LogME's posterior mean weights turn features into one score a class, ``features @ weights.T``.
-    Each teacher has its own and so has the student: found once, before training, from the
-    features that the pre-trained student has by then. All weights stay as they are; what learns is
-    the student, whose scores shall become the mean of the teachers' scores. In this mean a
-    teacher's share is ``softmax(LogME / temperature)``. The loss is the mean squared error over
+    The posterior mean weights of LogME map features to one score per class,
+    ``features @ weights.T``. Each teacher has its own weights, and so does the student; the
+    student's are computed once, from its features before training. All weights are constant. The
+    student learns to produce features whose scores equal the weighted mean of the teachers'
+    scores, with weights ``softmax(LogME / temperature)``. The loss is the mean squared error over
     samples and classes. Gradients reach the student's features only.
 
     References:
@@ -30,36 +30,32 @@ class BTuningLoss(nn.Module):
 
     Inputs:
         ==================  ==================================================================
-        student_features    ``(B, S)``: what enters the student's last linear layer
-        teacher_features    ``(B, sum of D_t)``, or one ``(B, D_t)`` tensor a teacher
+        student_features    ``(B, S)``: the input of the student's last linear layer
+        teacher_features    ``(B, sum of D_t)``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 1. Any floating-point type; all is computed in float32 (float64 where
-        ``student_features`` are), under autocast too. Returns a scalar.
-
-        Within a ``torch.distributed`` process group the batch is that of all ranks together. So
-        every rank has to call the loss equally often, and value and gradients (after
-        DistributedDataParallel) are those of a single process with the whole batch.
+        ``B`` is at least 1. See :mod:`aft.losses` for precision and several processes.
 
     Relations:
-        What it asks of the student lies in as many directions as there are classes, and depends
-        on the student's first features: use it for pre-trained students and many classes.
-        ``LogitKDLoss`` matches class probabilities and suits students with random weights;
-        ``AFTLoss`` transfers more than the labels show. Teachers are not standardized here: the
-        weights fit whatever units the features have.
+        The loss constrains as many directions of the student's features as there are classes, and
+        depends on the student's initial features. Use it for pre-trained students and many
+        classes. ``LogitKDLoss`` matches class probabilities and suits randomly initialized
+        students; ``AFTLoss`` transfers more than the labels contain. Teachers are not standardized
+        here, because the weights fit features of any scale.
 
     Args:
         student_mean_weights: ``(C, S)``, ``log_me(student_features, labels).mean_weights``.
-        teacher_mean_weights: One ``(C, D_t)`` tensor a teacher, likewise.
-        log_me_scores: One LogME score a teacher.
-        temperature: How evenly teachers share: high is all alike, low is the best alone.
+        teacher_mean_weights: The same for the teachers, one ``(C, D_t)`` tensor per teacher.
+        log_me_scores: One LogME score per teacher.
+        temperature: A high temperature gives all teachers equal weight, a low one selects the
+            best teacher.
 
     Attributes:
-        shares: ``(T,)``, each teacher's part in the scores to match; they add up to 1.
+        shares: ``(T,)``, weight of each teacher in the target scores; they sum to 1.
 
     Raises:
-        InputError: If shapes do not fit each other, or the batch is empty, or features or weights
-            are NaN or infinite.
+        InputError: If shapes do not match, the batch is empty, or features or weights are NaN or
+            infinite.
 
     Example::
 
@@ -84,8 +80,8 @@ class BTuningLoss(nn.Module):
         _check_weights(student_mean_weights, teachers)
         if len(log_me_scores) != len(teachers):
             raise InputError(
-                f"Expected `log_me_scores` to hold {len(teachers)} numbers, one per teacher, but "
-                f"got {len(log_me_scores)}."
+                f"Expected `log_me_scores` to contain {len(teachers)} numbers, one per teacher, "
+                f"but got {len(log_me_scores)}."
             )
         if not temperature > 0:
             raise InputError(f"Expected `temperature` to be above 0, but got {temperature!r}.")
@@ -98,7 +94,7 @@ class BTuningLoss(nn.Module):
         shares = torch.softmax(scores / temperature, dim=0)
         self.register_buffer("shares", shares.float())
         self.register_buffer("student_mean_weights", student_mean_weights.detach().float())
-        # Each teacher's, times its share: the shared scores are one product with all features.
+        # Scaled by each teacher's share: one product with all features gives the weighted scores.
         pairs = zip(shares.tolist(), teachers, strict=True)
         shared = [share * weights.detach().double() for share, weights in pairs]
         self.register_buffer("teacher_mean_weights", torch.cat(shared, dim=1).float())
@@ -113,14 +109,14 @@ class BTuningLoss(nn.Module):
         num_classes: int | None = None,
         temperature: float = 0.1,
     ) -> BTuningLoss:
-        """The loss for these training samples; runs LogME on the student and on every teacher.
+        """Build the loss for a training set; runs LogME on the student and on every teacher.
 
         Args:
-            student_features: ``(n, S)``, of the student as it is before training.
-            teacher_features: ``(n, D_t)``, one tensor a teacher.
-            labels: ``(n,)`` class numbers, or ``(n, T)`` floating-point targets; see
+            student_features: ``(n, S)``, features of the student before training.
+            teacher_features: ``(n, D_t)``, one tensor per teacher.
+            labels: ``(n,)`` class indices, or ``(n, T)`` floating-point targets; see
                 :func:`aft.losses.logme.log_me`.
-            num_classes: C, where ``labels`` may lack the last ones.
+            num_classes: C; needed if the last classes may be missing from ``labels``.
             temperature: See the class.
 
         Raises:
@@ -139,7 +135,7 @@ class BTuningLoss(nn.Module):
     def forward(
         self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         student, teacher = gather_batch(
             student_features, teacher_features, self.teacher_dims, self.student_dim
         )
@@ -153,7 +149,7 @@ class BTuningLoss(nn.Module):
         return loss
 
     def extra_repr(self) -> str:
-        """The widths and shares, for ``print(loss_fn)``."""
+        """Dimensions and shares, for ``print(loss_fn)``."""
         shares = ", ".join(f"{share:.3g}" for share in self.shares.tolist())
         return (
             f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}, "
@@ -163,14 +159,14 @@ class BTuningLoss(nn.Module):
 
 def _check_weights(student: Tensor, teachers: Sequence[Tensor]) -> None:
     if not teachers:
-        raise InputError("Expected the weights of at least one teacher, but got none.")
+        raise InputError("Expected `teacher_mean_weights` of at least one teacher, but got none.")
     named = {f"`teacher_mean_weights[{t}]`": weights for t, weights in enumerate(teachers)}
     for name, weights in {"`student_mean_weights`": student, **named}.items():
         if weights.ndim != 2 or len(weights) != len(student) or not weights.is_floating_point():
             raise InputError(
-                f"Expected {name} to be floating point of shape (classes, dim), with as many "
-                f"classes as the student's weights have, but got {describe(weights)}; the "
-                f"student's are {describe(student)}."
+                f"Expected {name} to be a floating-point tensor of shape (classes, dim), with the "
+                f"same number of classes for all models, but got {describe(weights)}; "
+                f"`student_mean_weights` is {describe(student)}."
             )
         if not weights.isfinite().all():
-            raise InputError(f"Expected {name} to be finite, but it holds NaN or infinity.")
+            raise InputError(f"Expected {name} to be finite, but it contains NaN or infinity.")

@@ -1,4 +1,4 @@
-"""Centred kernel alignment: make the student's samples alike where the teachers' are."""
+"""Centred kernel alignment: match the similarities between samples to the teachers'."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from aft.losses.standardize import Normalize, Standardize
 
 
 class CKALoss(nn.Module):
-    """One less the linear centred kernel alignment of student and teachers over the batch.
+    """One minus the linear centred kernel alignment (CKA) of student and teachers over the batch.
 
-    The alignment is the cosine between the two ``B x B`` matrices of inner products of centred
-    features, see :func:`aft.functional.cka`. It has nothing to learn.
+    CKA is the cosine similarity of the two ``B x B`` matrices of inner products of centred
+    features, see :func:`aft.functional.cka`. The loss has no parameters.
 
     References:
         Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019,
@@ -23,33 +23,27 @@ class CKALoss(nn.Module):
 
     Inputs:
         ==================  ==================================================================
-        student_features    ``(B, S)``, any ``S``: what enters the student's last linear layer
-        teacher_features    ``(B, D)``, any ``D``, or one ``(B, D_t)`` tensor a teacher
+        student_features    ``(B, S)``, any ``S``: the input of the student's last linear layer
+        teacher_features    ``(B, D)``, any ``D``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 2. Any floating-point type; all is computed in float32 (float64 where
-        ``student_features`` are), under autocast too. Returns a scalar from 0 (equal up to
-        rotation and scale) to 1 (unrelated, or constant features). Unrelated features of a batch
-        that is small beside their width seem related; the loss then starts far below 1.
-
-        Within a ``torch.distributed`` process group the samples of all ranks are compared with
-        each other. So every rank has to call the loss equally often, and value and gradients
-        (after DistributedDataParallel) are those of a single process with the whole batch.
+        ``B`` is at least 2. Returns a scalar from 0 (equal up to rotation and scale) to 1
+        (unrelated, or constant features). If the batch is small compared to the feature widths,
+        even unrelated features have a high CKA, so the loss starts far below 1. See
+        :mod:`aft.losses` for precision and several processes.
 
     Relations:
-        ``AFTLoss`` with fixed gates compares the same inner products, of rows brought to length 1,
-        by their difference. Here samples far from the mean count most, and the directions that
-        vary most rule.
+        ``AFTLoss`` with fixed gates compares the same inner products, but of rows with unit norm
+        and by their difference. In CKA, samples far from the mean have the largest weight, and the
+        directions of largest variance dominate.
 
     Args:
-        normalize: ``standardize`` brings every teacher dimension to mean 0 and deviation 1, so
-            that no teacher rules by the size of its numbers; ``none`` is the published alignment.
-        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set, for
-            ``normalize="standardize"``. Without them each batch is standardized by its own.
+        normalize: ``standardize``, or ``none`` for the published CKA; see :mod:`aft.losses`.
+        statistics: Mean and standard deviation for each teacher; see :mod:`aft.losses`.
 
     Raises:
-        InputError: If an argument is none of these, or shapes do not fit each other or the
-            ``statistics``, or the batch has one row, or features are NaN or infinite.
+        InputError: If an argument is invalid, shapes do not match each other or ``statistics``,
+            the batch has fewer than 2 rows, or features are NaN or infinite.
 
     Example::
 
@@ -69,23 +63,23 @@ class CKALoss(nn.Module):
     def forward(
         self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         dims = self.standardize.teacher_dims or infer_teacher_dims(teacher_features)
         student, teacher = gather_batch(student_features, teacher_features, dims)
         check_batch(len(student))
         loss = 1 - _alignment(student, self.standardize(teacher))
-        # Any NaN or infinity in an input makes the loss NaN, so one scalar tells.
+        # Any NaN or infinity in an input makes the loss NaN, so checking one scalar is enough.
         if not loss.isfinite():
             raise explain_non_finite(student, teacher, dims, self)
         return loss
 
 
 def _alignment(student: Tensor, teacher: Tensor) -> Tensor:
-    """The alignment, with a gradient of 0 instead of 0 / 0 where the student is constant."""
+    """CKA, with a gradient of 0 instead of 0 / 0 if the student's features are constant."""
     centred = AF.centre(student)
     largest = centred.detach().abs().max()
-    if largest <= 1e-6 * student.detach().abs().max():  # nothing but rounding error
+    if largest <= 1e-6 * student.detach().abs().max():  # only rounding error
         nothing: Tensor = 0 * (centred.sum() + teacher.sum())
         return nothing
-    # The scale does not matter to the alignment, but fourth powers would leave float32's range.
+    # CKA is invariant to scale, but without scaling fourth powers could overflow float32.
     return AF.cka(centred / largest, teacher)

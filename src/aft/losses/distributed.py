@@ -1,4 +1,4 @@
-"""The few helpers over ``torch.distributed``; all of them also work in a single process."""
+"""Helpers for ``torch.distributed``; all of them also work in a single process."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
-    """The number of processes training together; 1 outside of a process group."""
+    """Number of processes in the process group; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's place among them, from 0."""
+    """Rank of this process, from 0; 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Join the rows of all processes, in rank order; gradients flow back to where rows came from.
+    """Concatenate the rows of all processes in rank order, with gradients.
 
-    The ranks may hold different numbers of rows (a last, smaller batch), so every rank of the
-    default process group has to call this, with tensors of the same widths and types.
+    Ranks may have different numbers of rows (a smaller last batch). Every rank of the default
+    process group must call this function, with tensors of the same widths and types.
 
-    If all ranks compute the same scalar from the result and DistributedDataParallel then averages
-    parameter gradients over ranks, these equal the gradients of one process holding all rows: the
-    sum over ranks that a row's gradient gets here makes up for that mean.
+    The backward pass sums the gradients of all ranks for each row. If all ranks compute the same
+    scalar from the result and DistributedDataParallel averages the parameter gradients, the sum
+    cancels the average: the gradients equal those of a single process with all rows.
 
     Args:
-        tensors: each ``(b, ...)``, with the same ``b`` within a rank.
+        tensors: Each ``(b, ...)``, with the same ``b`` within a rank.
 
     Returns:
-        As many tensors, each ``(B, ...)`` with ``B`` the sum of ``b`` over ranks; in a single
-        process the tensors themselves.
+        One tensor ``(B, ...)`` per input, with ``B`` the sum of ``b`` over ranks; in a single
+        process the inputs themselves.
     """
     if world_size() == 1:
         return tensors

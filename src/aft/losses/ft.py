@@ -1,4 +1,4 @@
-"""Factor transfer: match a code of the teachers' features that an autoencoder found."""
+"""Factor transfer: match an autoencoder's code of the teachers' features."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ from aft.losses.standardize import Normalize, Standardize
 
 
 class Autoencoder(nn.Module):
-    """Compresses the teachers' features, side by side, to a code; see :func:`fit_autoencoder`.
+    """Encodes the concatenated features of the teachers; see :func:`fit_autoencoder`.
 
     Args:
-        teacher_dim: Width of all teachers' features together.
+        teacher_dim: Width of the features of all teachers together.
         factor_dim: Width of the code.
-        normalize: ``standardize`` or ``none``: what is done to the features first.
-        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, for
-            ``normalize="standardize"``. Without them each batch is standardized by its own.
+        normalize: ``standardize`` or ``none``, applied to the features first.
+        statistics: Mean and standard deviation for each teacher; see :mod:`aft.losses`.
 
     Raises:
-        InputError: If an argument is none of these.
+        InputError: If an argument is invalid.
     """
 
     def __init__(
@@ -51,34 +50,34 @@ class Autoencoder(nn.Module):
         self.standardize = Standardize(dims, normalize, statistics)
         if sum(self.standardize.teacher_dims or ()) != self.teacher_dim:
             raise InputError(
-                f"Expected `statistics` to be {self.teacher_dim} wide in all, as `teacher_dim` "
-                f"says, but got widths {list(self.standardize.teacher_dims or ())}."
+                f"Expected `statistics` with a total width of {self.teacher_dim}, the value of "
+                f"`teacher_dim`, but got widths {list(self.standardize.teacher_dims or ())}."
             )
-        # A hidden layer no wider than the code tends to get stuck at a poor one.
+        # With a hidden layer as narrow as the code, training tends to reach a poor local minimum.
         hidden = 2 * self.factor_dim
         self.encoder = _two_layers(self.teacher_dim, hidden, self.factor_dim)
         self.decoder = _two_layers(self.factor_dim, hidden, self.teacher_dim)
 
     def forward(self, teacher_features: Tensor) -> Tensor:
-        """The code of ``(B, teacher_dim)`` features, ``(B, factor_dim)``."""
+        """Encode ``(B, teacher_dim)`` features as ``(B, factor_dim)``."""
         code: Tensor = self.encoder(self.standardize(teacher_features))
         return code
 
     def reconstruction_error(self, teacher_features: Tensor) -> Tensor:
-        """Mean squared error of what the code tells about the (standardized) features, a scalar.
+        """Mean squared error of the reconstructed (standardized) features, a scalar.
 
-        With ``normalize="standardize"`` it is the part of their variance that the code loses.
+        With ``normalize="standardize"`` it is the fraction of their variance that the code loses.
         """
         features = self.standardize(teacher_features)
         return F.mse_loss(self.decoder(self.encoder(features)), features)
 
 
 class FTLoss(nn.Module):
-    """How far a map of the student's features is from a code of the teachers' features.
+    """L1 distance between the translated features of the student and a code of the teachers'.
 
-    An autoencoder, fitted beforehand, compresses the teachers' features to a code, their factors.
-    Three learned layers map the student's features to as many numbers. Both are divided by their
-    length, and the loss is the sum of absolute differences, averaged over samples.
+    An autoencoder, fitted beforehand, encodes the teachers' features as a code, called factors.
+    Three learned layers map the student's features to the same width. Both are divided by their L2
+    norm, and the loss is the sum of absolute differences, averaged over samples.
 
     References:
         Kim et al., "Paraphrasing Complex Network: Network Compression via Factor Transfer",
@@ -86,34 +85,31 @@ class FTLoss(nn.Module):
 
     Inputs:
         ==================  ==================================================================
-        student_features    ``(B, student_dim)``: what enters the student's last linear layer
-        teacher_features    the code, ``(B, factor_dim)``; with ``encoder`` the features that it
-                            takes, in one tensor or one ``(B, D_t)`` tensor a teacher
+        student_features    ``(B, student_dim)``: the input of the student's last linear layer
+        teacher_features    the code, ``(B, factor_dim)``; with ``encoder`` its input features,
+                            as one tensor or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 1. Any floating-point type; all is computed in float32 (float64 where
-        ``student_features`` are), under autocast too. Returns a scalar, between 0 and
-        ``2 * sqrt(factor_dim)``.
-
-        Within a ``torch.distributed`` process group the batch is that of all ranks together. So
-        every rank has to call the loss equally often, and value and gradients (after
-        DistributedDataParallel) are those of a single process with the whole batch.
+        ``B`` is at least 1. Returns a scalar between 0 and ``2 * sqrt(factor_dim)``. See
+        :mod:`aft.losses` for precision and several processes.
 
     Relations:
-        Like ``KDLoss`` it regresses what the teachers know, but only the main of it, and through a
-        map that bends. It takes an autoencoder; ``AFTLoss`` needs no preparation.
+        Like ``KDLoss`` it is a regression on the teachers' features, but only on a compressed
+        code, and through a nonlinear map. It needs a fitted autoencoder; ``AFTLoss`` needs no
+        preparation.
 
     Args:
         student_dim: Width of the student's features.
         factor_dim: Width of the code.
-        encoder: Computes the code from the teachers' features, as :func:`fit_autoencoder` returns.
-            It is frozen, and saved with the loss. Without it the loss is given codes.
+        encoder: Computes the code from the teachers' features, as returned by
+            :func:`fit_autoencoder`. It is frozen and saved with the loss. Without it, pass codes
+            to the loss.
 
     Attributes:
         translator: The three layers. Train them with the student.
 
     Raises:
-        InputError: If shapes do not fit the dimensions or the encoder, or the batch is empty, or
+        InputError: If shapes do not match the dimensions or the encoder, the batch is empty, or
             features are NaN or infinite.
 
     Example::
@@ -134,8 +130,8 @@ class FTLoss(nn.Module):
         self.factor_dim = check_count("factor_dim", factor_dim)
         if encoder is not None and encoder.factor_dim != self.factor_dim:
             raise InputError(
-                f"Expected an `encoder` with a code of `factor_dim` = {self.factor_dim} numbers, "
-                f"but got one of {encoder.factor_dim}."
+                f"Expected `encoder` to have `factor_dim` = {self.factor_dim}, but got "
+                f"{encoder.factor_dim}."
             )
         self.encoder = None if encoder is None else encoder.requires_grad_(False)
         self.translator = nn.Sequential(
@@ -149,27 +145,27 @@ class FTLoss(nn.Module):
     def forward(
         self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         dims = infer_teacher_dims(teacher_features)
         width = self.factor_dim if self.encoder is None else self.encoder.teacher_dim
         if sum(dims) != width:
-            what = "codes" if self.encoder is None else "features that `encoder` takes, together"
+            what = "codes" if self.encoder is None else "the input of `encoder`"
             raise InputError(
-                f"Expected `teacher_features` to be {what} {width} wide, but got widths "
-                f"{list(dims)}. See `fit_autoencoder` for how codes are made."
+                f"Expected `teacher_features` to be {what} with a total width of {width}, but got "
+                f"widths {list(dims)}. See `fit_autoencoder` for how to compute codes."
             )
         student, teacher = gather_batch(student_features, teacher_features, dims, self.student_dim)
         check_batch(len(student), compares=False)
         code = AF.normalize_rows(teacher if self.encoder is None else self.encoder(teacher))
         translated = AF.normalize_rows(self.translator(student))
         loss = (translated - code).abs().sum(dim=1).mean()
-        # ReLU makes -infinity 0, so the loss alone does not tell.
+        # ReLU maps -infinity to 0, so checking the loss alone is not enough.
         if not (loss.isfinite() & student.isfinite().all() & teacher.isfinite().all()):
             raise explain_non_finite(student, teacher, dims, self)
         return loss
 
     def extra_repr(self) -> str:
-        """The widths, for ``print(loss_fn)``."""
+        """Dimensions, for ``print(loss_fn)``."""
         return f"student_dim={self.student_dim}, factor_dim={self.factor_dim}"
 
 
@@ -186,29 +182,30 @@ def fit_autoencoder(
 ) -> Autoencoder:
     """Fit the autoencoder of factor transfer to the teachers' features of the training set.
 
-    Encoder and decoder have two linear layers each and are trained by Adam to give back the
-    features. The same features and seed give the same autoencoder on the same machine, and torch's
-    own random state is left as it was.
+    Encoder and decoder have two linear layers each and are trained with Adam to reconstruct the
+    features. The same features and seed give the same autoencoder on the same machine. The global
+    random state of torch is not changed.
 
     Args:
-        features: ``(N, D)``, the teachers side by side. Or batches ``(b, D)`` of them, for what
-            does not fit in memory: a list, a DataLoader or the like that can be gone through
-            again and again. Shuffle them; they are taken as they come.
+        features: ``(N, D)``, the concatenated features of the teachers. For features that do not
+            fit in memory, an iterable of batches ``(b, D)`` that can be iterated repeatedly, such
+            as a list or a DataLoader. Batches are used in the given order, so shuffle them.
         factor_dim: Width of the code.
-        steps: Optimizer steps.
-        seed: Of the first weights and, for a tensor, the choice of rows.
-        batch_size: Rows a step, for a tensor.
-        learning_rate: Of Adam.
-        normalize: ``standardize`` brings every dimension of the features to mean 0 and deviation 1
-            first; ``none`` leaves them as they are.
-        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set, for
-            ``normalize="standardize"``. Without them they are computed first, from all features.
+        steps: Number of optimizer steps.
+        seed: Seed of the initial weights and, for a tensor, of the sampled rows.
+        batch_size: Rows per step, for a tensor.
+        learning_rate: Learning rate of Adam.
+        normalize: ``standardize`` first scales every dimension to mean 0 and standard deviation 1;
+            ``none`` leaves the features as they are.
+        statistics: One ``(mean, std)`` pair per teacher, each ``(D_t,)``, over the training set,
+            for ``normalize="standardize"``. By default they are computed from all features.
 
     Returns:
-        The autoencoder on the features' device, frozen; called with features it gives their code.
+        The frozen autoencoder on the device of the features; calling it with features returns
+        their code.
 
     Raises:
-        InputError: If there are no features, or a shape or argument is wrong, or features are NaN
+        InputError: If there are no features, a shape or argument is invalid, or features are NaN
             or infinite.
     """
     steps = check_count("steps", steps)
@@ -222,7 +219,7 @@ def fit_autoencoder(
     batches = _again_and_again(passes)
     first = next(batches)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # that of the CPU alone, where weights are drawn
+        torch.default_generator.manual_seed(seed)  # CPU only: weights are initialized there
         autoencoder = Autoencoder(
             first.shape[1], factor_dim, normalize=normalize, statistics=statistics
         ).to(first.device)
@@ -236,7 +233,8 @@ def fit_autoencoder(
             batch = next(batches)
             if batch.shape[1] != first.shape[1]:
                 raise InputError(
-                    f"Expected all batches to be {first.shape[1]} wide, but got {describe(batch)}."
+                    f"Expected all batches to have width {first.shape[1]}, but got "
+                    f"{describe(batch)}."
                 )
         with torch.enable_grad():
             error = autoencoder.reconstruction_error(batch.detach())
@@ -258,33 +256,33 @@ def _again_and_again(batches: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _with_rows(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The batches that have rows, checked; at least one."""
+    """Check the batches and skip empty ones; at least one batch must have rows."""
     empty = True
     for batch in batches:
         if not isinstance(batch, Tensor) or batch.ndim != 2 or not batch.is_floating_point():
             raise InputError(
-                "Expected `features` to be a floating-point tensor of shape (rows, dim) or "
-                f"batches of them, but got {describe(batch)}."
+                "Expected `features` to be a floating-point tensor of shape (rows, dim), or "
+                f"batches of this shape, but got {describe(batch)}."
             )
         if len(batch):
             empty = False
             yield batch
     if empty:
         raise InputError(
-            "Expected `features` to have rows, but got none. If it is a generator, which is "
-            "used up after one pass, give a list or DataLoader."
+            "Expected `features` to have rows, but got none. A generator can be iterated only "
+            "once; pass a list or a DataLoader instead."
         )
 
 
 def _mean_and_std(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Of every dimension over all batches, in one pass."""
+    """Mean and standard deviation of every dimension over all batches, in one pass."""
     count = 0
     mean = squares = torch.zeros(1, dtype=torch.float64)
     for batch in _with_rows(batches):
         rows = batch.detach().cpu().double()
         own = rows.mean(dim=0)
         shift = own - mean
-        # Chan et al. 1979: sums of squares about two means, joined about their common mean.
+        # Chan et al. 1979: merge two sums of squares about their own means into one.
         squares = (
             squares
             + (rows - own).square().sum(dim=0)

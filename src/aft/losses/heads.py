@@ -1,6 +1,6 @@
-"""Linear heads on stored features: what teachers, who have no labels, say of the labels of a task.
+"""Linear heads on stored features: predict a task's labels from the teachers' features.
 
-Each is convex and fitted to its optimum, so the same arguments give the same head.
+Each fit is a convex problem solved to its optimum, so the same arguments give the same head.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from aft.losses.checks import check_choice, describe
 from aft.losses.logme import log_me
 from aft.tasks import TaskKind
 
-# From strong to weak; each fit starts where the one before ended.
+# From strong to weak; each fit is warm-started from the previous one.
 _STRENGTHS = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
 _STRENGTH_UNCHOSEN = 0.1
 _FOLDS, _FEW_FOLDS = 5, 3
 _MANY_ROWS = 5_000
-_ABSENT = -1e4  # the logit of what has no samples: probability 0, but no infinity
+_ABSENT = -1e4  # logit of a class without samples: probability 0, but finite
 
 
 class LinearHead(NamedTuple):
     """A linear model of a task, ``outputs = features @ weight.T + bias``.
 
     Attributes:
-        weight: ``(C, D)``, for features in their own units; C classes, labels or targets.
+        weight: ``(C, D)``, for features that are not standardized; C classes, labels or targets.
         bias: ``(C,)``
-        l2: The regularization it was fitted with, for standardized features; of
-            :func:`fit_ridge` the mean over targets.
+        l2: Strength of the regularization, for standardized features; for :func:`fit_ridge` the
+            mean over targets.
     """
 
     weight: Tensor
@@ -43,18 +43,18 @@ class LinearHead(NamedTuple):
 def fit_task_head(
     features: Tensor, labels: Tensor, kind: TaskKind, num_outputs: int, seed: int = 0
 ) -> LinearHead:
-    """The head that suits a task: what a linear model reads off the features.
+    """Fit the linear head for a kind of task.
 
     Args:
         features: ``(n, D)``.
-        labels: As in :class:`aft.data.Samples`: class numbers ``(n,)``, or ``(n, num_outputs)``.
+        labels: As in :class:`aft.data.Samples`: class indices ``(n,)``, or ``(n, num_outputs)``.
         kind: ``classification`` (:func:`fit_head`), ``multilabel`` (:func:`fit_label_heads`) or
             ``regression`` (:func:`fit_ridge`).
         num_outputs: C, the number of classes, labels or targets.
-        seed: Deals the rows that choose the regularization.
+        seed: Seed of the cross-validation folds that choose the regularization.
 
     Raises:
-        InputError: If ``kind`` is none of these, or features or labels are not usable.
+        InputError: If ``kind`` is none of these, or features or labels are invalid.
     """
     check_choice("kind", kind, TaskKind)
     if kind == "classification":
@@ -79,25 +79,26 @@ def fit_head(
     l2: float | None = None,
     seed: int = 0,
 ) -> LinearHead:
-    """Multinomial logistic regression on stored features: a linear probe.
+    """Fit multinomial logistic regression on stored features: a linear probe.
 
-    Minimises ``mean(cross entropy) + l2 / 2 * sum(weight²)`` by L-BFGS from zero, with every
-    dimension standardized and the bias free. The same arguments give the same head.
+    Minimizes ``mean(cross entropy) + l2 / 2 * sum(weight²)`` with L-BFGS, starting from zero. Every
+    dimension is standardized and the bias is not regularized. The same arguments give the same
+    head.
 
     Args:
-        features: ``(n, D)``; float64 is computed in float64, all else in float32.
-        labels: ``(n,)``, class numbers from 0.
-        num_classes: C, where ``labels`` may lack the last ones. A class without samples gets
-            probability 0.
-        l2: Strength of the regularization. Without it, 10, 1, … 1e-5 are tried until the cross
-            entropy of held-out rows gets worse: 5-fold cross-validation, class by class (3 folds
-            for more than 5,000 rows). A class of one row is never held out; where all are, it is
-            0.1. The head is then fitted on all rows.
-        seed: Deals the rows into folds.
+        features: ``(n, D)``; float64 is computed in float64, all other types in float32.
+        labels: ``(n,)``, class indices from 0.
+        num_classes: C; needed if the last classes may be missing from ``labels``. A class without
+            samples gets probability 0.
+        l2: Strength of the regularization. By default 10, 1, … 1e-5 are tried until the cross
+            entropy on held-out rows increases, with stratified 5-fold cross-validation (3 folds
+            for more than 5,000 rows). Classes with one row are never held out; if all classes have
+            one row, the strength is 0.1. The head is then fitted on all rows.
+        seed: Seed of the folds.
 
     Raises:
-        InputError: If shapes or types do not fit, features are NaN or infinite, ``l2`` is not
-            above 0, or there is but one class.
+        InputError: If shapes or types do not match, features are NaN or infinite, ``l2`` is not
+            above 0, or there is only one class.
     """
     x = _check_features(features)
     classes, present = _check_classes(labels, x, num_classes)
@@ -111,22 +112,22 @@ def fit_head(
 def fit_label_heads(
     features: Tensor, labels: Tensor, *, l2: float | None = None, seed: int = 0
 ) -> LinearHead:
-    """A logistic regression for each label of a multi-label task, all with the same strength.
+    """Fit one logistic regression per label of a multi-label task, all with the same strength.
 
-    Each minimises ``mean(binary cross entropy) + l2 / 2 * sum(weight²)``; otherwise as
+    Each minimizes ``mean(binary cross entropy) + l2 / 2 * sum(weight²)``; otherwise as
     :func:`fit_head`.
 
     Args:
-        features: ``(n, D)``; float64 is computed in float64, all else in float32.
-        labels: ``(n, C)``, 0 or 1. A label that no row has gets probability 0, one that every row
-            has 1.
-        l2: As in :func:`fit_head`, by the binary cross entropy of all labels. A fold without
-            examples for and against a label does not count for that label.
-        seed: Deals the rows into folds; those of a rare label are spread over them.
+        features: ``(n, D)``; float64 is computed in float64, all other types in float32.
+        labels: ``(n, C)``, 0 or 1. A label that is 0 in all rows gets probability 0, a label that
+            is 1 in all rows gets probability 1.
+        l2: As in :func:`fit_head`, chosen by the binary cross entropy of all labels. A label that
+            is constant in the training rows of a fold is ignored in this fold.
+        seed: Seed of the folds; rows with a rare label are distributed evenly over the folds.
 
     Raises:
-        InputError: If shapes do not fit, labels are not 0 or 1, features are NaN or infinite,
-            ``l2`` is not above 0, or no label tells rows apart.
+        InputError: If shapes do not match, labels are not 0 or 1, features are NaN or infinite,
+            ``l2`` is not above 0, or every label is constant.
     """
     x = _check_features(features)
     if labels.ndim != 2 or len(labels) != len(x) or not ((labels == 0) | (labels == 1)).all():
@@ -136,35 +137,36 @@ def fit_label_heads(
         )
     y = labels.to(x)
     share = y.mean(dim=0)
-    told = ((share > 0) & (share < 1)).nonzero()[:, 0]
-    if not len(told):
+    learnable = ((share > 0) & (share < 1)).nonzero()[:, 0]
+    if not len(learnable):
         raise InputError(
-            f"Expected a label that some of the {len(x)} rows have and others lack, but there is "
-            "none: there is nothing to tell apart."
+            "Expected at least one column of `labels` to contain both 0 and 1, but every column "
+            f"is constant over all {len(x)} rows."
         )
-    y = y[:, told]
-    rarest = torch.where(y > 0, share[told], 2.0).argmin(dim=1)
-    groups = torch.where(y.any(dim=1), rarest, len(told))
+    y = y[:, learnable]
+    rarest = torch.where(y > 0, share[learnable], 2.0).argmin(dim=1)
+    groups = torch.where(y.any(dim=1), rarest, len(learnable))
     weight, bias, l2 = _fit_logistic(x, y, groups, l2, seed)
-    head_weight = weight.new_zeros((len(share), x.shape[1])).index_copy(0, told, weight)
+    head_weight = weight.new_zeros((len(share), x.shape[1])).index_copy(0, learnable, weight)
     always = torch.where(share > 0, -_ABSENT, _ABSENT).double()
-    head_bias = always.index_copy(0, told, bias)
+    head_bias = always.index_copy(0, learnable, bias)
     return LinearHead(head_weight.to(x.dtype), head_bias.to(x.dtype), l2)
 
 
 def fit_ridge(features: Tensor, targets: Tensor) -> LinearHead:
-    """Linear regression with the regularization that makes the targets most probable.
+    """Fit linear regression with the regularization that maximizes the evidence.
 
-    Every dimension is standardized and the bias free; each target has a strength of its own, found
-    by :func:`aft.losses.logme.log_me`. All is computed in float64, and so is the head.
+    Every dimension is standardized and the bias is not regularized. Each target has its own
+    strength, computed by :func:`aft.losses.logme.log_me`. The computation and the head are in
+    float64.
 
     Args:
         features: ``(n, D)``.
         targets: ``(n,)`` or ``(n, C)``, in any units.
 
     Raises:
-        InputError: If shapes do not fit, values are NaN or infinite, or features or targets do not
-            differ between rows.
+        InputError: If shapes do not match, values are NaN or infinite, or features or targets are
+            constant.
     """
     x = _check_features(features).double()
     if targets.ndim not in (1, 2) or len(targets) != len(x) or 0 in targets.shape:
@@ -176,16 +178,13 @@ def fit_ridge(features: Tensor, targets: Tensor) -> LinearHead:
     y = y[:, None] if y.ndim == 1 else y
     if bad := int((~y.isfinite()).any(dim=1).sum()):
         raise InputError(
-            f"Expected finite `targets`, but {bad} of {len(y)} rows hold NaN or infinity. Leave "
-            "those samples out."
+            f"Expected finite `targets`, but {bad} of {len(y)} rows contain NaN or infinity. "
+            "Remove these samples."
         )
     mean, scale = _units(x)
     middle, spread = _units(y)
     if not spread.any():
-        raise InputError(
-            f"Expected `targets` that differ, but all {len(y)} rows have the same: there is "
-            "nothing to explain."
-        )
+        raise InputError(f"Expected `targets` to vary, but they are the same in all {len(y)} rows.")
     found = log_me((x - mean) * scale, (y - middle) * (spread > 0))
     weight = found.mean_weights * scale
     strength = (found.alpha / found.beta)[spread > 0].mean() / len(x)
@@ -195,14 +194,14 @@ def fit_ridge(features: Tensor, targets: Tensor) -> LinearHead:
 def _fit_logistic(
     x: Tensor, targets: Tensor, groups: Tensor, l2: float | None, seed: int
 ) -> tuple[Tensor, Tensor, float]:
-    """Weights and biases for features in their own units, float64, and the strength.
+    """Weights and biases for features that are not standardized, in float64, and the strength.
 
     Args:
         x: ``(n, D)``.
-        targets: Class numbers ``(n,)`` without gaps, or ``(n, C)`` of 0 and 1.
-        groups: ``(n,)``, what each fold shall hold an equal part of.
-        l2: The strength; None chooses it.
-        seed: Deals the folds.
+        targets: Consecutive class indices ``(n,)``, or ``(n, C)`` of 0 and 1.
+        groups: ``(n,)``, strata of the folds.
+        l2: The strength; None chooses it by cross-validation.
+        seed: Seed of the folds.
     """
     if l2 is not None and not l2 > 0:
         raise InputError(f"Expected `l2` to be above 0, but got {l2!r}.")
@@ -210,14 +209,14 @@ def _fit_logistic(
     rows = (x - mean) * scale
     basis = None
     if rows.shape[1] > len(rows):
-        # The optimum lies in the span of the rows, and rotations change nothing: so few
-        # coordinates tell all.
+        # The optimum lies in the span of the rows and the problem is invariant to rotation, so
+        # n coordinates are enough.
         basis, corner = torch.linalg.qr(rows.T)
         rows = corner.T.contiguous()
     if l2 is None:
         l2 = _choose_strength(rows, targets, groups, seed)
     found = _minimize(rows, targets, _zeros(rows, targets), l2)
-    # Back to the features' own units, in float64: the shift may be much larger than the result.
+    # Back to the features' own scale, in float64: the shift may be much larger than the result.
     weight = found[:, :-1].double()
     if basis is not None:
         weight = weight @ basis.T.double()
@@ -226,15 +225,15 @@ def _fit_logistic(
 
 
 def _units(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and one over the deviation of each column, 0 where a column does not vary."""
+    """Mean and reciprocal standard deviation of each column; 0 if a column is constant."""
     mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
-    varies = std > 1e-6 * mean.abs() + 1e-12  # else it is rounding error, as in AF.standardize
+    varies = std > 1e-6 * mean.abs() + 1e-12  # otherwise rounding error, see AF.standardize
     return mean, varies / torch.where(varies, std, 1.0)
 
 
 def _choose_strength(x: Tensor, targets: Tensor, groups: Tensor, seed: int) -> float:
-    """The strength that predicts held-out rows best, going from strong to weak until worse."""
-    number = _deal(groups.cpu(), _FEW_FOLDS if len(x) > _MANY_ROWS else _FOLDS, seed)
+    """The strength with the lowest held-out loss, from strong to weak until the loss increases."""
+    number = _assign_folds(groups.cpu(), _FEW_FOLDS if len(x) > _MANY_ROWS else _FOLDS, seed)
     folds = range(int(number.max()) + 1)
     if not folds:
         return _STRENGTH_UNCHOSEN
@@ -253,11 +252,11 @@ def _choose_strength(x: Tensor, targets: Tensor, groups: Tensor, seed: int) -> f
     return chosen
 
 
-def _deal(groups: Tensor, folds: int, seed: int) -> Tensor:
-    """The fold of each row: of each group about as many in every fold.
+def _assign_folds(groups: Tensor, folds: int, seed: int) -> Tensor:
+    """Fold of each row, stratified by group.
 
-    A row that is alone in its group gets -1 and is never held out, so that what is left of a group
-    of classes is never empty. With fewer rows than folds there are fewer folds.
+    The only row of a group gets -1 and is never held out, so every class has training rows in
+    every fold. With fewer rows than folds there are fewer folds.
     """
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
     order = order[groups[order].argsort(stable=True)]
@@ -295,7 +294,7 @@ def _minimize(x: Tensor, targets: Tensor, start: Tensor, l2: float) -> Tensor:
 
 
 def _sum_loss(x: Tensor, targets: Tensor, found: Tensor, known: Tensor | None = None) -> Tensor:
-    """Cross entropy, summed over rows and, of several labels, those that vary in ``known``."""
+    """Cross entropy summed over rows and, for several labels, those that vary in ``known``."""
     logits = AF.matmul(x, found[:, :-1].T) + found[:, -1]
     if targets.ndim == 1:
         return F.cross_entropy(logits, targets, reduction="sum")
@@ -306,41 +305,41 @@ def _sum_loss(x: Tensor, targets: Tensor, found: Tensor, known: Tensor | None = 
 
 
 def _check_features(features: Tensor) -> Tensor:
-    """The features in full precision."""
+    """Return the features in full precision."""
     if features.ndim != 2 or not features.is_floating_point() or 0 in features.shape:
         raise InputError(
-            "Expected `features` to be floating point of shape (samples, dim), but got "
-            f"{describe(features)}."
+            "Expected `features` to be a non-empty floating-point tensor of shape (samples, dim), "
+            f"but got {describe(features)}."
         )
     x = AF.full_precision(features.detach())
     if bad := int((~x.isfinite()).any(dim=1).sum()):
         raise InputError(
-            f"Expected finite `features`, but {bad} of {len(x)} rows hold NaN or infinity. Leave "
-            "those samples out or compute them anew."
+            f"Expected finite `features`, but {bad} of {len(x)} rows contain NaN or infinity. "
+            "Remove these samples or extract their features again."
         )
     return x
 
 
 def _check_classes(labels: Tensor, x: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor]:
-    """Labels counted over the classes that have samples, and the numbers of these."""
+    """Labels as indices into the classes that have samples, and these classes."""
     integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if labels.shape != (len(x),) or not integer:
         raise InputError(
-            f"Expected `labels` to be class numbers, integers of shape ({len(x)},), but got "
-            f"{describe(labels)}. For regression or several labels a sample, use another loss."
+            f"Expected `labels` to be class indices, integers of shape ({len(x)},), but got "
+            f"{describe(labels)}. For regression or multi-label tasks, use another loss."
         )
     present, classes = labels.to(x.device).long().unique(return_inverse=True)
     lowest, highest = int(present[0]), int(present[-1])
     if lowest < 0 or (num_classes is not None and highest >= num_classes):
         allowed = "up" if num_classes is None else f"to {num_classes - 1}"
         raise InputError(
-            f"Expected `labels` to be class numbers from 0 {allowed}, but got {lowest} to "
+            f"Expected `labels` to be class indices from 0 {allowed}, but got {lowest} to "
             f"{highest}."
         )
     if len(present) < 2:
         raise InputError(
-            f"Expected `labels` of at least 2 classes, but all {len(labels)} are class {highest}: "
-            "there is nothing to tell apart."
+            f"Expected `labels` of at least 2 classes, but all {len(labels)} rows are class "
+            f"{highest}."
         )
     return classes, present
 

@@ -1,4 +1,4 @@
-"""Feature distillation: regress the teachers' features on the student's."""
+"""Feature distillation: predict the teachers' features from the student's."""
 
 from __future__ import annotations
 
@@ -19,47 +19,41 @@ from aft.losses.standardize import Normalize, Standardize
 
 
 class KDLoss(nn.Module):
-    """How badly a linear map of the student's features predicts the teachers' features.
+    """Mean squared error of the teachers' features predicted from the student's features.
 
-    One learned linear layer maps the student's features to the width of all teachers' features
-    side by side; the loss is the mean squared error over samples and dimensions.
+    A learned linear layer maps the student's features to the width of the concatenated features of
+    the teachers. The loss is the mean squared error over samples and dimensions.
 
     References:
         Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550.
 
     Inputs:
         ==================  ==================================================================
-        student_features    ``(B, student_dim)``: what enters the student's last linear layer
-        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor a teacher
+        student_features    ``(B, student_dim)``: the input of the student's last linear layer
+        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 1, or 2 where each batch is standardized by its own statistics.
-        Any floating-point type; all is computed in float32 (float64 where ``student_features``
-        are), under autocast too. Returns a scalar; with ``normalize="standardize"`` a map that
-        predicts nothing but the mean has about 1.
-
-        Within a ``torch.distributed`` process group the batch is that of all ranks together. So
-        every rank has to call the loss equally often, and value and gradients (after
-        DistributedDataParallel) are those of a single process with the whole batch.
+        ``B`` is at least 1, or 2 if each batch is standardized by its own statistics. Returns a
+        scalar; with ``normalize="standardize"``, predicting the mean gives about 1. See
+        :mod:`aft.losses` for precision and several processes.
 
     Relations:
-        Every dimension of every teacher counts alike, useful for the task or not. ``AFTLoss``
-        learns which do, and ``RKDLoss`` compares samples instead and has nothing to learn.
+        All teacher dimensions have equal weight, whether they are useful for the task or not.
+        ``AFTLoss`` learns which ones are useful. ``RKDLoss`` compares pairs of samples instead and
+        has no parameters.
 
     Args:
         student_dim: Width of the student's features.
         teacher_dims: Feature width of each teacher.
-        normalize: ``standardize`` brings every teacher dimension to mean 0 and deviation 1, so
-            that no teacher rules by the size of its numbers; ``none`` is the published loss.
-        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set, for
-            ``normalize="standardize"``. Without them each batch is standardized by its own.
+        normalize: ``standardize``, or ``none`` as published; see :mod:`aft.losses`.
+        statistics: Mean and standard deviation for each teacher; see :mod:`aft.losses`.
 
     Attributes:
         projection: The linear layer. Train it with the student.
 
     Raises:
-        InputError: If an argument is none of these, or shapes do not fit the dimensions, or the
-            batch has too few rows, or features are NaN or infinite.
+        InputError: If an argument is invalid, shapes do not match the dimensions, the batch has
+            too few rows, or features are NaN or infinite.
 
     Example::
 
@@ -85,7 +79,7 @@ class KDLoss(nn.Module):
     def forward(
         self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         student, teacher = gather_batch(
             student_features, teacher_features, self.teacher_dims, self.student_dim
         )
@@ -96,5 +90,5 @@ class KDLoss(nn.Module):
         return loss
 
     def extra_repr(self) -> str:
-        """The widths, for ``print(loss_fn)``."""
+        """Dimensions, for ``print(loss_fn)``."""
         return f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}"

@@ -1,4 +1,4 @@
-"""KDEP: regress the teachers' principal components, evened out, with the student's features."""
+"""KDEP: predict the teachers' principal components, compressed in scale, with the student."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _CHUNK = 8192
 
 
 class KDEPLoss(nn.Module):
-    """How far the student's features are from the teachers' strongest principal components.
+    """Mean squared error between the student's features and the teachers' principal components.
 
-    The teachers' features, side by side, are centred and projected onto as many right singular
-    vectors of the training set's features as the student is wide. The first components would
-    outweigh all others, so each value is compressed by power temperature scaling, x becoming
+    The concatenated features of the teachers are centred and projected onto the leading right
+    singular vectors of the training set's features, as many as the student has dimensions. The
+    first components would dominate, so power temperature scaling compresses each value:
     ``sign(x) * |x / temperature|^(1 / power)``. The loss is the mean squared error over samples
-    and dimensions; it has nothing to learn, so what it teaches cannot stay in a projection that is
-    thrown away.
+    and dimensions. It has no parameters, so no knowledge is lost in a projection that is discarded
+    after training.
 
     References:
         He et al., "Knowledge Distillation as Efficient Pre-training: Faster Convergence, Higher
@@ -43,39 +43,35 @@ class KDEPLoss(nn.Module):
 
     Inputs:
         ==================  ==================================================================
-        student_features    ``(B, student_dim)``: what enters the student's last linear layer
-        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor a teacher
+        student_features    ``(B, student_dim)``: the input of the student's last linear layer
+        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 1. Any floating-point type; all is computed in float32 (float64 where
-        ``student_features`` are), under autocast too. Returns a scalar. Gradients reach the
-        student only.
+        ``B`` is at least 1. Gradients reach the student only. See :mod:`aft.losses` for precision
+        and several processes.
 
-        Values to be matched are positive and negative. So the student's features should be taken
-        before a last ReLU, as in the paper, or be of a kind that has none.
-
-        Within a ``torch.distributed`` process group the batch is that of all ranks together. So
-        every rank has to call the loss equally often, and value and gradients (after
-        DistributedDataParallel) are those of a single process with the whole batch.
+        The target values are positive and negative. Take the student's features before a final
+        ReLU, as in the paper, or use a student without one.
 
     Relations:
-        ``KDLoss`` learns a map between the widths instead. ``AFTLoss`` needs none and leaves the
-        student free to rotate its features, which one that starts from pre-trained weights gains
-        from; this loss was made for students that start from random weights.
+        ``KDLoss`` learns a map between the widths instead. ``AFTLoss`` needs no map and is
+        invariant to rotations of the student's features, which helps pre-trained students. This
+        loss was designed for randomly initialized students.
 
     Args:
         student_dim: Width of the student's features.
         teacher_dims: Feature width of each teacher.
-        mean: ``(sum of teacher_dims,)``, what is taken off the teachers' features.
-        components: ``(sum of teacher_dims, k)``, what they are multiplied with then. Where ``k`` is
-            below ``student_dim``, the teachers having no more, the student's first ``k``
-            dimensions are matched and the rest is free.
-        temperature: Scale of the values, in the teachers' units: smaller makes targets larger.
-        power: Root that is taken: 1 leaves values as they are, larger evens them out.
+        mean: ``(sum of teacher_dims,)``, subtracted from the teachers' features.
+        components: ``(sum of teacher_dims, k)``, the projection of the centred features. If the
+            teachers have fewer than ``student_dim`` components, only the first ``k`` dimensions of
+            the student are matched.
+        temperature: Scale of the values, in the units of the teachers' features; a smaller value
+            gives larger targets.
+        power: Root applied to the values: 1 is the identity, larger values compress more.
 
     Raises:
-        InputError: If an argument is out of range, or shapes do not fit the dimensions, or the
-            batch is empty, or features are NaN or infinite.
+        InputError: If an argument is out of range, shapes do not match the dimensions, the batch
+            is empty, or features are NaN or infinite.
 
     Example::
 
@@ -126,19 +122,19 @@ class KDEPLoss(nn.Module):
         temperature: float = 0.1,
         power: float = 3.0,
     ) -> KDEPLoss:
-        """The loss for a training set, from its stored features.
+        """Build the loss for a training set from its stored features.
 
         Args:
             student_dim: Width of the student's features.
-            teacher_features: ``(n, D)``, or one ``(n, D_t)`` tensor a teacher.
-            normalize: ``standardize`` brings every dimension to mean 0 and deviation
-                ``1 / sqrt(sum of D_t)``, so that no teacher rules by the size of its numbers and
-                the default temperature suits all; ``none`` only centres, as the paper.
+            teacher_features: ``(n, D)``, or one ``(n, D_t)`` tensor per teacher.
+            normalize: ``standardize`` scales every dimension to mean 0 and standard deviation
+                ``1 / sqrt(sum of D_t)``, so that teachers with large values do not dominate and
+                the default temperature suits all teachers; ``none`` only centres, as the paper.
             temperature: See the class.
             power: See the class.
 
         Raises:
-            InputError: If shapes do not fit, values are NaN or infinite, or nothing varies.
+            InputError: If shapes do not match, values are NaN or infinite, or all rows are equal.
         """
         check_choice("normalize", normalize, Normalize)
         check_count("student_dim", student_dim)
@@ -161,7 +157,7 @@ class KDEPLoss(nn.Module):
     def forward(
         self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         student, teacher = gather_batch(
             student_features, teacher_features, self.teacher_dims, self.student_dim
         )
@@ -173,15 +169,15 @@ class KDEPLoss(nn.Module):
 
     @torch.no_grad()
     def targets(self, teacher_features: Tensor | Sequence[Tensor]) -> Tensor:
-        """What the student's first k features are to be, ``(B, k)``.
+        """Target values of the student's first k features, ``(B, k)``.
 
         Args:
-            teacher_features: As in the loss; rows of this process only.
+            teacher_features: As in :meth:`forward`; rows of this process only.
         """
         return self._targets(AF.full_precision(join_teachers(teacher_features, self.teacher_dims)))
 
     def extra_repr(self) -> str:
-        """The options, for ``print(loss_fn)``."""
+        """Options, for ``print(loss_fn)``."""
         return (
             f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}, "
             f"components={self.components.shape[1]}, temperature={self.temperature}, "
@@ -201,7 +197,7 @@ def _strongest(
     scale: Tensor,
     limit: int,
 ) -> Tensor:
-    """The right singular vectors ``(D, k)`` of the largest singular values, at most ``limit``."""
+    """Right singular vectors ``(D, k)`` of the largest singular values, at most ``limit``."""
     n = sum(len(rows) for rows in _chunks(features, dims))
     if n > len(mean):
         gram = mean.new_zeros((len(mean), len(mean)))
@@ -216,12 +212,12 @@ def _strongest(
         values, left = values.flip(0), left.flip(1)
         basis = part.T @ left
         basis = basis / torch.linalg.vector_norm(basis, dim=0).clamp_min(1e-300)
-    # Below that, an eigenvalue is the rounding error of 0, which a root would blow up.
+    # Smaller eigenvalues are rounding error of 0, which the root would amplify.
     rank = int((values > 10 * len(values) * torch.finfo(values.dtype).eps * values[0]).sum())
     if not values[0] > 0 or not rank:
-        raise InputError("Expected `teacher_features` that vary, but all rows are the same.")
+        raise InputError("Expected `teacher_features` to vary, but all rows are equal.")
     basis = basis[:, : min(rank, limit)]
-    # The sign of a singular vector is anybody's choice: the largest entry is positive, always.
+    # The sign of a singular vector is arbitrary: make its largest entry positive.
     largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
     oriented: Tensor = basis * largest.sign()
     return oriented
@@ -233,13 +229,13 @@ def _statistics(features: Tensor | Sequence[Tensor], dims: Sequence[int]) -> tup
     for rows in _chunks(features, dims):
         n, total = n + len(rows), total.to(rows.device) + rows.sum(dim=0)
     if n < 2:
-        raise InputError(f"Expected the `teacher_features` of at least 2 samples, but got {n}.")
+        raise InputError(f"Expected `teacher_features` of at least 2 samples, but got {n}.")
     mean = total / n
     if not mean.isfinite().all():
         bad = sum(int((~r.isfinite()).any(dim=1).sum()) for r in _chunks(features, dims))
         raise InputError(
-            f"Expected finite `teacher_features`, but {bad} of {n} rows hold NaN or infinity. "
-            "Leave those samples out or extract their features anew."
+            f"Expected finite `teacher_features`, but {bad} of {n} rows contain NaN or infinity. "
+            "Remove these samples or extract their features again."
         )
     squares = sum((r - mean).square().sum(dim=0) for r in _chunks(features, dims))
     assert isinstance(squares, Tensor)
@@ -247,14 +243,14 @@ def _statistics(features: Tensor | Sequence[Tensor], dims: Sequence[int]) -> tup
 
 
 def _chunks(features: Tensor | Sequence[Tensor], dims: Sequence[int]) -> Iterator[Tensor]:
-    """All teachers' features side by side in float64, some rows at a time."""
+    """Concatenated features of all teachers in float64, in chunks of rows."""
     parts = [features] if isinstance(features, Tensor) else list(features)
     rows = len(parts[0])
     for part in parts:
         if len(part) != rows:
             raise InputError(
-                "Expected `teacher_features` to hold as many rows for every teacher, but got "
-                f"{[len(each) for each in parts]}."
+                "Expected `teacher_features` to have the same number of rows for every teacher, "
+                f"but got {[len(each) for each in parts]}."
             )
     for start in range(0, rows, _CHUNK):
         chunk = [part[start : start + _CHUNK] for part in parts]

@@ -19,11 +19,11 @@ from aft.losses.standardize import Normalize, Standardize
 
 
 class KernelKDLoss(nn.Module):
-    """How differently a linear map of the student and the teachers see which samples are alike.
+    """Kernel distance between a linear map of the student's features and the teachers' features.
 
-    One learned linear layer maps the student's features to as many new ones. Both sides are
-    centred, every row is divided by its length, and the ``B x B`` inner products of all rows are
-    compared: ``sqrt(mean((K_student - K_teachers)²) + 1e-8)``.
+    A learned linear layer maps the student's features to the same width. The features of both
+    sides are centred and every row is divided by its L2 norm. The loss compares the ``B x B`` inner
+    products of all pairs of rows: ``sqrt(mean((K_student - K_teachers)²) + 1e-8)``.
 
     References:
         Qiu et al., "Transferring Knowledge from Large Foundation Models to Small Downstream
@@ -31,38 +31,32 @@ class KernelKDLoss(nn.Module):
 
     Inputs:
         ==================  ==================================================================
-        student_features    ``(B, student_dim)``: what enters the student's last linear layer
-        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor a teacher
+        student_features    ``(B, student_dim)``: the input of the student's last linear layer
+        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 2. Any floating-point type; all is computed in float32 (float64 where
-        ``student_features`` are), under autocast too. Returns a scalar, between 0 and about 1.
-
-        Within a ``torch.distributed`` process group the samples of all ranks are compared with
-        each other. So every rank has to call the loss equally often, and value and gradients (after
-        DistributedDataParallel) are those of a single process with the whole batch.
+        ``B`` is at least 2. Returns a scalar between 0 and about 1. See :mod:`aft.losses` for
+        precision and several processes.
 
     Relations:
-        Here a map of the student's features learns what to compare, so the student may keep
-        features that no teacher has; but it has to follow all that the teachers know. In
-        ``AFTLoss`` gates on the teachers' features learn it, so the student may leave out what its
-        task does not need, and its own features are compared as they are.
+        This loss learns a map of the student's features, so the student may have features that no
+        teacher has, but it must match everything that the teachers represent. ``AFTLoss`` learns
+        gates on the teachers' features instead: the student may ignore what its task does not
+        need, and its own features are compared without a map.
 
     Args:
         student_dim: Width of the student's features.
         teacher_dims: Feature width of each teacher.
-        normalize: ``standardize`` brings every teacher dimension to mean 0 and deviation 1, so
-            that no teacher rules by the size of its numbers; ``none`` is the published loss.
-        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set, for
-            ``normalize="standardize"``. Without them each batch is standardized by its own.
+        normalize: ``standardize``, or ``none`` as published; see :mod:`aft.losses`.
+        statistics: Mean and standard deviation for each teacher; see :mod:`aft.losses`.
 
     Attributes:
-        projection: The linear layer, without a bias since centring would remove it. Train it with
+        projection: The linear layer. It has no bias, since centring would remove it. Train it with
             the student.
 
     Raises:
-        InputError: If an argument is none of these, or shapes do not fit the dimensions, or the
-            batch has one row, or features are NaN or infinite.
+        InputError: If an argument is invalid, shapes do not match the dimensions, the batch has
+            fewer than 2 rows, or features are NaN or infinite.
 
     Example::
 
@@ -88,7 +82,7 @@ class KernelKDLoss(nn.Module):
     def forward(
         self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         student, teacher = gather_batch(
             student_features, teacher_features, self.teacher_dims, self.student_dim
         )
@@ -100,7 +94,7 @@ class KernelKDLoss(nn.Module):
         return loss
 
     def extra_repr(self) -> str:
-        """The widths, for ``print(loss_fn)``."""
+        """Dimensions, for ``print(loss_fn)``."""
         return f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}"
 
 

@@ -1,4 +1,4 @@
-"""Logit distillation: teach the class probabilities of a linear head on the teachers' features."""
+"""Logit distillation: match the class probabilities of a linear head on the teachers' features."""
 
 from __future__ import annotations
 
@@ -12,48 +12,44 @@ from aft.losses.soft_labels import HeadLoss, check_temperature, soft_divergence
 
 
 class LogitKDLoss(HeadLoss):
-    """How far the student's class probabilities are from the teachers' soft labels.
+    """KL divergence between the student's class probabilities and the teachers' soft labels.
 
-    Teachers that return features have no classes; a linear head fitted on their stored features,
-    all teachers' side by side, gives them some. Both logits are divided by the temperature, and
-    the loss is the mean over samples of ``KL(softmax(teacher) || softmax(student))``, times the
-    temperature's square, so that gradients keep their size.
+    Teachers return features, not class scores. A linear head, fitted on the concatenated stored
+    features of all teachers, provides class logits. The logits of teachers and student are divided
+    by the temperature. The loss is the mean over samples of
+    ``KL(softmax(teacher) || softmax(student))``, multiplied by the squared temperature to keep the
+    scale of the gradients.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531.
 
     Inputs:
         ==================  ==================================================================
-        student_logits      ``(B, C)``: what the student's last layer returns
-        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor a teacher
+        student_logits      ``(B, C)``: the output of the student's last layer
+        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 1. Any floating-point type; all is computed in float32 (float64 where
-        ``student_logits`` are), under autocast too. Returns a scalar, 0 for equal probabilities.
-        Gradients reach the student only.
+        ``B`` is at least 1. Returns a scalar, 0 for equal probabilities. Gradients reach the
+        student only. See :mod:`aft.losses` for precision and several processes.
 
-        The student's part is logits here, where all other losses take features. Its ``needs``
-        says so: a training loop that has a dictionary with ``logits`` and ``features``, such as
-        what :class:`aft.TransferModel` returns, passes ``outputs[loss_fn.needs]``.
-
-        Within a ``torch.distributed`` process group the batch is that of all ranks together. So
-        every rank has to call the loss equally often, and value and gradients (after
-        DistributedDataParallel) are those of a single process with the whole batch.
+        This loss takes the student's logits, not its features; its ``needs`` is ``logits``. A
+        training loop that has a dictionary with ``logits`` and ``features``, such as the output of
+        :class:`aft.TransferModel`, passes ``outputs[loss_fn.needs]``.
 
     Relations:
-        Carries over what the teachers know of these classes and nothing else, for classification
-        only. ``BTuningLoss`` matches class scores through the student's features, ``KDLoss`` and
-        ``AFTLoss`` the features themselves. ``SoftLabelLoss`` is for all kinds of tasks and
-        leaves the head's probabilities as they are.
+        Transfers only what the teachers represent about these classes, for classification only.
+        ``BTuningLoss`` matches class scores through the student's features; ``KDLoss`` and
+        ``AFTLoss`` match the features themselves. ``SoftLabelLoss`` supports all kinds of tasks
+        and uses the head's probabilities without a higher temperature.
 
     Args:
         teacher_dims: Feature width of each teacher.
         head: ``(C, sum of teacher_dims)`` weights and ``(C,)`` bias, see
             :func:`aft.losses.heads.fit_head`.
-        temperature: How soft the labels are; 1 leaves the head's probabilities as they are.
+        temperature: Temperature of the soft labels; 1 uses the head's probabilities unchanged.
 
     Raises:
-        InputError: If shapes do not fit, or the batch is empty, or inputs are NaN or infinite.
+        InputError: If shapes do not match, the batch is empty, or inputs are NaN or infinite.
 
     Example::
 
@@ -78,11 +74,11 @@ class LogitKDLoss(HeadLoss):
         temperature: float = 4.0,
         seed: int = 0,
     ) -> LogitKDLoss:
-        """The loss for a training set; fits one head on all teachers' stored features.
+        """Build the loss for a training set; fits one head on all teachers' stored features.
 
         Args:
-            teacher_features: ``(n, D)``, or one ``(n, D_t)`` tensor a teacher.
-            labels: ``(n,)``, class numbers from 0.
+            teacher_features: ``(n, D)``, or one ``(n, D_t)`` tensor per teacher.
+            labels: ``(n,)``, class indices from 0.
             num_classes: See :func:`aft.losses.heads.fit_head`.
             l2: See :func:`aft.losses.heads.fit_head`.
             temperature: See the class.
@@ -97,11 +93,11 @@ class LogitKDLoss(HeadLoss):
         return cls(dims, head, temperature=temperature)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss, from the logits of both for the whole batch, ``(B, C)`` each."""
+        """Return the loss from the logits of student and head for the batch, ``(B, C)`` each."""
         return soft_divergence(student, teacher, self.temperature)
 
     def extra_repr(self) -> str:
-        """The widths and the temperature, for ``print(loss_fn)``."""
+        """Options, for ``print(loss_fn)``."""
         return (
             f"teacher_dims={list(self.teacher_dims)}, num_classes={len(self.weight)}, "
             f"temperature={self.temperature}"

@@ -1,4 +1,4 @@
-"""LogME: the evidence that a linear model on features has for labels, and its weights."""
+"""LogME: the evidence of labels under a linear model on features, and the model's weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _CHUNK = 8192
 
 
 class LogME(NamedTuple):
-    """What :func:`log_me` finds; a row or entry for each of C classes or targets.
+    """Result of :func:`log_me`, with one row or entry for each of C classes or targets.
 
     Attributes:
-        score: Log of the maximum evidence per sample, averaged over classes or targets. Higher is
-            better; only differences between teachers on the same labels mean anything.
-        mean_weights: ``(C, D)``, the posterior mean of the linear model's weights.
-        alpha: ``(C,)``, precision of the weights' prior.
+        score: Logarithm of the maximum evidence per sample, averaged over classes or targets.
+            Higher is better; compare scores only between teachers on the same labels.
+        mean_weights: ``(C, D)``, posterior mean of the linear model's weights.
+        alpha: ``(C,)``, precision of the prior on the weights.
         beta: ``(C,)``, precision of the noise.
     """
 
@@ -43,33 +43,34 @@ def log_me(
     *,
     num_classes: int | None = None,
 ) -> LogME:
-    """How well a teacher's features explain labels, without training anything.
+    """Score how well a teacher's features explain labels, without training.
 
     A linear model without intercept, ``y = features @ m + noise``, has a Gaussian prior of
-    precision alpha on ``m`` and noise of precision beta. Both are set to what makes the labels
-    most probable (the evidence); a class is one such model of its one-hot label.
+    precision alpha on ``m`` and noise of precision beta. Both are set to the values that maximize
+    the probability of the labels (the evidence). A class is modelled by its one-hot label.
 
-    All is computed in float64. The features are decomposed once for all classes: through their
-    ``D x D`` Gram matrix where ``n > D``, else through the ``n x n`` one. So time grows linearly
-    with n, and the features of many samples are never widened all at once.
+    The computation is in float64. The features are decomposed once for all classes, through their
+    ``D x D`` Gram matrix if ``n > D``, otherwise through the ``n x n`` one. Time is therefore
+    linear in n for ``n > D``, and the features of many samples are converted to float64 in chunks.
 
     References:
         You et al., "LogME: Practical Assessment of Pre-trained Models for Transfer Learning",
         ICML 2021, arXiv 2102.11005; the fixed-point iteration is that of You et al., "Ranking and
-        Tuning Pre-trained Models", JMLR 2022, arXiv 2110.10545. Scores are those of their code
-        (thuml/LogME). For ``n < D`` it counts D prior precisions in the evidence but n of them in
-        the determinant; this is kept so that scores can be compared with published ones.
+        Tuning Pre-trained Models", JMLR 2022, arXiv 2110.10545. Scores equal those of their code
+        (thuml/LogME). For ``n < D`` their evidence counts D prior precisions but only n of them in
+        the determinant; this function does the same, so that scores are comparable with published
+        ones.
 
     Args:
         features: ``(n, D)``, floating point of any precision.
-        labels: Class numbers ``(n,)``, integers from 0; or targets ``(n,)`` or ``(n, T)``, floating
-            point, for regression and, as 0 and 1, for several labels a sample.
-        num_classes: C, where the labels here may lack the last ones. A class without samples gets
-            weights of 0 and infinite precisions, and has no part in the score.
+        labels: Class indices ``(n,)``, integers from 0; or floating-point targets ``(n,)`` or
+            ``(n, T)`` for regression and, as 0 and 1, for multi-label tasks.
+        num_classes: C; needed if the last classes may be missing from ``labels``. A class without
+            samples gets zero weights and infinite precisions, and does not count in the score.
 
     Raises:
-        InputError: If shapes or types do not fit, values are NaN or infinite, all features are 0,
-            or there is but one class or nothing but zeros to explain.
+        InputError: If shapes or types do not match, values are NaN or infinite, all features are
+            0, there is only one class, or all targets are 0.
     """
     features, labels = torch.as_tensor(features), torch.as_tensor(labels)
     _check(features, labels)
@@ -79,7 +80,7 @@ def log_me(
     squares = targets.square().sum(dim=0) if classes is None else targets
     known = squares > 0
     if not known.any():
-        raise InputError("Expected targets that are not all 0: there is nothing to explain.")
+        raise InputError("Expected `labels` that are not all 0.")
     if n > dim:
         sigma, basis = _spectrum(_gram(features))
         along = basis.T @ _moments(features, classes, targets)[:, known]
@@ -107,18 +108,18 @@ def log_me(
 def _maximize(
     sigma: Tensor, explained: Tensor, rest: Tensor, n: int, dim: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Fixed-point iteration over all classes at once; a class that has converged stands still.
+    """Fixed-point iteration over all classes at once; converged classes are no longer updated.
 
     Args:
         sigma: ``(k, 1)``, squared singular values of the features.
-        explained: ``(k, C)``, squared labels along each left singular vector.
-        rest: ``(C,)``, squared labels outside of all of them.
-        n: Samples.
-        dim: Features.
+        explained: ``(k, C)``, squared projection of the labels on each left singular vector.
+        rest: ``(C,)``, squared norm of the labels outside their span.
+        n: Number of samples.
+        dim: Number of features.
 
     Returns:
-        For each class the alpha / beta that the posterior mean is for, then alpha, beta and the
-        log evidence, each ``(C,)``.
+        For each class the ratio alpha / beta of the posterior mean, then alpha, beta and the log
+        evidence, each ``(C,)``.
     """
     ratio, alpha, beta = (torch.ones_like(rest) for _ in range(3))
     moving = torch.ones_like(rest, dtype=torch.bool)
@@ -128,8 +129,8 @@ def _maximize(
         length = (explained * sigma / (ratio + sigma).square()).sum(dim=0)
         residual = (explained * shrunk.square()).sum(dim=0) + rest
         alpha = (sigma / (ratio + sigma)).sum(dim=0) / (length + _EPS)
-        # n less the effective number of weights, as a sum of what is positive: n - sum(1 - shrunk)
-        # rounds to 0 where n < D and features are large.
+        # n minus the effective number of weights, as a sum of positive terms: n - sum(1 - shrunk)
+        # would round to 0 for n < D and large features.
         beta = (shrunk.sum(dim=0) + (n - len(sigma))) / (residual + _EPS)
         moving = moving & ((alpha / beta - ratio).abs() > _CONVERGED * ratio)
         if not moving.any():
@@ -157,14 +158,14 @@ def _spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues ``(k, 1)`` and, as columns, eigenvectors ``(k, k)`` of a Gram matrix."""
     sigma, basis = torch.linalg.eigh(gram)
     if not sigma.max() > 0:
-        raise InputError("Expected features that are not all 0: they cannot explain anything.")
-    # Below that, an eigenvalue is the rounding error of 0.
+        raise InputError("Expected `features` that are not all 0.")
+    # Smaller eigenvalues are rounding error of 0.
     smallest = len(sigma) * torch.finfo(sigma.dtype).eps * sigma.max()
     return torch.where(sigma > smallest, sigma, 0.0)[:, None], basis
 
 
 def _moments(features: Tensor, classes: Tensor | None, targets: Tensor) -> Tensor:
-    """``features^T @ targets``, ``(D, C)``; for classes the sum of each one's features."""
+    """``features^T @ targets``, ``(D, C)``; for classes the sum of the features of each class."""
     moments = features.new_zeros((targets.shape[-1], features.shape[1]), dtype=torch.float64)
     for rows, part in zip(
         _chunks(features), (targets if classes is None else classes).split(_CHUNK), strict=True
@@ -177,21 +178,21 @@ def _moments(features: Tensor, classes: Tensor | None, targets: Tensor) -> Tenso
 
 
 def _targets(labels: Tensor, num_classes: int | None) -> tuple[Tensor | None, Tensor]:
-    """Class numbers and the number of samples of each; or None and targets ``(n, T)``."""
+    """Class indices and the number of samples per class; or None and targets ``(n, T)``."""
     if labels.is_floating_point():
         return None, (labels[:, None] if labels.ndim == 1 else labels).double()
     highest = int(labels.max())
     if int(labels.min()) < 0 or (num_classes is not None and highest >= num_classes):
         allowed = "up" if num_classes is None else f"to {num_classes - 1}"
         raise InputError(
-            f"Expected `labels` to be class numbers from 0 {allowed}, but got "
+            f"Expected `labels` to be class indices from 0 {allowed}, but got "
             f"{int(labels.min())} to {highest}."
         )
     counts = labels.long().bincount(minlength=num_classes or 0)
     if int((counts > 0).sum()) < 2:
         raise InputError(
-            f"Expected `labels` of at least 2 classes, but all {len(labels)} are class {highest}: "
-            "there is nothing to tell apart."
+            f"Expected `labels` of at least 2 classes, but all {len(labels)} rows are class "
+            f"{highest}."
         )
     return labels.long(), counts.double()
 
@@ -199,18 +200,18 @@ def _targets(labels: Tensor, num_classes: int | None) -> tuple[Tensor | None, Te
 def _check(features: Tensor, labels: Tensor) -> None:
     if features.ndim != 2 or not features.is_floating_point() or 0 in features.shape:
         raise InputError(
-            "Expected `features` to be floating point of shape (samples, dim), but got "
-            f"{describe(features)}."
+            "Expected `features` to be a non-empty floating-point tensor of shape (samples, dim), "
+            f"but got {describe(features)}."
         )
     regression = labels.is_floating_point()
     if labels.ndim not in ((1, 2) if regression else (1,)) or len(labels) != len(features):
         raise InputError(
-            f"Expected `labels` to be {len(features)} class numbers, integers of shape "
-            f"({len(features)},), or floating-point targets of shape ({len(features)}, targets), "
-            f"but got {describe(labels)}."
+            f"Expected `labels` to be class indices, integers of shape ({len(features)},), or "
+            f"floating-point targets of shape ({len(features)}, targets), but got "
+            f"{describe(labels)}."
         )
     if labels.dtype == torch.bool or labels.is_complex() or 0 in labels.shape:
-        raise InputError(f"Expected `labels` to be numbers, but got {describe(labels)}.")
+        raise InputError(f"Expected `labels` to be integers or floats, but got {describe(labels)}.")
     for name, values in (("features", features), ("labels", labels)):
         bad = sum(
             int((~part.isfinite()).reshape(len(part), -1).any(dim=1).sum())
@@ -218,12 +219,12 @@ def _check(features: Tensor, labels: Tensor) -> None:
         )
         if bad:
             raise InputError(
-                f"Expected finite `{name}`, but {bad} of {len(values)} rows hold NaN or infinity. "
-                "Leave those samples out or compute them anew."
+                f"Expected finite `{name}`, but {bad} of {len(values)} rows contain NaN or "
+                "infinity. Remove these samples or compute them again."
             )
 
 
 def _chunks(values: Tensor) -> Iterator[Tensor]:
-    """Consecutive rows in float64, so that only a part of half-precision features is widened."""
+    """Chunks of rows in float64, so that half-precision features are not converted all at once."""
     for rows in values.split(_CHUNK):
         yield rows.double()

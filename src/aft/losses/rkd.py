@@ -12,16 +12,16 @@ from aft import functional as AF
 from aft.losses.checks import check_batch, explain_non_finite, gather_batch, infer_teacher_dims
 from aft.losses.standardize import Normalize, Standardize
 
-# How many angles are computed at a time; as float32 they take 4 MiB.
+# Number of angles computed at a time; 4 MiB in float32.
 ANGLES_AT_ONCE = 2**20
 
 
 class RKDLoss(nn.Module):
-    """How much the figure that the student's features form differs from the teachers' one.
+    """Difference between the pairwise distances and angles of the student's and teachers' features.
 
-    Distances of all pairs of samples are divided by their mean and compared by a smooth L1 loss,
-    and so are the cosines of the angles that any two samples make at a third. The loss is
-    ``(distance + 2 * angle) / 2``. It has nothing to learn.
+    The distances of all pairs of samples are divided by their mean and compared with a smooth L1
+    loss, and so are the cosines of the angles of all triples of samples. The loss is
+    ``(distance + 2 * angle) / 2``. It has no parameters.
 
     References:
         Park et al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068, and the
@@ -29,38 +29,31 @@ class RKDLoss(nn.Module):
 
     Inputs:
         ==================  ==================================================================
-        student_features    ``(B, S)``, any ``S``: what enters the student's last linear layer
-        teacher_features    ``(B, D)``, any ``D``, or one ``(B, D_t)`` tensor a teacher
+        student_features    ``(B, S)``, any ``S``: the input of the student's last linear layer
+        teacher_features    ``(B, D)``, any ``D``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 2, and 3 for there to be angles. Any floating-point type; all is computed
-        in float32 (float64 where ``student_features`` are), under autocast too. Returns a scalar,
-        usually below 0.5.
+        ``B`` is at least 2; angles need at least 3 rows. Returns a scalar, usually below 0.5. See
+        :mod:`aft.losses` for precision and several processes.
 
-        There are ``B³`` angles. They are made from inner products, a few samples' at a time and
-        once more for the gradient, so memory does not grow with ``B³``, but time does.
+        There are ``B³`` angles. They are computed from inner products in blocks, and again in the
+        backward pass, so time grows with ``B³`` but memory does not.
 
-        Two rows that coincide, up to rounding, have a distance of 1e-6 and angles of cosine 0, as
-        in the authors' code, but no gradient: there it is of the order of 1e10.
-
-        Within a ``torch.distributed`` process group the samples of all ranks are compared with
-        each other. So every rank has to call the loss equally often, and value and gradients
-        (after DistributedDataParallel) are those of a single process with the whole batch.
+        Two rows that are equal up to rounding have a distance of 1e-6 and angles of cosine 0, as
+        in the authors' code, but no gradient; in the authors' code it is of the order of 1e10.
 
     Relations:
-        Does not see rotation, translation or scale of either side's features, as ``AFTLoss``. All
-        that distances and angles of the teachers' features show has to be followed, useful for
-        the task or not; ``AFTLoss`` learns which dimensions count.
+        Like ``AFTLoss``, invariant to rotation, translation and scale of the features of either
+        side. The student must match all distances and angles of the teachers' features, whether
+        they are useful for the task or not; ``AFTLoss`` learns which dimensions are useful.
 
     Args:
-        normalize: ``standardize`` brings every teacher dimension to mean 0 and deviation 1, so
-            that no teacher rules by the size of its numbers; ``none`` is the published loss.
-        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set, for
-            ``normalize="standardize"``. Without them each batch is standardized by its own.
+        normalize: ``standardize``, or ``none`` as published; see :mod:`aft.losses`.
+        statistics: Mean and standard deviation for each teacher; see :mod:`aft.losses`.
 
     Raises:
-        InputError: If an argument is none of these, or shapes do not fit each other or the
-            ``statistics``, or the batch has one row, or features are NaN or infinite.
+        InputError: If an argument is invalid, shapes do not match each other or ``statistics``,
+            the batch has fewer than 2 rows, or features are NaN or infinite.
 
     Example::
 
@@ -80,7 +73,7 @@ class RKDLoss(nn.Module):
     def forward(
         self, student_features: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         dims = self.standardize.teacher_dims or infer_teacher_dims(teacher_features)
         student, teacher = gather_batch(student_features, teacher_features, dims)
         check_batch(len(student))
@@ -93,14 +86,14 @@ class RKDLoss(nn.Module):
         )
         angle = _angle_loss(student_gram, student_squared, teacher_gram, teacher_squared)
         loss = (distance + 2 * angle) / 2
-        # Any NaN or infinity in an input makes the loss NaN, so one scalar tells.
+        # Any NaN or infinity in an input makes the loss NaN, so checking one scalar is enough.
         if not loss.isfinite():
             raise explain_non_finite(student, teacher, dims, self)
         return loss
 
 
 def _angle_loss(*grams_and_squared: Tensor) -> Tensor:
-    """Mean smooth L1 difference of all cosines, without keeping them all for the gradient."""
+    """Mean smooth L1 difference of all cosines, recomputed in the backward pass to save memory."""
     rows = len(grams_and_squared[0])
     step = max(1, ANGLES_AT_ONCE // rows**2)
     total = grams_and_squared[0].new_zeros(())

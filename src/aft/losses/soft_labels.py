@@ -1,4 +1,4 @@
-"""Soft labels: what a linear model on the teachers' features says, of rows without labels too."""
+"""Soft labels: match the predictions of a linear head on the teachers' features."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from aft.tasks import TaskKind
 
 
 class HeadLoss(nn.Module, ABC):
-    """What losses share that compare the student's outputs with those of a head of the teachers.
+    """Base of losses that compare the student's outputs with a linear head on the teachers.
 
     Args:
         teacher_dims: Feature width of each teacher.
         head: ``(C, sum of teacher_dims)`` weights and ``(C,)`` bias.
-        classes: Whether outputs are classes, of which there are two or more.
+        classes: Whether outputs are classes; then there must be at least two.
 
     Raises:
-        InputError: If the head does not fit the teachers.
+        InputError: If the head does not match the teachers.
     """
 
     needs: ClassVar[Literal["logits"]] = "logits"
@@ -48,14 +48,16 @@ class HeadLoss(nn.Module, ABC):
         weight, bias = head.weight, head.bias
         width, least = sum(self.teacher_dims), 2 if classes else 1
         if weight.ndim != 2 or weight.shape[1] != width or len(weight) < least:
+            wanted = (
+                f"(classes, {width}) with at least 2 classes" if classes else f"(outputs, {width})"
+            )
             raise InputError(
-                f"Expected the head's weight to have shape ({'classes' if classes else 'outputs'}, "
-                f"{width}){' with 2 or more classes' if classes else ''}, but got "
+                f"Expected `weight` of the head to have shape {wanted}, but got "
                 f"{describe(weight)}; `teacher_dims` is {list(self.teacher_dims)}."
             )
         if bias.shape != (len(weight),):
             raise InputError(
-                f"Expected the head's bias to have shape ({len(weight)},), but got "
+                f"Expected `bias` of the head to have shape ({len(weight)},), but got "
                 f"{describe(bias)}."
             )
         self.register_buffer("weight", weight.detach().float())
@@ -63,17 +65,17 @@ class HeadLoss(nn.Module, ABC):
 
     @abstractmethod
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss, from the outputs of both for the whole batch, ``(B, C)`` each."""
+        """Return the loss from the outputs of student and head for the batch, ``(B, C)`` each."""
 
     def forward(
         self, student_logits: Tensor, teacher_features: Tensor | Sequence[Tensor]
     ) -> Tensor:
-        """The loss of one batch, a scalar; see the class for shapes and errors."""
+        """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         outputs = len(self.weight)
         if student_logits.ndim != 2 or student_logits.shape[1] != outputs:
             raise InputError(
-                f"Expected `student_logits` to have shape (batch, {outputs}), what the student's "
-                f"last layer returns, but got {describe(student_logits)}. This loss takes the "
+                f"Expected `student_logits` to have shape (batch, {outputs}), the output of the "
+                f"student's last layer, but got {describe(student_logits)}. This loss takes the "
                 "student's logits, not its features."
             )
         student, teacher = gather_batch(student_logits, teacher_features, self.teacher_dims)
@@ -82,19 +84,19 @@ class HeadLoss(nn.Module, ABC):
         if not loss.isfinite():
             if bad := int((~student.isfinite()).any(dim=1).sum()):
                 raise InputError(
-                    f"Expected finite `student_logits`, but {bad} of {len(student)} rows hold NaN "
-                    "or infinity: training has diverged. Lower the student's learning rate, clip "
-                    "its gradients, or check its inputs."
+                    f"Expected finite `student_logits`, but {bad} of {len(student)} rows contain "
+                    "NaN or infinity: training has diverged. Lower the student's learning rate, "
+                    "clip its gradients, or check its inputs."
                 )
             raise explain_non_finite(student, teacher, self.teacher_dims, self)
         return loss
 
     @torch.no_grad()
     def teacher_logits(self, teacher_features: Tensor | Sequence[Tensor]) -> Tensor:
-        """What the head says of the teachers' features, ``(B, C)``.
+        """Outputs of the head for the teachers' features, ``(B, C)``.
 
         Args:
-            teacher_features: As in the loss; rows of this process only.
+            teacher_features: As in :meth:`forward`; rows of this process only.
         """
         return self._logits(AF.full_precision(join_teachers(teacher_features, self.teacher_dims)))
 
@@ -104,59 +106,56 @@ class HeadLoss(nn.Module, ABC):
 
 
 class SoftLabelLoss(HeadLoss):
-    """How far the student's outputs are from what the teachers' features say of the labels.
+    """Difference between the student's outputs and soft labels from the teachers' features.
 
-    A linear head is fitted on the stored features of the rows with labels, all teachers' side by
-    side. From then on it gives any row soft labels, so rows without labels can join: ``loss_fn``
-    asks for their teacher features only. For each kind of task the loss is
+    A linear head is fitted on the concatenated stored features of the labelled rows. It then
+    predicts soft labels for any row from the teachers' features alone, so unlabelled rows can be
+    used, too. The loss depends on the kind of task:
 
     - classification: the mean over rows of ``KL(softmax(teacher) || softmax(student))``, at a
-      temperature and times its square, as in ``LogitKDLoss``;
+      temperature and multiplied by its square, as in ``LogitKDLoss``;
     - multilabel: the mean over rows and labels of the binary cross entropy between
-      ``sigmoid(teacher)`` and the student, less the entropy of the soft label;
-    - regression: the mean over rows and targets of the squared difference, each target divided by
-      its deviation over the training set.
+      ``sigmoid(teacher)`` and the student, minus the entropy of the soft label;
+    - regression: the mean over rows and targets of the squared difference, with each target
+      divided by its standard deviation over the training set.
 
-    The temperature is 1 by default: regularization is chosen by the likelihood of held-out rows,
-    so the head's probabilities for rows it was not fitted on are about as sure as they are right.
-    For the rows it was fitted on they are surer.
+    The default temperature is 1. The regularization is chosen by the likelihood of held-out rows,
+    so the head's probabilities are approximately calibrated on rows it was not fitted on. On the
+    rows it was fitted on they are overconfident.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531; for
-        rows without labels Chen et al., "Big Self-Supervised Models are Strong Semi-Supervised
+        unlabelled rows Chen et al., "Big Self-Supervised Models are Strong Semi-Supervised
         Learners", NeurIPS 2020, arXiv 2006.10029, where a model fitted on few labels teaches a
         small one on all rows.
 
     Inputs:
         ==================  ==================================================================
-        student_logits      ``(B, C)``: what the student's last layer returns; for regression
-                            numbers in the targets' units
-        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor a teacher
+        student_logits      ``(B, C)``: the output of the student's last layer; for regression
+                            predictions in the units of the targets
+        teacher_features    ``(B, sum of teacher_dims)``, or one ``(B, D_t)`` tensor per teacher
         ==================  ==================================================================
 
-        ``B`` is at least 1. Any floating-point type; all is computed in float32 (float64 where
-        ``student_logits`` are), under autocast too. Returns a scalar, 0 for equal outputs.
-        Gradients reach the student only. Like ``LogitKDLoss`` it ``needs`` the student's logits.
-
-        Within a ``torch.distributed`` process group the batch is that of all ranks together. So
-        every rank has to call the loss equally often, and value and gradients (after
-        DistributedDataParallel) are those of a single process with the whole batch.
+        ``B`` is at least 1. Returns a scalar, 0 for equal outputs. Gradients reach the student
+        only. Like ``LogitKDLoss`` it ``needs`` the student's logits. See :mod:`aft.losses` for
+        precision and several processes.
 
     Relations:
-        Brings what the teachers know of these labels to as many rows as there are. Its size is
-        that of the loss on the labels, so ``beta`` is about 1. ``LogitKDLoss`` is the published
-        loss for classes, with a temperature of 4; ``AFTLoss`` transfers more than labels show.
+        Transfers what the teachers represent about these labels to any number of rows. Its scale
+        is that of the loss on the labels, so use a ``beta`` of about 1. ``LogitKDLoss`` is the
+        published loss for classes, with a temperature of 4; ``AFTLoss`` transfers more than the
+        labels contain.
 
     Args:
         teacher_dims: Feature width of each teacher.
         head: ``(C, sum of teacher_dims)`` weights and ``(C,)`` bias, see
             :func:`aft.losses.heads.fit_task_head`.
         kind: ``classification``, ``multilabel`` or ``regression``.
-        target_std: ``(C,)``, deviation of each target; for regression, and for it alone.
-        temperature: How soft the labels are; for classification alone.
+        target_std: ``(C,)``, standard deviation of each target; for regression only.
+        temperature: Temperature of the soft labels; for classification only.
 
     Raises:
-        InputError: If shapes or options do not fit, or the batch is empty, or inputs are NaN or
+        InputError: If shapes or options do not match, the batch is empty, or inputs are NaN or
             infinite.
 
     Example::
@@ -184,14 +183,14 @@ class SoftLabelLoss(HeadLoss):
         self.temperature = check_temperature(temperature)
         if kind != "classification" and temperature != 1:
             raise InputError(
-                f"Expected `temperature` to be 1 for {kind}, but got {temperature!r}: it is for "
-                "classification."
+                f"Expected `temperature` to be 1 for {kind}, but got {temperature!r}. Other values "
+                "are for classification only."
             )
         self.register_buffer("target_std", None)
         if kind == "regression":
             self.target_std = _check_target_std(target_std, len(self.weight))
         elif target_std is not None:
-            raise InputError(f"Expected no `target_std` for {kind}: it is for regression.")
+            raise InputError(f"Expected no `target_std` for {kind}; it is for regression only.")
 
     @classmethod
     def fit(
@@ -204,15 +203,15 @@ class SoftLabelLoss(HeadLoss):
         temperature: float = 1.0,
         seed: int = 0,
     ) -> SoftLabelLoss:
-        """The loss for a training set; fits one head on all teachers' stored features.
+        """Build the loss for a training set; fits one head on all teachers' stored features.
 
         Args:
-            teacher_features: ``(n, D)``, or one ``(n, D_t)`` tensor a teacher; rows with labels.
+            teacher_features: ``(n, D)``, or one ``(n, D_t)`` tensor per teacher; labelled rows.
             labels: As in :func:`aft.losses.heads.fit_task_head`.
             kind: See the class.
             num_outputs: C, the number of classes, labels or targets.
             temperature: See the class.
-            seed: Deals the rows that choose the regularization.
+            seed: Seed of the cross-validation folds that choose the regularization.
 
         Raises:
             InputError: As :func:`aft.losses.heads.fit_task_head`.
@@ -224,12 +223,12 @@ class SoftLabelLoss(HeadLoss):
         if kind == "regression":
             targets = labels.to(head.weight).reshape(len(labels), num_outputs)
             std = targets.std(dim=0, correction=0)
-            # A target that does not vary is told right by the bias; its units do not matter.
+            # The bias alone predicts a constant target, so its scale does not matter.
             std = torch.where(std > 1e-6 * targets.mean(dim=0).abs() + 1e-12, std, 1.0)
         return cls(dims, head, kind=kind, target_std=std, temperature=temperature)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss, from the outputs of both for the whole batch, ``(B, C)`` each."""
+        """Return the loss from the outputs of student and head for the batch, ``(B, C)`` each."""
         if self.kind == "classification":
             return soft_divergence(student, teacher, self.temperature)
         if self.kind == "multilabel":
@@ -240,7 +239,7 @@ class SoftLabelLoss(HeadLoss):
         return ((student - teacher) / self.target_std.to(student.dtype)).square().mean()
 
     def extra_repr(self) -> str:
-        """The widths and options, for ``print(loss_fn)``."""
+        """Options, for ``print(loss_fn)``."""
         return (
             f"teacher_dims={list(self.teacher_dims)}, kind={self.kind!r}, "
             f"num_outputs={len(self.weight)}, temperature={self.temperature}"
@@ -256,10 +255,10 @@ def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 
 
 def check_temperature(temperature: float) -> float:
-    """The temperature itself.
+    """Return the temperature.
 
     Raises:
-        InputError: Unless it is above 0.
+        InputError: If it is not above 0.
     """
     if not temperature > 0:
         raise InputError(f"Expected `temperature` to be above 0, but got {temperature!r}.")
@@ -269,8 +268,8 @@ def check_temperature(temperature: float) -> float:
 def _check_target_std(std: Tensor | None, targets: int) -> Tensor:
     if std is None or std.shape != (targets,):
         raise InputError(
-            f"Expected `target_std` to have shape ({targets},), the deviation of each target over "
-            f"the training set, but got {describe(std)}."
+            f"Expected `target_std` to have shape ({targets},), the standard deviation of each "
+            f"target over the training set, but got {describe(std)}."
         )
     if not (std.isfinite() & (std > 0)).all():
         raise InputError(f"Expected `target_std` to be finite and above 0, but got {std.tolist()}.")

@@ -1,4 +1,4 @@
-"""Teachers on an equal footing: every dimension of their features with mean 0 and deviation 1."""
+"""Standardization of the teachers' features to mean 0 and standard deviation 1."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ Normalize = Literal["standardize", "none"]
 
 
 class Standardize(nn.Module):
-    """What a loss does to the teachers' features before anything else.
+    """Preprocess the teachers' features in a loss.
 
     Args:
-        teacher_dims: Feature width of each teacher; with ``None`` it is that of ``statistics``.
-        normalize: ``standardize`` brings every dimension to mean 0 and deviation 1, so that no
-            teacher rules by the size of its numbers; ``none`` leaves the features as they are.
-        statistics: One ``(mean, std)`` per teacher, each ``(D_t,)``, over the training set.
-            Without them each batch is standardized by its own.
+        teacher_dims: Feature width of each teacher; None takes the widths of ``statistics``.
+        normalize: ``standardize`` scales every dimension to mean 0 and standard deviation 1, so
+            that teachers with large values do not dominate; ``none`` leaves the features as they
+            are.
+        statistics: One ``(mean, std)`` pair per teacher, each ``(D_t,)``, over the training set.
+            Without it, each batch is standardized by its own mean and standard deviation.
 
     Attributes:
-        teacher_dims: Those given, or those of ``statistics``, or None.
+        teacher_dims: The given widths, those of ``statistics``, or None.
         feature_mean: ``(sum of teacher_dims,)``, or None without ``statistics``.
-        feature_std: likewise. Both are saved in the state dict.
+        feature_std: ``(sum of teacher_dims,)``, or None without ``statistics``. Mean and standard
+            deviation are saved in the state dict.
 
     Raises:
-        InputError: If ``normalize`` is neither, or ``statistics`` do not fit or are not finite.
+        InputError: If ``normalize`` is invalid, or ``statistics`` do not match the teachers or are
+            not finite.
     """
 
     feature_mean: Tensor | None
@@ -57,11 +60,11 @@ class Standardize(nn.Module):
 
     @property
     def uses_batch(self) -> bool:
-        """Whether a row's result depends on the other rows of its batch."""
+        """Whether the result for a row depends on the other rows of its batch."""
         return self.normalize == "standardize" and self.feature_mean is None
 
     def forward(self, teacher_features: Tensor) -> Tensor:
-        """All teachers' features side by side, ``(B, sum of teacher_dims)``, to the same shape."""
+        """Preprocess the concatenated features ``(B, sum of teacher_dims)``; the shape is kept."""
         features = AF.full_precision(teacher_features)
         if self.normalize == "none":
             return features
@@ -71,27 +74,27 @@ class Standardize(nn.Module):
         return AF.standardize(features, self.feature_mean.to(dtype), self.feature_std.to(dtype))
 
     def extra_repr(self) -> str:
-        """The option, for ``print(loss_fn)``."""
+        """Options, for ``print(loss_fn)``."""
         return f"normalize={self.normalize!r}, statistics={self.feature_mean is not None}"
 
 
 def join_statistics(
     statistics: Sequence[tuple[Tensor, Tensor]], teacher_dims: Sequence[int], normalize: Normalize
 ) -> tuple[Tensor, Tensor]:
-    """The teachers' means side by side and their deviations side by side, checked.
+    """Check the statistics and concatenate the means and the standard deviations.
 
     Raises:
-        InputError: If numbers or shapes do not fit the teachers, or values are not finite, or
-            ``normalize`` has no use for them.
+        InputError: If the number of pairs or a shape does not match the teachers, values are not
+            finite, or ``normalize`` is ``none``.
     """
     if normalize != "standardize":
         raise InputError(
-            "Expected no `statistics` with normalize='none', which leaves features as they "
-            "are. Use normalize='standardize' or give none."
+            "Expected no `statistics` with normalize='none', which does not use them. Use "
+            "normalize='standardize' or omit `statistics`."
         )
     if len(statistics) != len(teacher_dims):
         raise InputError(
-            f"Expected `statistics` to hold {len(teacher_dims)} pairs (mean, std), one "
+            f"Expected `statistics` to contain {len(teacher_dims)} pairs (mean, std), one "
             f"per teacher, but got {len(statistics)}."
         )
     for t, (dim, pair) in enumerate(zip(teacher_dims, statistics, strict=True)):
@@ -102,9 +105,10 @@ def join_statistics(
                     f"{describe(values)}."
                 )
             if not values.isfinite().all() or (name == "std" and (values < 0).any()):
+                wanted = " and at least 0" if name == "std" else ""
                 raise InputError(
-                    f"Expected the {name} in `statistics[{t}]` to be finite and no std to be "
-                    "negative. Look for NaN or infinity in that teacher's features."
+                    f"Expected the {name} in `statistics[{t}]` to be finite{wanted}. Check the "
+                    "features of this teacher for NaN or infinity."
                 )
     means, stds = zip(*statistics, strict=True)
     return torch.cat(means).detach(), torch.cat(stds).detach()

@@ -1,1 +1,1 @@
-"""What features know about a task, and advice before training."""
+"""Scores of features for a task, and advice before training."""

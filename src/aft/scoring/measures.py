@@ -1,4 +1,4 @@
-"""Transferability: how well a teacher's features suit a task, from the stored features alone."""
+"""Transferability scores: how well a teacher's stored features suit a task."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ _BLOCK = 512
 
 
 def linear_probe(features: Tensor, labels: Tensor, new: Tensor, task: Task) -> Tensor:
-    """What a linear model on features says of other rows: how much the features know of the task.
+    """Fit a linear model on features and predict the labels of other rows.
 
-    For classification it is logistic regression (:func:`aft.losses.heads.fit_head`); for
-    targets and for several labels a sample, linear regression with the regularization that makes
-    the targets most probable (:func:`aft.losses.heads.fit_ridge`). Every dimension is standardized.
+    Classification uses logistic regression (:func:`aft.losses.heads.fit_head`). Regression and
+    multi-label tasks use linear regression with the regularization that maximizes the evidence
+    (:func:`aft.losses.heads.fit_ridge`). Every dimension is standardized.
 
     Args:
-        features: ``(n, D)``, to learn from.
-        labels: Their labels, as in :class:`aft.data.Samples`.
-        new: ``(m, D)``, to be told.
-        task: What the labels mean.
+        features: ``(n, D)``, training features.
+        labels: Training labels, as in :class:`aft.data.Samples`.
+        new: ``(m, D)``, features of the rows to predict.
+        task: The task of the labels.
 
     Returns:
-        ``(m, num_outputs)``, float32: logits, or targets in their own units. For several labels a
-        sample their order alone means anything.
+        ``(m, num_outputs)``, float32: logits, or targets in their own units. For multi-label tasks
+        only the order of the values is meaningful.
 
     Raises:
-        InputError: If features or labels are not usable, for example all of one class.
+        InputError: If features or labels are invalid, for example all of one class.
     """
     return _probe(features, labels, new, task, None)[0]
 
@@ -68,7 +68,7 @@ def linear_probe(features: Tensor, labels: Tensor, new: Tensor, task: Task) -> T
 def _probe(
     features: Tensor, labels: Tensor, new: Tensor, task: Task, l2: float | None
 ) -> tuple[Tensor, float | None]:
-    """What :func:`linear_probe` returns, and the regularization; ``l2`` is that of a classifier."""
+    """Predictions of :func:`linear_probe`, and the regularization; ``l2`` is for classifiers."""
     if task.kind == "classification":
         head = fit_head(features, labels, num_classes=task.num_outputs, l2=l2)
     else:
@@ -77,14 +77,14 @@ def _probe(
 
 
 class Probe(NamedTuple):
-    """What :func:`cross_validate_probe` finds.
+    """Result of :func:`cross_validate_probe`.
 
     Attributes:
-        score: The main metric (:data:`aft.metrics.MAIN_METRIC`) over all rows, each told by a
-            model that has not seen it.
+        score: The main metric (:data:`aft.metrics.MAIN_METRIC`) of the out-of-fold predictions of
+            all rows.
         se: Its standard error over rows.
-        without: ``(G,)``, the metric with each of G groups of rows left out, from which ``se``
-            comes. They tell what part of two probes' errors is of the same rows.
+        without: ``(G,)``, the metric without each of G groups of rows, from which the jackknife
+            computes ``se``. Two probes of the same rows can be compared with them.
     """
 
     score: float
@@ -95,27 +95,26 @@ class Probe(NamedTuple):
 def cross_validate_probe(
     features: Tensor, labels: Tensor, task: Task, *, folds: int = 5, seed: int = 0
 ) -> Probe:
-    """How much of the task a linear model reads off features: out-of-fold score of a linear probe.
+    """Cross-validated score of a linear probe.
 
-    The rows are dealt into folds, class by class; those of each fold are told by a
-    :func:`linear_probe` fitted on the others. The regularization of a classifier is chosen once,
-    by cross-validation within the rows of the first fit. The standard error is that of the
-    jackknife over 50 random groups of rows; that the fits would differ with other rows is not in
-    it.
+    The rows are split into folds, stratified by class. A :func:`linear_probe` fitted on the other
+    folds predicts each fold. The regularization of a classifier is chosen once, by
+    cross-validation within the training rows of the first fold. The standard error is a jackknife
+    estimate over 50 random groups of rows; it does not include the variance of the fitted models.
 
     Args:
         features: ``(n, D)``.
         labels: As in :class:`aft.data.Samples`.
-        task: What the labels mean.
-        folds: How many; n where there are fewer rows.
-        seed: Deals the rows.
+        task: The task of the labels.
+        folds: Number of folds, at most n.
+        seed: Seed of the folds and groups.
 
     Raises:
-        InputError: If features or labels are not usable, or there are fewer than 2 rows.
+        InputError: If features or labels are invalid, or there are fewer than 2 rows.
     """
     if len(features) < 2:
         raise InputError(f"Expected at least 2 rows to cross-validate, but got {len(features)}.")
-    number = _deal(labels, task, min(folds, len(features)), seed)
+    number = _assign_folds(labels, task, min(folds, len(features)), seed)
     outputs = torch.zeros((len(features), task.num_outputs))
     strength: float | None = None
     for fold in range(int(number.max()) + 1):
@@ -136,9 +135,10 @@ def cross_validate_probe(
 
 
 def compare_probes(better: Probe, other: Probe) -> tuple[float, float]:
-    """How much more the first of two probes of the same rows knows, with its standard error.
+    """Score difference of two probes on the same rows, and its standard error.
 
-    Rows that are hard for both count once: the error is that of the difference.
+    The standard error is that of the paired difference, so rows that are difficult for both probes
+    do not inflate it.
     """
     return better.score - other.score, _jackknife(better.without - other.without)
 
@@ -148,8 +148,8 @@ def _jackknife(without: Tensor) -> float:
     return float(((groups - 1) / groups * (without - without.mean()).square().sum()).sqrt())
 
 
-def _deal(labels: Tensor, task: Task, folds: int, seed: int) -> Tensor:
-    """The fold of every row: random, of each class about as many in every fold."""
+def _assign_folds(labels: Tensor, task: Task, folds: int, seed: int) -> Tensor:
+    """Fold of every row: random, stratified by class."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     if task.kind == "classification":
         order = order[labels[order].argsort(stable=True)]
@@ -159,19 +159,19 @@ def _deal(labels: Tensor, task: Task, folds: int, seed: int) -> Tensor:
 
 
 def _score(outputs: Tensor, labels: Tensor, task: Task) -> float:
-    """The task's main metric, without what else :func:`aft.metrics.compute_metrics` computes."""
+    """The task's main metric, without the other metrics of :func:`aft.metrics.compute_metrics`."""
     if task.kind == "classification":
         return float((outputs.argmax(1) == labels).double().mean())
     if task.kind == "regression":
-        true, told = labels.double(), outputs.double()
+        true, predicted = labels.double(), outputs.double()
         spread = (true - true.mean(0)).square().sum(0)
-        return float((1 - (true - told).square().sum(0) / spread).mean())
+        return float((1 - (true - predicted).square().sum(0) / spread).mean())
     found = compute_metrics(outputs.numpy(), labels.numpy(), task)
     return found[MAIN_METRIC[task.kind]]
 
 
 def chance_level(labels: Tensor, task: Task) -> float:
-    """What the main metric is for a model that knows no input: the largest class, the mean."""
+    """Score of a constant predictor: the largest class, or the mean."""
     if task.kind == "classification":
         return float(labels.bincount().max()) / len(labels)
     shares = labels.mean(0)
@@ -179,36 +179,38 @@ def chance_level(labels: Tensor, task: Task) -> float:
 
 
 def nearest_neighbours(features: Tensor, labels: Tensor, task: Task, k: int = 10) -> float:
-    """The main metric where each row is told by the labels of those most alike (cosine).
+    """k-nearest-neighbour score, leave-one-out, with cosine similarity.
 
-    The k nearest other rows vote with equal weights; for targets and several labels their mean is
-    taken. It costs ``n²`` products, in blocks: draw rows where there are many.
+    The k nearest other rows vote with equal weights; for regression and multi-label tasks their
+    labels are averaged. The cost is ``n²`` inner products, computed in blocks; use a sample if
+    there are many rows.
 
     Args:
         features: ``(n, D)``.
         labels: As in :class:`aft.data.Samples`.
-        task: What the labels mean.
-        k: How many neighbours; n - 1 where there are fewer rows.
+        task: The task of the labels.
+        k: Number of neighbours, at most n - 1.
     """
     rows = AF.normalize_rows(features)
     values = _as_targets(labels, task).float()
-    told = []
+    predictions = []
     for start in range(0, len(rows), _BLOCK):
-        alike = rows[start : start + _BLOCK] @ rows.T
-        own = torch.arange(len(alike))
-        alike[own, start + own] = -math.inf
-        near, places = alike.topk(min(k, len(rows) - 1), dim=1)
-        # What breaks a tie between classes is who is nearer.
+        similarity = rows[start : start + _BLOCK] @ rows.T
+        own = torch.arange(len(similarity))
+        similarity[own, start + own] = -math.inf
+        near, neighbours = similarity.topk(min(k, len(rows) - 1), dim=1)
+        # Ties between classes are broken by similarity.
         weights = 1 + 1e-4 * near if task.kind == "classification" else torch.ones_like(near)
-        told.append((weights[:, :, None] * values[places]).sum(1) / weights.sum(1, keepdim=True))
-    return _score(torch.cat(told), labels, task)
+        summed = (weights[:, :, None] * values[neighbours]).sum(1)
+        predictions.append(summed / weights.sum(1, keepdim=True))
+    return _score(torch.cat(predictions), labels, task)
 
 
 def label_alignment(features: Tensor, labels: Tensor, task: Task) -> float:
-    """How far rows are alike where their labels are: debiased CKA of features and labels.
+    """Debiased CKA of features and labels.
 
-    Labels are compared as classes (1 where two are the same), as standardized targets, or by the
-    labels that two rows share. It costs ``n²`` products.
+    Labels are compared as one-hot classes, standardized targets, or multi-label vectors. The cost
+    is ``n²`` inner products.
     """
     values = _as_targets(labels, task).double()
     if task.kind == "regression":
@@ -221,25 +223,25 @@ def _as_targets(labels: Tensor, task: Task) -> Tensor:
 
 
 def debiased_cka(features_a: Tensor, features_b: Tensor) -> float:
-    """Linear CKA from unbiased estimates: about 0 for unrelated features, however wide they are.
+    """Debiased linear CKA: about 0 for unrelated features of any width.
 
-    :func:`aft.functional.cka` of unrelated features grows with their width beside the number of
-    rows. Here each inner product of kernels is the unbiased one of Song et al., "Feature Selection
-    via Dependence Maximization", JMLR 2012, as in Nguyen et al. 2021, arXiv 2010.15327. Estimates
-    may lie a little below 0 or above 1.
+    :func:`aft.functional.cka` of unrelated features increases with the ratio of their width to the
+    number of rows. Here each inner product of kernels is replaced by the unbiased estimate of Song
+    et al., "Feature Selection via Dependence Maximization", JMLR 2012, as in Nguyen et al. 2021,
+    arXiv 2010.15327. Estimates may be slightly below 0 or above 1.
 
     Args:
         features_a: ``(N, D_a)``, N at least 4.
         features_b: ``(N, D_b)``, the same rows.
 
     Returns:
-        1 for equal up to rotation and scale; 0 if either is constant.
+        1 for features equal up to rotation and scale; 0 if either is constant.
 
     Raises:
         InputError: If there are fewer than 4 rows.
     """
     if len(features_a) < 4:
-        raise InputError(f"Expected at least 4 rows for an alignment, but got {len(features_a)}.")
+        raise InputError(f"Expected at least 4 rows for debiased CKA, but got {len(features_a)}.")
     a, b = _debiased_gram(features_a), _debiased_gram(features_b)
     if a is None or b is None:
         return 0.0
@@ -248,9 +250,9 @@ def debiased_cka(features_a: Tensor, features_b: Tensor) -> float:
 
 
 def _debiased_gram(features: Tensor) -> Tensor | None:
-    """Gram matrix with a diagonal of 0 whose rows sum to 0 (Székely & Rizzo 2014); or None."""
+    """U-centred Gram matrix: zero diagonal, row sums 0 (Székely & Rizzo 2014); None if constant."""
     centred = AF.centre(features.double())
-    if centred.abs().max() <= 1e-6 * features.abs().max():  # constant but for rounding
+    if centred.abs().max() <= 1e-6 * features.abs().max():  # constant up to rounding
         return None
     gram = AF.gram(centred / centred.abs().max()).fill_diagonal_(0)
     n = len(gram)
@@ -260,12 +262,12 @@ def _debiased_gram(features: Tensor) -> Tensor | None:
 
 
 class TMI(NamedTuple):
-    """What :func:`tmi` finds.
+    """Result of :func:`tmi`.
 
     Attributes:
         score: Conditional entropy in nats; higher is better.
-        floored: Share of the rows whose distance was below the floor. Where it is large, the score
-            tells the features' scale and no more.
+        floored: Fraction of rows whose distance was raised to ``min_distance``. If it is large, the
+            score only reflects the scale of the features.
     """
 
     score: float
@@ -273,33 +275,33 @@ class TMI(NamedTuple):
 
 
 def tmi(features: Tensor, labels: Tensor, *, k: int = 3, min_distance: float = 1.0) -> TMI:
-    """Entropy of a teacher's features within the classes, H(features | class): more is better.
+    """Entropy of a teacher's features within classes, H(features | class); higher is better.
 
-    The thought is that features which still vary within a class have kept what a new task may
-    need. The entropy of a class is estimated by Kozachenko and Leonenko from the distance ``e`` of
-    each row to its k-th neighbour of the same class, in the maximum norm:
-    ``digamma(n) - digamma(k) + D * mean(log(2 e))``. Classes are weighted by their rows; those of
-    k rows or fewer are left out.
+    The idea is that features which still vary within a class retain information that a new task
+    may need. The entropy of a class is the Kozachenko-Leonenko estimate from the distance ``e`` of
+    each row to its k-th neighbour in the same class, in the maximum norm:
+    ``digamma(n) - digamma(k) + D * mean(log(2 e))``. Classes are weighted by their number of rows;
+    classes with at most k rows are ignored.
 
-    It grows with the width and the scale of features, so only teachers of a kind can be compared
-    by it, and a recommendation is not made from it.
+    The score increases with the width and the scale of the features. It can only be compared
+    between teachers of the same kind, so recommendations do not use it.
 
     References:
         Xu & Kang, "Fast and Accurate Transferability Measurement by Evaluating Intra-class Feature
-        Variance", ICCV 2023, arXiv 2308.05986. Estimator, norm, ``k`` and ``min_distance`` are
+        Variance", ICCV 2023, arXiv 2308.05986. The estimator, norm, ``k`` and ``min_distance`` are
         those of the authors' code; their score is this one divided by the number of classes.
 
     Args:
-        features: ``(n, D)``. Distances cost ``n_c² D`` for a class of ``n_c`` rows.
-        labels: ``(n,)``, class numbers.
-        k: Which neighbour.
-        min_distance: Distances below it are raised to it.
+        features: ``(n, D)``. Distances cost ``n_c² D`` for a class with ``n_c`` rows.
+        labels: ``(n,)``, class indices.
+        k: Rank of the neighbour.
+        min_distance: Smaller distances are raised to this value.
 
     Raises:
-        InputError: If labels are no classes, or no class has more than k rows.
+        InputError: If labels are not class indices, or no class has more than k rows.
     """
     if labels.ndim != 1 or labels.is_floating_point():
-        raise InputError("Expected `labels` of TMI to be class numbers: it looks within classes.")
+        raise InputError("Expected `labels` to be class indices: TMI is for classification only.")
     features = AF.full_precision(features)
     score, raised, counted = 0.0, 0, 0
     for number in labels.unique():
@@ -309,7 +311,9 @@ def tmi(features: Tensor, labels: Tensor, *, k: int = 3, min_distance: float = 1
             continue
         distances = torch.cat(
             [
-                torch.cdist(part, rows, p=math.inf).kthvalue(k + 1, dim=1)[0]  # the first is itself
+                torch.cdist(part, rows, p=math.inf).kthvalue(k + 1, dim=1)[
+                    0
+                ]  # the first is the row itself
                 for part in rows.split(_BLOCK)
             ]
         ).double()
@@ -318,15 +322,15 @@ def tmi(features: Tensor, labels: Tensor, *, k: int = 3, min_distance: float = 1
         entropy = torch.digamma(torch.tensor(float(n))) - torch.digamma(torch.tensor(float(k)))
         score += n / len(features) * float(entropy + dim * spread)
     if not counted:
-        raise InputError(f"Expected a class of more than {k} rows.")
+        raise InputError(f"Expected at least one class with more than {k} rows.")
     return TMI(score, raised / counted)
 
 
 def join_features(parts: Sequence[Tensor]) -> Tensor:
-    """Several teachers' features side by side, ``(n, sum of D)``, each as long as the others.
+    """Concatenate the features of several teachers, scaled equally: ``(n, sum of D)``.
 
-    Each is divided by the root mean square length of its centred rows, so that none rules by the
-    size of its numbers.
+    The features of each teacher are divided by the root mean square norm of their centred rows, so
+    that teachers with large values do not dominate.
     """
     return torch.cat(
         [part / AF.centre(part).square().sum(1).mean().sqrt().clamp_min(1e-12) for part in parts],
@@ -335,13 +339,12 @@ def join_features(parts: Sequence[Tensor]) -> Tensor:
 
 
 class Calibration(NamedTuple):
-    """What transfer brought in benchmarks, as a share of what the teachers know more.
+    """Gain of transfer in benchmarks, as a share of the gap between teachers and student.
 
     Attributes:
-        share: Mean share of the gap between teachers and student that the student made up, beyond
-            what it learns from the labels alone.
-        share_sd: Deviation of that share between tasks.
-        spread: Deviation of the gain between tasks where there is no gap.
+        share: Mean share of the gap that transfer closed, beyond training on the labels alone.
+        share_sd: Standard deviation of this share over tasks.
+        spread: Standard deviation of the gain over tasks if there is no gap.
     """
 
     share: float
@@ -360,9 +363,9 @@ def _read_calibration() -> dict[tuple[bool, bool], Calibration]:
 
 
 CALIBRATION: dict[tuple[bool, bool], Calibration] = _read_calibration()
-"""By ``(pretrained, unlabelled)``: whether the student starts from pre-trained weights, and
-whether rows without labels join the transfer. ``calibration.json`` also names the tasks that each
-is from; benchmarks/advice.py writes it."""
+"""By ``(pretrained, unlabelled)``: whether the student has pre-trained weights, and whether
+unlabelled rows are used for transfer. ``calibration.json`` also lists the tasks of each entry;
+benchmarks/advice.py writes it."""
 
 
 def expect_gain(
@@ -372,20 +375,21 @@ def expect_gain(
     unlabelled: bool,
     calibration: Mapping[tuple[bool, bool], Calibration] = CALIBRATION,
 ) -> tuple[float, float, float]:
-    """What transfer may bring over training on the labels alone, from what earlier tasks showed.
+    """Expected gain of transfer over training on the labels alone, estimated from earlier tasks.
 
-    The expected gain is a share of the gap, 0 where there is none; :data:`CALIBRATION` holds the
-    shares. The interval counts the gap's standard error and how much tasks differ.
+    The expected gain is a share of the gap, or 0 without a gap; :data:`CALIBRATION` contains the
+    shares. The interval combines the standard error of the gap and the variation between tasks.
 
     Args:
-        gap: Cross-validated probe on the teachers less that on the student's starting features.
+        gap: Score of the cross-validated probe on the teachers minus that on the student's
+            features before training.
         gap_se: Its standard error.
-        pretrained: Whether the student starts from pre-trained weights.
-        unlabelled: Whether rows without labels join the transfer.
-        calibration: What earlier tasks showed.
+        pretrained: Whether the student has pre-trained weights.
+        unlabelled: Whether unlabelled rows are used for transfer.
+        calibration: Results of earlier tasks.
 
     Returns:
-        Mean, and the ends of an interval of about 95 %, in units of the metric.
+        Mean and bounds of an interval of about 95 %, in units of the metric.
     """
     found = calibration[bool(pretrained), bool(unlabelled)]
     room = max(gap, 0.0)

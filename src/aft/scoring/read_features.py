@@ -1,4 +1,4 @@
-"""The features that are scored: of teachers, of their layers, of the student before training."""
+"""Features to score: of teachers, of their layers, and of the student before training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aft.features.extraction import extract_features, format_seconds, store_iden
 from aft.features.shards import as_keys
 from aft.features.store import FeatureStore
 from aft.features.stored import StoredFeatures, features_folder, note_truncation, open_teacher
-from aft.scoring.teacher_sets import Rows, Source, score_parts
+from aft.scoring.teacher_sets import FeatureSource, ScoredRows, score_parts
 from aft.students.build import build_student
 from aft.students.run_student import run_student
 from aft.students.student import new_student
@@ -37,14 +37,14 @@ STUDENT = "student before training"
 
 
 def say(lines: Sequence[str]) -> None:
-    """Print lines on the error stream."""
+    """Print lines to standard error."""
     print(shorten_paths("\n".join(lines)), file=sys.stderr)
 
 
 def read_teachers(
     config: ScoreConfig, samples: Samples, everything: Sequence[Samples], device: torch.device
-) -> list[Source]:
-    """The features of each teacher, computed where the store lacks them."""
+) -> list[FeatureSource]:
+    """Features of each teacher; features missing from the store are extracted."""
     return [
         _read_teacher(config, text, name, samples, everything, device)
         for text, name in zip(config.teachers, _name_apart(config.teachers), strict=True)
@@ -52,7 +52,7 @@ def read_teachers(
 
 
 def _name_apart(specs: Sequence[str]) -> list[str]:
-    """Short names; with their source, else a number, where several models have the same."""
+    """Short, distinct names; duplicates get their source as prefix, or else a number."""
     names = [short_name(text) for text in specs]
     sources = [Spec.parse(split_column(text)[1]).source for text in specs]
     names = [
@@ -72,12 +72,14 @@ def _read_teacher(
     samples: Samples,
     everything: Sequence[Samples],
     device: torch.device,
-) -> Source:
-    """The features of the scored rows, and what those of all training rows cost."""
+) -> FeatureSource:
+    """Features of the scored rows, and the extraction cost for all training rows."""
     teacher, inputs = open_teacher(text, samples, config.trust_remote_code)
     if not inputs.present.any():
         columns = ", ".join(column.name for column in inputs.columns)
-        raise DataError(f"no row has {columns}, which {text} takes; leave it out")
+        raise DataError(
+            f"no row has a value in {columns}, the input of {text}; remove this teacher"
+        )
     folder = features_folder(config.features)
     store = FeatureStore.open(folder, store_identity(teacher, config.features_dtype))
     lacking = _count_lacking(store, [inputs])
@@ -110,11 +112,11 @@ def _read_teacher(
         "layers": _count_layers(teacher),
         "notes": notes,
     }
-    return Source(text, name, stored.gather(np.arange(len(samples))), facts)
+    return FeatureSource(text, name, stored.gather(np.arange(len(samples))), facts)
 
 
 def _count_lacking(store: FeatureStore, parts: Sequence[Samples]) -> int:
-    """How many different inputs of the samples have no features in the store."""
+    """Number of distinct inputs whose features are not in the store."""
     ids = np.concatenate([part.ids[part.present.any(axis=1)] for part in parts])
     unique = np.unique(as_keys(ids), return_index=True)[1]
     return int(store.missing(ids[unique]).sum())
@@ -122,8 +124,8 @@ def _count_lacking(store: FeatureStore, parts: Sequence[Samples]) -> int:
 
 def read_student(
     config: ScoreConfig, train: Samples, samples: Samples, task: Task, device: torch.device
-) -> Source | None:
-    """What the student says of the scored rows before any training; nothing is stored."""
+) -> FeatureSource | None:
+    """Features of the student before training for the scored rows; they are not stored."""
     if not config.student:
         return None
     torch.manual_seed(config.seed)
@@ -145,11 +147,11 @@ def read_student(
     )
     values = torch.cat([features.float().cpu() for _, features in batches])
     spec = " + ".join(config.student)
-    return Source(spec, STUDENT, values, {"spec": spec, "weights": backbone.info["weights"]})
+    return FeatureSource(spec, STUDENT, values, {"spec": spec, "weights": backbone.info["weights"]})
 
 
 def _count_layers(teacher: Teacher | FeatureTable) -> int | None:
-    """How many layers a teacher has to choose from; None where its source has no ?layer=."""
+    """Number of layers of a teacher; None if its source does not support ?layer=."""
     found = re.fullmatch(r"last layer of (\d+)", str(teacher.identity.get("layer", "")))
     source = Spec.parse(split_column(teacher.spec)[1]).source
     return int(found[1]) if found and source == "hf" else None
@@ -157,18 +159,18 @@ def _count_layers(teacher: Teacher | FeatureTable) -> int | None:
 
 def score_layers(
     config: ScoreConfig,
-    teachers: Sequence[Source],
+    teachers: Sequence[FeatureSource],
     table: Sequence[dict[str, Any]],
     samples: Samples,
-    rows: Rows,
+    rows: ScoredRows,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """The scores of about six layers of every teacher that has them to choose from."""
+    """Scores of about six layers of every teacher that has selectable layers."""
     found = []
     for teacher, whole in zip(teachers, table, strict=False):
         count = teacher.facts["layers"]
         if count is None:
-            say([f"{teacher.name}: no layers to choose from; only hf: teachers take ?layer=N"])
+            say([f"{teacher.name}: layers cannot be selected; only hf: teachers support ?layer=N"])
             continue
         numbers = np.unique(np.linspace(1, count, min(count, MOST_LAYERS)).round().astype(int))
         entries = []
@@ -188,27 +190,27 @@ def score_layers(
     return found
 
 
-def describe_cost(teachers: Sequence[Source], train: int, unlabelled: int) -> str:
-    """What it takes to have all features that training needs."""
+def describe_cost(teachers: Sequence[FeatureSource], train: int, unlabelled: int) -> str:
+    """The extraction cost of all features that training needs, as a sentence."""
     left = sum(one.facts["rows_left"] for one in teachers)
     rows = f"{train:,} training rows"
     if unlabelled:
-        rows += f" and {unlabelled:,} without labels"
+        rows += f" and {unlabelled:,} unlabelled rows"
     took = sum(one.facts["seconds"] for one in teachers)
-    done = f" (what was lacking took {format_seconds(took)})" if took else ""
-    # Rows without labels take the place of views, and tables of features know nothing of these.
+    done = f" (extracting missing features took {format_seconds(took)})" if took else ""
+    # Unlabelled rows replace views, and feature tables do not support views.
     tables = any(split_column(one.spec)[1].startswith("features:") for one in teachers)
     views = ""
     if not unlabelled and not tables:
         views = (
-            f" The default of aft train has the teachers look at {AUTO_VIEWS} stored views of each "
-            f"row, too, {AUTO_VIEWS * train:,} inputs more; --views clean does without."
+            f" By default, aft train also extracts features of {AUTO_VIEWS} augmented views per "
+            f"row, {AUTO_VIEWS * train:,} more inputs; --views clean disables views."
         )
     if not left:
-        return f"Cost: none, the features of all {rows} are in the store{done}.{views}"
+        return f"Cost: none; the features of all {rows} are in the store{done}.{views}"
     known = [one.facts["seconds_left"] for one in teachers if one.facts["rows_left"]]
-    about = f", about {format_seconds(sum(known))} at the speed measured" if all(known) else ""
+    about = f", about {format_seconds(sum(known))} at the measured speed" if all(known) else ""
     return (
-        f"Cost: the features of {left:,} inputs, of {rows}, are still to be computed"
+        f"Cost: the features of {left:,} inputs of {rows} still have to be extracted"
         f"{about}{done}.{views}"
     )

@@ -1,4 +1,4 @@
-"""What scores of teachers and student say for training: which teachers, how much, or none."""
+"""Advice from the scores of teachers and student: which teachers to use, and the expected gain."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any, Literal, NamedTuple
 
 from aft.scoring.measures import Probe, compare_probes, expect_gain
 
-Verdict = Literal["use", "unclear", "don't"]
+Advice = Literal["use", "unclear", "don't"]
 METRIC_WORDS = {
     "accuracy": "accuracy",
     "mean_average_precision": "mean average precision",
     "r2": "R²",
 }
 CLEAR = 2.0
-"""Standard errors that a gap must have to be called clear; one is needed to be called a gap."""
+"""Minimum size of a clear gap, in standard errors; a gap must have at least one."""
 
 
 class Candidate(NamedTuple):
-    """One or several teachers together, or the student before training.
+    """A set of teachers, or the student before training.
 
     Attributes:
-        names: For people, one a model.
-        specs: As the user wrote them.
-        dim: Features of all together.
-        probe: What a linear model reads off them.
+        names: Display names, one per model.
+        specs: The models as given by the user.
+        dim: Total number of features.
+        probe: Cross-validated linear probe on the features.
     """
 
     names: tuple[str, ...]
@@ -36,21 +36,22 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Which teachers to train with, and what to expect; as text, sentences with the numbers.
+    """Which teachers to train with, and the expected gain; ``str()`` gives it as text.
 
     Attributes:
-        verdict: ``use``, ``unclear``, or ``don't`` where the teachers know no more.
-        teachers: The fewest teachers that are within one standard error of the best.
-        probe: Their cross-validated score, and its standard error.
-        student: The same of the student's features before training; None without a student.
-        chance: The score of guessing.
-        gap: Teachers less student (less guessing, without one), and its standard error.
-        gain: Expected gain over the student alone with the ends of its interval; None without a
-            student.
-        sentences: What to do and why.
+        verdict: ``use``, ``unclear``, or ``don't`` if the teachers do not score clearly higher.
+        teachers: The smallest set of teachers within one standard error of the best.
+        probe: Their cross-validated score and its standard error.
+        student: The same for the student's features before training; None without a student.
+        chance: Score of a constant predictor.
+        gap: Score of the teachers minus that of the student (or of a constant predictor, without a
+            student), and its standard error.
+        gain: Expected gain over the student trained on the labels alone, with the bounds of its
+            interval; None without a student.
+        sentences: The advice and its reasons.
     """
 
-    verdict: Verdict
+    verdict: Advice
     teachers: tuple[str, ...]
     probe: tuple[float, float]
     student: tuple[float, float] | None
@@ -63,7 +64,7 @@ class Recommendation:
         return " ".join(self.sentences)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the recommendation as plain JSON values."""
         return {
             "verdict": self.verdict,
             "teachers": list(self.teachers),
@@ -82,9 +83,9 @@ class Recommendation:
 
 
 def choose(candidates: Sequence[Candidate]) -> tuple[Candidate, Candidate]:
-    """The best, and the one to take: the fewest teachers within one standard error of the best.
+    """Return the best candidate, and the smallest one within one standard error of the best.
 
-    Of equally many teachers the one with the best score is taken, of equal scores the narrowest.
+    Among sets of equal size the highest score wins, among equal scores the lowest width.
     """
     best = max(candidates, key=lambda one: (one.probe.score, -len(one.names), -one.dim))
     near = [one for one in candidates if one.probe.score >= best.probe.score - best.probe.se]
@@ -100,19 +101,17 @@ def recommend(
     rows: int,
     pretrained: bool = False,
     unlabelled: bool = False,
-    cost: str = "",
 ) -> Recommendation:
-    """Weigh teachers against the student's start.
+    """Compare the teachers with the student before training.
 
     Args:
-        candidates: Sets of teachers that were scored, at least one.
+        candidates: Scored sets of teachers, at least one.
         student: The student's features before training.
-        chance: The score of guessing.
+        chance: Score of a constant predictor.
         metric: Name of the metric.
-        rows: How many the scores are of.
-        pretrained: Whether the student starts from pre-trained weights.
-        unlabelled: Whether rows without labels join the transfer.
-        cost: A sentence on what the teachers cost.
+        rows: Number of scored rows.
+        pretrained: Whether the student has pre-trained weights.
+        unlabelled: Whether unlabelled rows are used for transfer.
     """
     best, taken = choose(candidates)
     score, se = taken.probe.score, taken.probe.se
@@ -124,22 +123,20 @@ def recommend(
     sentences = [_say_what(verdict, taken, best, candidates, student)]
     sentences.append(_say_scores(taken, student, chance, METRIC_WORDS.get(metric, metric), rows))
     if gain is not None and verdict != "don't":
-        doubt = ": it may bring nothing" if gain[1] <= 0 else ""
+        doubt = "; there may be no gain" if gain[1] <= 0 else ""
         sentences.append(
-            f"Expected gain over the student trained alone: {gain[0]:+.3f} (95% interval "
-            f"{gain[1]:+.3f} to {gain[2]:+.3f}, by what earlier tasks gained){doubt}."
+            f"Expected gain over the student trained on the labels alone: {gain[0]:+.3f} (95% "
+            f"interval {gain[1]:+.3f} to {gain[2]:+.3f}, estimated from earlier tasks){doubt}."
         )
     if student is not None:
         sentences.append(_say_student(pretrained))
     if verdict == "don't":
-        sentences.append("Train on the labels alone, or look for other teachers or other layers.")
+        sentences.append("Train on the labels alone, or try other teachers or other layers.")
         if unlabelled and student is not None:
             sentences.append(
-                "But rows without labels join, and with these transfer has paid where the teachers "
-                "knew no more than the student: aft compare tells."
+                "With unlabelled rows, however, transfer has helped even if the teachers scored no "
+                "higher than the student; run aft compare to check."
             )
-    elif cost:
-        sentences.append(cost)
     return Recommendation(
         verdict,
         taken.specs,
@@ -152,8 +149,8 @@ def recommend(
     )
 
 
-def _judge(gap: tuple[float, float], over_chance: float, se: float, unlabelled: bool) -> Verdict:
-    """What a lead means; with rows without labels teachers that are level have helped, too."""
+def _judge(gap: tuple[float, float], over_chance: float, se: float, unlabelled: bool) -> Advice:
+    """Classify the gap; with unlabelled rows, teachers on par with the student have helped, too."""
     behind = gap[0] < -gap[1] if unlabelled else gap[0] <= gap[1]
     if behind or over_chance <= CLEAR * se:
         return "don't"
@@ -165,35 +162,33 @@ def _join(names: Sequence[str]) -> str:
 
 
 def _say_what(
-    verdict: Verdict,
+    verdict: Advice,
     taken: Candidate,
     best: Candidate,
     candidates: Sequence[Candidate],
     student: Candidate | None,
 ) -> str:
     them = _join(taken.names)
+    reference = "the student before training" if student else "a constant predictor"
     several = len({name for one in candidates for name in one.names}) > 1
     if verdict == "don't":
-        who = "these teachers: they know" if several else f"{them}: it knows"
-        than = "no more of the task than guessing tells"
-        if student is not None:
-            than = "no more of the task than the student does before training"
-        return f"Don't train with {who} {than}, as far as these rows show."
-    if verdict == "unclear":
-        know = "know" if len(taken.names) > 1 else "knows"
+        who = "these teachers" if several else them
         return (
-            f"Unclear: {them} {know} about as much of the task as the student does before "
-            "training; what is between them may be chance."
+            f"Don't train with {who}: on these rows, the score is not clearly higher than that of "
+            f"{reference}."
+        )
+    if verdict == "unclear":
+        return (
+            f"Unclear whether to train with {them}: the score is close to that of {reference}, and "
+            "the difference may be due to chance."
         )
     if len(best.names) > len(taken.names):
         return (
-            f"Train with {them}: no larger set of teachers knows more of the task by more than "
-            "one standard error."
+            f"Train with {them}: no larger set of teachers scores higher by more than one "
+            "standard error."
         )
-    who = "they know" if len(taken.names) > 1 else "it knows"
-    than = "than the student does before training" if student else "than guessing tells"
-    most = ", and most of all that were scored" if several and len(taken.names) == 1 else ""
-    return f"Train with {them}: {who} more of the task {than}{most}."
+    most = ", and no other teacher scores higher" if several and len(taken.names) == 1 else ""
+    return f"Train with {them}: the score is clearly higher than that of {reference}{most}."
 
 
 def _say_scores(
@@ -202,13 +197,13 @@ def _say_scores(
     own = ""
     if student is not None:
         own = (
-            ", on those of the student before training "
-            f"{student.probe.score:.3f} ± {student.probe.se:.3f}"
+            f", {student.probe.score:.3f} ± {student.probe.se:.3f} on those of the student before "
+            "training"
         )
     features = "its features" if len(taken.names) == 1 else "their features together"
     return (
-        f"A linear model on {features} reaches {metric} {taken.probe.score:.3f} ± "
-        f"{taken.probe.se:.3f}{own}; guessing reaches {chance:.3f} (cross-validated on {rows:,} "
+        f"A linear probe reaches {metric} {taken.probe.score:.3f} ± {taken.probe.se:.3f} on "
+        f"{features}{own}; a constant predictor reaches {chance:.3f} (cross-validated on {rows:,} "
         "training rows, ± one standard error)."
     )
 
@@ -216,10 +211,10 @@ def _say_scores(
 def _say_student(pretrained: bool) -> str:
     if pretrained:
         return (
-            "The student's score is the least it can do: training on the labels changes its "
-            "features for the better, so less is left to gain than the difference suggests."
+            "The student's score is a lower bound: training on the labels improves its features, "
+            "so the possible gain is smaller than the difference suggests."
         )
     return (
-        "The student's weights are random, so its score says little of what it learns from the "
-        "labels: it is the least it can do. aft compare trains it and tells."
+        "The student's weights are random, so its score is only a lower bound for the trained "
+        "student. To measure the gain, run aft compare."
     )

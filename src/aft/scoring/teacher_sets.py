@@ -1,4 +1,4 @@
-"""Every score of every set of teachers over the same rows, each with its time."""
+"""All scores of all sets of teachers on the same rows, with the time of each score."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from aft.tasks import Task
 
 FOLDS = 5
 MOST_WHOLE_SEARCH = 4
-"""Up to so many teachers all sets of them are scored; of more, sets grow by the best one."""
+"""Up to this number of teachers all sets are scored; for more, sets grow greedily."""
 
 
 @dataclass
-class Source:
-    """A model and what it says of the scored rows.
+class FeatureSource:
+    """A model and its features of the scored rows.
 
     Attributes:
-        spec: As the user wrote it.
-        name: For people.
+        spec: The model as given by the user.
+        name: Display name.
         values: Its features, float32 ``(n, dim)``.
-        facts: What is told of it beside scores, as JSON values.
+        facts: Further facts for the report, as JSON values.
     """
 
     spec: str
@@ -50,14 +50,14 @@ class Source:
 
 
 @dataclass
-class Rows:
+class ScoredRows:
     """The rows that are scored.
 
     Attributes:
         labels: As in :class:`aft.data.Samples`.
-        task: What they mean.
-        some: Positions of the rows for scores that compare every row with every other.
-        seed: Deals the folds.
+        task: The task of the labels.
+        some: Indices of the rows for scores that compare all pairs of rows.
+        seed: Seed of the folds.
     """
 
     labels: Tensor
@@ -67,9 +67,9 @@ class Rows:
 
 
 def score_sets(
-    teachers: Sequence[Source], rows: Rows
+    teachers: Sequence[FeatureSource], rows: ScoredRows
 ) -> tuple[list[dict[str, Any]], list[Candidate]]:
-    """A row for each teacher and for sets of them, and those of which something can be said."""
+    """Scores of each teacher and of sets of teachers, and the candidates with a defined probe."""
     table: list[dict[str, Any]] = []
     probes: dict[tuple[int, ...], Probe] = {}
 
@@ -116,7 +116,7 @@ def score_sets(
     return table, candidates
 
 
-def _try_probe(parts: Sequence[Tensor], rows: Rows) -> float:
+def _try_probe(parts: Sequence[Tensor], rows: ScoredRows) -> float:
     try:
         features = join_features(parts)
         found = cross_validate_probe(features, rows.labels, rows.task, folds=FOLDS, seed=rows.seed)
@@ -125,8 +125,8 @@ def _try_probe(parts: Sequence[Tensor], rows: Rows) -> float:
     return found.score
 
 
-def score_parts(parts: Sequence[Tensor], rows: Rows) -> tuple[dict[str, Any], Probe | None]:
-    """Every score of these features side by side; why, where one is not defined; and the time."""
+def score_parts(parts: Sequence[Tensor], rows: ScoredRows) -> tuple[dict[str, Any], Probe | None]:
+    """All scores of the concatenated features, reasons for undefined scores, and times."""
     labels, task = rows.labels, rows.task
     joined, raw = join_features(parts), torch.cat(list(parts), dim=1)
     some, some_labels = joined[rows.some], labels[rows.some]
@@ -151,7 +151,7 @@ def score_parts(parts: Sequence[Tensor], rows: Rows) -> tuple[dict[str, Any], Pr
     def entropy() -> float:
         found = tmi(raw[rows.some], some_labels)
         if found.floored > 0.5:
-            raise InputError("the features are so small that most distances are below TMI's floor")
+            raise InputError("most distances are below the minimum distance of TMI")
         return found.score
 
     values: dict[str, float | None] = {}
@@ -169,7 +169,7 @@ def score_parts(parts: Sequence[Tensor], rows: Rows) -> tuple[dict[str, Any], Pr
         try:
             value = function()
             if not math.isfinite(value):
-                undefined[name] = "it is not a number: the labels do not vary"
+                undefined[name] = "the score is not finite because the labels are constant"
         except InputError as error:
             value, undefined[name] = math.nan, str(error)
         values[name] = value if math.isfinite(value) else None
@@ -184,8 +184,8 @@ def score_parts(parts: Sequence[Tensor], rows: Rows) -> tuple[dict[str, Any], Pr
     return row, probe
 
 
-def compare_sources(sources: Sequence[Source], rows: Rows) -> dict[str, Any]:
-    """How alike the models find the rows: debiased CKA of each with each."""
+def compare_sources(sources: Sequence[FeatureSource], rows: ScoredRows) -> dict[str, Any]:
+    """Similarity of the models' features: debiased CKA of each pair."""
     values = np.eye(len(sources))
     if len(rows.some) >= 4:
         for i, j in itertools.combinations(range(len(sources)), 2):

@@ -1,1 +1,1 @@
-"""Where rows come from: folders, tables and Hugging Face data sets, read into one form."""
+"""Read folders, tables and Hugging Face data sets into a common form, the `Rows`."""

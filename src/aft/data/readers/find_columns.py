@@ -1,4 +1,4 @@
-"""Which columns of a table are inputs, labels and splits: those named, or those of usual names."""
+"""Find the input and label columns of a table: those that are named, or those with usual names."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ LABEL_NAMES = (
 STRINGS = ("string", "large_string", "string_view")
 BYTES = ("binary", "large_binary")
 _MOST_TEXTS = 2
-_LOOKED_AT = 100
+_CHECKED_VALUES = 100
 
 
 @dataclass(frozen=True)
 class InputColumn:
-    """One of the parts that a sample is made of."""
+    """An input column: its name and its modality."""
 
     name: str
     modality: Modality
@@ -75,17 +75,16 @@ class InputColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a table hold what; None or () means the usual names are looked for.
+    """The named columns of a table; None or () searches for the usual names.
 
     Attributes:
-        image: The image column. As soon as it or a text column is named, the inputs are the named
-            columns and no others.
-        text: One text column, or the two of a pair.
+        image: The image column. If it or a text column is named, only named columns are inputs.
+        text: One text column, or the two columns of a text pair.
         label: The label columns.
-        split: The column that says which split a row belongs to.
-        usual: The input columns of a trained student. They are looked for before the usual names,
-            and what takes their place gets their names and order.
-        hint: What an error says to do about missing input columns, where no option names them.
+        split: The column with the split of each row.
+        usual: The input columns of a trained student. They are searched before the usual names,
+            and the columns that match them get their names and order.
+        hint: Advice in the error about missing input columns, where the options do not apply.
     """
 
     image: str | None = None
@@ -124,16 +123,16 @@ def choose_inputs(
     columns: Columns,
     where: str,
 ) -> tuple[InputColumn, ...]:
-    """The input columns of a table: an image column, then the text columns.
+    """The input columns of a table: the image column, then the text columns.
 
     Args:
         table: The columns that may be needed.
-        names: All columns there are.
-        columns: What the user named.
-        where: The table's name for people.
+        names: All columns of the table.
+        columns: The named columns.
+        where: The name of the table in error messages.
 
     Raises:
-        DataError: If a named column is missing or there is no input.
+        DataError: If a named column is missing or there is no input column.
     """
     if len(columns.text) > _MOST_TEXTS:
         raise DataError(
@@ -151,11 +150,12 @@ def choose_inputs(
     given = [name for name in (image, *texts) if name is not None]
     twice = [name for name in dict.fromkeys(given) if given.count(name) > 1]
     if twice:
-        raise DataError(f"the column {twice[0]!r} of {where} is named as two inputs; name it once")
+        raise DataError(f"the column {twice[0]!r} of {where} is named twice as input; name it once")
     both = [name for name in given if name in (*columns.label, columns.split)]
     if both:
         raise DataError(
-            f"the column {both[0]!r} of {where} is named as input and as label or split"
+            f"the column {both[0]!r} of {where} is named as input and as label or split; "
+            "name it for one of them"
         )
     first = () if image is None else (InputColumn(image, "image"),)
     return (*first, *(InputColumn(text, "text") for text in texts))
@@ -176,10 +176,10 @@ def _usual_inputs(
         image = next((c for name in IMAGE_NAMES for c in free if c.lower() == name), None)
     if image is None and not found:
         strange = [c for c in free if c.lower() in _USUAL_INPUTS]
-        kinds = "".join(f" {c!r} holds {kind_of(table, c)}." for c in strange)
+        kinds = "".join(f" {c!r} has type {kind_of(table, c)}." for c in strange)
         raise DataError(
             f"no image or text column found in {where}; its columns are {', '.join(names)}.{kinds} "
-            + (columns.hint or "Name it with --image-column or --text-column")
+            + (columns.hint or "Name the input with --image-column or --text-column")
         )
     return image, found
 
@@ -194,7 +194,7 @@ def _usual_image(table: Dataset, free: Sequence[str]) -> str | None:
 
 
 def embeds_images(table: Dataset, column: str) -> bool:
-    """Whether the first value is an image itself, not the name of one."""
+    """Whether the first value is an embedded image and not a file name."""
     value = next(iter(_first_values(table, column)), None)
     if isinstance(value, dict):
         return bool({"bytes", "path"} & value.keys())
@@ -202,7 +202,7 @@ def embeds_images(table: Dataset, column: str) -> bool:
 
 
 def _names_images(table: Dataset, column: str) -> bool:
-    """Whether any of the first values has the ending of an image file."""
+    """Whether any of the first values has the extension of an image file."""
     endings = tuple(image_suffixes())
     values = _first_values(table, column)
     paths = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
@@ -210,23 +210,23 @@ def _names_images(table: Dataset, column: str) -> bool:
 
 
 def _first_values(table: Dataset, column: str) -> list[Any]:
-    values = read_column(table.select(range(min(_LOOKED_AT, len(table)))), column)
+    values = read_column(table.select(range(min(_CHECKED_VALUES, len(table)))), column)
     return [value for value in values if value]
 
 
 def is_text(table: Dataset, column: str) -> bool:
-    """Whether the column holds strings (or bytes that may be), or nothing at all."""
+    """Whether the column has strings, bytes that may be strings, or only nulls."""
     return kind_of(table, column) in (*STRINGS, *BYTES, "null")
 
 
 def kind_of(table: Dataset, column: str) -> str:
-    """What a column holds, in a word, such as ``string``, ``int64`` or ``List``."""
+    """The type of a column, such as ``string``, ``int64`` or ``List``."""
     feature = table.features[column]
     return str(getattr(feature, "dtype", None) or type(feature).__name__)
 
 
 def read_column(table: Dataset, column: str) -> list[Any]:
-    """The values of a column; strings that are not UTF-8 as bytes."""
+    """The values of a column; strings that are not UTF-8 are returned as bytes."""
     import pyarrow
 
     values = table.select_columns([column]).with_format("arrow")[:].column(column)
@@ -250,10 +250,10 @@ def choose_labels(
     labelled: bool,
     where: str,
 ) -> tuple[str, ...]:
-    """The label columns: those named, or the first with a usual name; () if none are needed.
+    """The label columns: the named ones, or the first with a usual name; () if not `labelled`.
 
     Raises:
-        DataError: If a named one is missing, or none is found.
+        DataError: If a named column is missing, or none is found.
     """
     if not labelled:
         return ()
@@ -271,18 +271,21 @@ def choose_labels(
 
 
 def no_column(what: str, given: str | None, names: Sequence[str], where: str) -> str:
-    """The sentence for a column that is not there."""
+    """The error message for a missing column."""
     wanted = f"no column {given!r}" if given else f"no {what} column found"
-    return f"{wanted} in {where}; its columns are {', '.join(names)}. Name it with --{what}-column"
+    return (
+        f"{wanted} in {where}; its columns are {', '.join(names)}. Name the {what} column with "
+        f"--{what}-column"
+    )
 
 
 def match_names(given: Sequence[InputColumn], wanted: Sequence[InputColumn]) -> list[int | None]:
-    """For each wanted column the position of the given one that takes its place, None for none.
+    """For each wanted column, the position of the given column that matches, or None.
 
-    Columns of the same name and modality belong together; the rest by modality in their order.
+    Columns are matched by name and modality, the remaining ones by modality and order.
 
     Raises:
-        DataError: If no column is wanted, or several could be meant.
+        DataError: If no column matches, or the match is ambiguous.
     """
     places = {column: i for i, column in enumerate(given)}
     found = {column: places[column] for column in wanted if column in places}
@@ -294,15 +297,16 @@ def match_names(given: Sequence[InputColumn], wanted: Sequence[InputColumn]) -> 
         if len(free) != len(rest):
             names = [column.name for column in given]
             raise DataError(
-                f"the student takes {_listed(wanted)}, the data has {_listed(given)}: "
-                f"any of {', '.join(repr(names[i]) for i in free)} could be "
-                f"{', '.join(repr(c.name) for c in rest)}. Name the columns as the student does, "
-                f"or name those to take with --{modality}-column"
+                f"expected the columns {_listed(wanted)}, but the data has {_listed(given)}, and "
+                f"it is ambiguous which of {', '.join(repr(names[i]) for i in free)} to use for "
+                f"{', '.join(repr(c.name) for c in rest)}. Rename the columns, or select the "
+                f"columns to use with --{modality}-column"
             )
         found |= dict(zip(rest, free, strict=True))
     if not found:
         raise DataError(
-            f"the student takes {_listed(wanted)}, the data has {_listed(given)}: nothing fits"
+            f"expected the columns {_listed(wanted)}, but the data has {_listed(given)}, and no "
+            "column matches. Give data with at least one of the expected columns"
         )
     return [found.get(column) for column in wanted]
 

@@ -1,4 +1,4 @@
-"""Folders of images or of text files, with the classes and splits that their names give."""
+"""Read folders of images or text files, whose names give the classes and splits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from aft.data.images import image_suffixes
 from aft.data.readers.find_columns import InputColumn, Modality
 from aft.data.readers.hub_data_sets import read_saved
 from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, column_of
-from aft.data.readers.tables import TABLES, read_table, read_tables
+from aft.data.readers.tables import read_table, read_tables
 from aft.data.texts import find_encoding_fault, without_mark
 from aft.errors import DataError
+from aft.paths import TABLES
 
 _METADATA = tuple(f"metadata{end}" for end in TABLES)
 _TEXT_SUFFIXES = frozenset({".txt"})
@@ -31,10 +32,10 @@ class _Found(NamedTuple):
 
 
 def read_folder(root: Path, request: Request) -> Rows:
-    """A folder of images or texts, of tables, or one that `datasets` saved.
+    """Read a folder of images, texts or tables, or a data set saved by `datasets`.
 
     Raises:
-        DataError: If it holds none of these, or no labels where they are needed.
+        DataError: If the folder has none of these, or lacks required labels.
     """
     if (root / "dataset_dict.json").exists() or (root / "state.json").exists():
         return read_saved(root, request)
@@ -48,18 +49,18 @@ def read_folder(root: Path, request: Request) -> Rows:
         return read_tables(tables, root, request)
     classes = _subfolders(root)
     for suffixes in (_TEXT_SUFFIXES, _NO_SUFFIX):
-        # Text files beside the folders of classes, such as a README, are no samples.
+        # Text files next to the class folders, such as a README, are not samples.
         if any(_any(part, suffixes) for part in classes or [root]):
             return _read_files(root, suffixes, "text", request)
     wanted = f"; expected {root}/CLASS/*.png, {root}/CLASS/*.txt or a table"
-    raise DataError(f"there is no image and no text in {root}{wanted if request.labelled else ''}")
+    raise DataError(f"no images or texts found in {root}{wanted if request.labelled else ''}")
 
 
 def read_file(path: Path, request: Request) -> Rows:
-    """A table; where no labels are needed also an image, or a file with one text a line.
+    """Read a table or, if labels are not required, an image or a file with one text per line.
 
     Raises:
-        DataError: If it is none of these.
+        DataError: If the file is none of these.
     """
     end = path.suffix.lower()
     if end in TABLES:
@@ -69,21 +70,21 @@ def read_file(path: Path, request: Request) -> Rows:
     if end in _TEXT_SUFFIXES:
         if request.labelled:
             raise DataError(
-                f"the texts in {path} have no labels: put each class in a folder of its own "
-                "(CLASS/*.txt) or give a table with columns text,label"
+                f"the texts in {path} have no labels; put each class in its own folder "
+                "(CLASS/*.txt) or give a table with the columns text,label"
             )
         return _line_rows(path)
     raise DataError(f"expected a folder or one of {', '.join(TABLES)}, got the file {path}")
 
 
 def _read_files(root: Path, suffixes: frozenset[str], modality: Modality, request: Request) -> Rows:
-    """``CLASS/*``, or ``train/CLASS/*`` where every folder has the name of a split."""
+    """Read ``CLASS/*``, or ``train/CLASS/*`` if every folder is named after a split."""
     folders = _subfolders(root)
     if request.labelled and not folders:
         what, end = ("images", "png") if modality == "image" else ("texts", "txt")
         raise DataError(
-            f"the {what} in {root} have no labels: put each class in a folder of its own "
-            f"({root}/CLASS/*.{end}) or give a table with columns {modality},label"
+            f"the {what} in {root} have no labels; put each class in its own folder "
+            f"({root}/CLASS/*.{end}) or give a table with the columns {modality},label"
         )
     names = {folder: _split_of(folder.name, modality) for folder in folders}
     parts = names if names and all(names.values()) else {root: ""}
@@ -106,7 +107,7 @@ def _read_files(root: Path, suffixes: frozenset[str], modality: Modality, reques
 
 
 def _split_of(name: str, modality: Modality) -> str:
-    """The split a folder's name means; of text folders its last word, as in 20news-bydate-train."""
+    """The split of a folder name; of text folders the last word, as in 20news-bydate-train."""
     last = re.split(r"[-_.]", name)[-1] if modality == "text" else name
     return SPLIT_NAMES.get(last.lower(), "")
 

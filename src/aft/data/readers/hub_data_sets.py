@@ -1,4 +1,4 @@
-"""Hugging Face data sets: folders that `datasets` saved, and names on the hub."""
+"""Read Hugging Face data sets: from the hub, or from folders saved by `datasets`."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from aft.hub import why_unreachable
 
 
 def read_hub(name: str, request: Request) -> Rows:
-    """The data set of this name; ``owner/name:configuration`` picks one of several.
+    """Read a data set of the hub; ``owner/name:configuration`` selects a configuration.
 
     Raises:
-        DataError: If it cannot be had, or lacks a column or split.
+        DataError: If it cannot be downloaded, or lacks a column or split.
     """
     import datasets
 
     repository, _, configuration = name.partition(":")
-    complaint = f"there is no folder or file {name!r} here, and no Hugging Face data set: "
+    message = f"there is no folder or file {name!r}, and no such data set on the Hugging Face hub: "
     cached = Path(datasets.config.HF_DATASETS_CACHE, repository.replace("/", "___")).exists()
     if not cached and (reason := why_unreachable()):
-        raise DataError(f"{complaint}the hub cannot be reached ({reason})")
+        raise DataError(f"{message}the hub cannot be reached ({reason})")
     try:
         loaded = datasets.load_dataset(repository, configuration or None)
-    except Exception as error:  # the hub's client raises a zoo of errors
+    except Exception as error:  # the client of the hub raises many types of errors
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{complaint}{first}") from None
+        raise DataError(f"{message}{first}") from None
     return _rows(loaded, request, name)
 
 
 def read_saved(root: Path, request: Request) -> Rows:
-    """A folder written by `save_to_disk`.
+    """Read a folder written by `save_to_disk`.
 
     Raises:
         DataError: If it lacks a column or split.

@@ -1,4 +1,4 @@
-"""The one form that every source is read into."""
+"""The rows of a source: the common form that all readers return."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a source.
+    """What to read from a source.
 
     Attributes:
-        columns: Names of columns, where the user gave any.
-        labelled: Whether labels are needed; without, a flat folder or a single picture will do.
+        columns: The named columns.
+        labelled: Whether labels are required. If not, a flat folder or a single file is accepted.
     """
 
     columns: Columns
@@ -57,20 +57,20 @@ class Request:
 
 @dataclass
 class Rows:
-    """What a source holds, before ids and tasks.
+    """The rows of a source, before ids and tasks are computed.
 
     Attributes:
         columns: The input columns.
-        inputs: One table a column, each with the single column ``value``. Of an image column a
-            path, the bytes, or a struct of ``bytes`` and ``path``; of a text column a string or
-            its bytes. Null where missing.
-        files: A name of each row for people.
-        splits: ``train``, ``validation``, ``test`` or empty, for each row.
-        labels: The values of each label column; none where the source has no labels.
-        class_names: The classes in their given order, where the source knows one.
-        split_names: The splits the source names, also those without rows.
-        faults: What is wrong with rows that could not even be read, by position.
-        unused: Columns that are neither input nor label nor split.
+        inputs: One table per input column, with the single column ``value``. Values of an image
+            column are a path, the bytes, or a struct of ``bytes`` and ``path``; values of a text
+            column are a string or its bytes. Missing values are null.
+        files: A readable name per row.
+        splits: ``train``, ``validation``, ``test`` or an empty string, per row.
+        labels: The values of each label column; empty if the source has no labels.
+        class_names: The ordered class names, if the source defines them.
+        split_names: The splits that the source names, including those without rows.
+        faults: The faults of rows that could not be read, by position.
+        unused: Columns that are not an input, label or split column.
     """
 
     columns: tuple[InputColumn, ...]
@@ -97,19 +97,19 @@ def rows_of_table(
     root: Path | None = None,
     split: str = "",
 ) -> Rows:
-    """Rows of a table with an image column, text columns or both.
+    """The rows of a table with an image column, text columns or both.
 
     Args:
         table: The columns that may be needed.
-        request: What is asked for.
-        where: The table's name in messages.
-        row_name: The table's name in the names of rows, as in ``row_name[17]``.
+        request: What to read.
+        where: The name of the table in error messages.
+        row_name: The name of the table in row names, as in ``row_name[17]``.
         names: All columns of the table, if some were not read.
-        root: The folder that relative image paths start at.
-        split: The split that all rows belong to, unless there is a split column.
+        root: The folder of relative image paths.
+        split: The split of all rows, unless a split column is named.
 
     Raises:
-        DataError: If a column is missing or does not hold what it should.
+        DataError: If a column is missing or has values of the wrong type.
     """
     import datasets
 
@@ -156,7 +156,7 @@ def rows_of_table(
 
 
 def join_rows(parts: Sequence[Rows], where: str) -> Rows:
-    """The rows of several tables with the same columns, one below the other.
+    """Concatenate the rows of several tables with the same columns.
 
     Raises:
         DataError: If their columns differ.
@@ -167,7 +167,7 @@ def join_rows(parts: Sequence[Rows], where: str) -> Rows:
     for part in parts[1:]:
         if part.columns != first.columns or part.labels.keys() != first.labels.keys():
             raise DataError(
-                f"the tables of {where} do not have the same columns: "
+                f"the tables of {where} have different columns: "
                 f"{_column_names(first)} and {_column_names(part)}"
             )
     try:
@@ -176,7 +176,7 @@ def join_rows(parts: Sequence[Rows], where: str) -> Rows:
             for c in range(len(first.columns))
         )
     except (ValueError, TypeError) as error:
-        raise DataError(f"the tables of {where} do not have the same columns: {error}") from None
+        raise DataError(f"the tables of {where} have different columns: {error}") from None
     return Rows(
         first.columns,
         inputs,
@@ -190,7 +190,7 @@ def join_rows(parts: Sequence[Rows], where: str) -> Rows:
 
 
 def _alike(tables: list[Dataset]) -> list[Dataset]:
-    """Texts as bytes in every table if they are kept in different ways."""
+    """Convert texts to bytes in every table if the tables store them differently."""
     import pyarrow
     from datasets import Dataset
 
@@ -202,16 +202,17 @@ def _alike(tables: list[Dataset]) -> list[Dataset]:
 
 
 def split_values(values: Sequence[Any], where: str) -> NDArray[np.str_]:
-    """The splits that a column names.
+    """The splits that the values of a split column name.
 
     Raises:
-        DataError: If a value names none.
+        DataError: If a value is not the name of a split.
     """
     known = {value: SPLIT_NAMES.get(str(value).strip().lower()) for value in set(values)}
     for value, split in known.items():
         if split is None:
             raise DataError(
-                f"the split column of {where} holds {value!r}; expected train, validation or test"
+                f"the split column of {where} has the value {value!r}; expected train, validation "
+                "or test"
             )
     return np.asarray([known[value] for value in values], dtype="<U10")
 
@@ -227,8 +228,8 @@ def _label_values(table: Dataset, column: str, where: str) -> list[Any]:
             if isinstance(value, bytes):
                 if fault := find_fault(value):
                     raise DataError(
-                        f"the label column {column!r} of {where} has a value in row {i} that is no "
-                        f"text ({fault}); convert the table to UTF-8"
+                        f"the label column {column!r} of {where} has an invalid value in row {i} "
+                        f"({fault}); convert the table to UTF-8"
                     )
                 values[i] = value.decode("utf-8")
     return values
@@ -251,12 +252,14 @@ def _input_values(table: Dataset, column: InputColumn, root: Path | None, where:
     if kind == "null":
         return column_of([None] * len(table))
     if kind not in (*STRINGS, *BYTES):
-        raise DataError(f"the text column {name!r} of {where} holds {kind} values; expected text")
+        raise DataError(
+            f"expected text in the text column {name!r} of {where}, got values of type {kind}"
+        )
     return kept if name == VALUE else kept.rename_column(name, VALUE)
 
 
 def column_of(values: Sequence[str | bytes | None], binary: bool = False) -> Dataset:
-    """An input column from values in memory."""
+    """An input column from a list of values."""
     import pyarrow
     from datasets import Dataset
 

@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV, JSON, JSON lines and Parquet, of which only the needed columns are read."""
+"""Read tables (CSV, TSV, JSON, JSON lines and Parquet); only the needed columns are loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pyarrow
     from datasets import Dataset
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _CHUNK_LINES = 10_000
 _LARGEST_BLOCK = 2**31 - 1
 _NOTHING = {"", "NA", "N/A", "NaN", "nan", "null", "NULL"}
@@ -28,19 +27,19 @@ _NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 class _Table(NamedTuple):
     table: Dataset
     names: tuple[str, ...]
-    """All columns of the file, also those that were not read."""
+    """All columns of the file, including those that were not loaded."""
 
 
 def read_table(path: Path, request: Request, split: str = "") -> Rows:
-    """The rows of a table file.
+    """Read the rows of a table file.
 
     Args:
-        path: A file with one of the endings in `TABLES`.
-        request: What is asked for.
-        split: The split that all rows belong to, unless there is a split column.
+        path: A file with one of the extensions in `TABLES`.
+        request: What to read.
+        split: The split of all rows, unless a split column is named.
 
     Raises:
-        DataError: If it cannot be read, or lacks a column.
+        DataError: If the table cannot be read, or lacks a required column.
     """
     found = _read(path, request)
     return rows_of_table(
@@ -55,10 +54,10 @@ def read_table(path: Path, request: Request, split: str = "") -> Rows:
 
 
 def read_tables(tables: Sequence[Path], root: Path, request: Request) -> Rows:
-    """One table, or several that are named after splits.
+    """Read one table, or several tables that are named after splits.
 
     Raises:
-        DataError: If they cannot be read, are named otherwise or differ in their columns.
+        DataError: If a table cannot be read or has another name, or the columns differ.
     """
     if len(tables) == 1:
         rows = read_table(tables[0], request, SPLIT_NAMES.get(tables[0].stem.lower(), ""))
@@ -69,7 +68,7 @@ def read_tables(tables: Sequence[Path], root: Path, request: Request) -> Rows:
         if split is None:
             raise DataError(
                 f"{root} has several tables; expected names like train.csv and test.csv, "
-                f"got {path.name}. Name one table, or give it a split column"
+                f"got {path.name}. Rename the tables, or pass one table with a split column"
             )
         parts.append(read_table(path, request, split))
     rows = join_rows(parts, str(root))
@@ -116,7 +115,7 @@ def _read_parquet(path: Path, request: Request) -> _Table:
 
 
 def _read_csv(path: Path, request: Request, delimiter: str) -> _Table:
-    """Every column as it is written, but labels as numbers where all of them look like numbers."""
+    """Read every column as text; convert a label column to numbers if all its values are."""
     import pyarrow
     import pyarrow.csv
     from datasets import Dataset
@@ -141,7 +140,7 @@ def _read_csv(path: Path, request: Request, delimiter: str) -> _Table:
         table, names = read(min(path.stat().st_size + 1, _LARGEST_BLOCK))
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"cannot read the table {path}: it has two columns called {twice!r}")
+        raise DataError(f"cannot read the table {path}: it has two columns named {twice!r}")
     for i, name in enumerate(table.schema.names):
         column = _as_text(table.column(i))
         if column.type == pyarrow.large_string() and not request.columns.may_be_input(name):
@@ -151,9 +150,9 @@ def _read_csv(path: Path, request: Request, delimiter: str) -> _Table:
 
 
 def _typed(values: Sequence[str]) -> Sequence[Any]:
-    """Whole numbers or numbers if all values are written as such; else the words as they are.
+    """Convert to integers or floats if all values are numbers; otherwise return the values.
 
-    What a person would not write for a number is none: ``007`` and ``true`` are names.
+    Values such as ``007`` and ``true`` are not numbers but names.
     """
     words = [value.strip() for value in values]
     there = {word for word in words if word not in _NOTHING}
@@ -164,7 +163,7 @@ def _typed(values: Sequence[str]) -> Sequence[Any]:
 
 
 def _as_text(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
-    """As strings, or as they are if some are not UTF-8."""
+    """Convert to strings, or to bytes if some values are not UTF-8."""
     import pyarrow
 
     try:
@@ -191,7 +190,7 @@ def _line_records(lines: Iterable[bytes], path: Path) -> Iterator[tuple[str, Any
         except json.JSONDecodeError as error:
             raise DataError(
                 f"cannot read the table {path}: line {number} is not JSON ({error.msg} at column "
-                f"{error.colno}); expected one object a line. Mend or remove the line"
+                f"{error.colno}); expected one object per line. Repair or remove the line"
             ) from None
         yield f"line {number}", record
 
@@ -206,8 +205,8 @@ def _from_records(path: Path, request: Request, records: Iterator[tuple[str, Any
         for place, record in some:
             if not isinstance(record, dict):
                 raise DataError(
-                    f"cannot read the table {path}: {place} is no object but "
-                    f"{type(record).__name__}; expected the columns by name, as in "
+                    f"cannot read the table {path}: expected an object in {place}, got "
+                    f"{type(record).__name__}; write the columns by name, as in "
                     '{"text": "…", "label": "…"}'
                 )
             names |= dict.fromkeys(record)
@@ -216,7 +215,7 @@ def _from_records(path: Path, request: Request, records: Iterator[tuple[str, Any
             name: _to_arrow([record.get(name) for _, record in some], name, f"{path}, {some[0][0]}")
             for name in needed
         }
-        if not needed:  # a table keeps its number of rows only in its columns
+        if not needed:  # a table without columns has no number of rows
             columns[""] = pyarrow.nulls(len(some))
         chunks.append(pyarrow.table(columns))
     if not chunks:
@@ -225,13 +224,13 @@ def _from_records(path: Path, request: Request, records: Iterator[tuple[str, Any
         table = pyarrow.concat_tables(_alike(chunks), promote_options="permissive")
     except pyarrow.ArrowException as error:
         raise DataError(
-            f"cannot read the table {path}: its values are of mixed kinds: {error}"
+            f"cannot read the table {path}: a column has values of mixed types: {error}"
         ) from None
     return _Table(Dataset(table.select(_needed(names, request))), tuple(names))
 
 
 def _to_arrow(values: list[Any], name: str, place: str) -> pyarrow.Array:
-    """Strings as strings, or as bytes if some are not Unicode; scalars among strings as text."""
+    """Strings, or bytes if some are not valid Unicode; scalars among strings become text."""
     import pyarrow
 
     kinds = {type(value) for value in values} - {type(None)}
@@ -247,12 +246,12 @@ def _to_arrow(values: list[Any], name: str, place: str) -> pyarrow.Array:
         return pyarrow.array(values)
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise DataError(
-            f"the column {name!r} holds values of mixed kinds ({place} and after): {error}"
+            f"the column {name!r} has values of mixed types ({place} and after): {error}"
         ) from None
 
 
 def _alike(chunks: list[pyarrow.Table]) -> list[pyarrow.Table]:
-    """With the same type in every chunk where one column has strings in only some of them."""
+    """Give a column the same type in all chunks if only some of them have strings."""
     import pyarrow
 
     kinds: dict[str, set[pyarrow.DataType]] = {}
