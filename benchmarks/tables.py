@@ -78,7 +78,8 @@ def write_suite(words: Words) -> None:
 def short_table(found: Mapping[str, Any], words: Words) -> str:
     """One task per data set, the first: scores with and without the teachers."""
     lines = [
-        "| data, labelled + unlabelled rows | small model alone | with aft | difference (95 % interval) |",
+        "| data, labelled + unlabelled rows | small model alone | with aft | "
+        "difference (95 % interval) |",
         "|---|---|---|---|",
     ]
     seen = set()
@@ -91,8 +92,8 @@ def short_table(found: Mapping[str, Any], words: Words) -> str:
         seen.add(data)
         rows = f"{setting['rows']['train']:,} + {setting.get('unlabelled') or 0:,}"
         lines.append(
-            f"| {words[name][0]}, {rows} | {_score(setting['methods']['alone'])} | {_score(ours)} | "
-            f"{_change(ours)} |"
+            f"| {words[name][0]}, {rows} | {_score(setting['methods']['alone'])} | "
+            f"{_score(ours)} | {_change(ours)} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -14,8 +14,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import aft
-from aft.cli import VERBS, main
+from aft.cli import COMMANDS, main
 from aft.config import commands as configs
+from aft.config.parsing import arrange
 from aft.errors import ConfigError
 from aft.features.shards import map_shard
 
@@ -41,34 +42,37 @@ def tiny(picture_folder: Folder, tmp_path: Path) -> list[object]:
 def test_overview(capsys: Capture) -> None:
     assert run("--help") == 0
     out = capsys.readouterr().out
-    assert all(verb in out for verb in VERBS)
+    assert all(command in out for command in COMMANDS)
     assert run() == 2 and run("--version") == 0
     assert aft.__version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_explains_every_option(verb: str, capsys: Capture) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stop:
-        run(verb, "--help")
+        run(command, "--help")
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    for name, field in VERBS[verb].options.model_fields.items():
-        assert f"--{name.replace('_', '-')}" in out
+    for name, field in COMMANDS[command].options.model_fields.items():
+        assert name == "path" or f"--{name.replace('_', '-')}" in out
         assert field.description
+    assert "None" not in out and "typing" not in out
+    grouped = [name for names in arrange(COMMANDS[command].options).values() for name in names]
+    assert sorted(grouped) == sorted(COMMANDS[command].options.model_fields)
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["trian"], "unknown verb 'trian'; did you mean aft train?"),
-        (["train", "--betta", "3"], "unknown flag --betta; did you mean --beta?"),
-        (["train", "--data", "x"], "missing --student"),
+        (["trian"], "aft train"),
+        (["train", "--betta", "3"], "--beta?"),
+        (["train", "--data", "x"], "--student"),
         (["train", "--data"], "--data"),
-        (["train", "--data", "x", "--student", "s", "--beta", "-1"], "--beta: input should be"),
-        (["train", "--data", "x", "--student", "s", "--steps", "many"], "expected INT, got 'many'"),
-        (["train", "--data", "x", "--student", "s", "--kernel", "cubic"], "'linear', 'rbf'"),
-        (["train", "--config"], "--config needs a file"),
-        (["predict", "pictures"], "unexpected argument 'pictures'"),
+        (["train", "--data", "x", "--student", "s", "--beta", "-1"], "beta='-1'"),
+        (["train", "--data", "x", "--student", "s", "--steps", "many"], "steps='many'"),
+        (["train", "--data", "x", "--student", "s", "--kernel", "cubic"], "'linear' or 'rbf'"),
+        (["train", "--config"], "--config"),
+        (["predict", "pictures"], "'pictures'"),
     ],
 )
 def test_wrong_command_lines_exit_with_2(
@@ -93,7 +97,6 @@ def test_everything_else_exits_with_1(tiny: list[object], tmp_path: Path, capsys
     complains("resnet81", *tiny, "--teachers", "timm:resnet81?weights=random", "--overwrite")
     complains("source:name", *tiny, "--teachers", "resnet18", "--overwrite")
     complains("small:cnn", *tiny, "--student", "small:ccn", "--overwrite")
-    complains("gradient_accumulation=2 is refused", *tiny, "--gradient-accumulation", 2)
     complains("--epochs", *tiny, "--epochs", 3, "--overwrite")
     shutil.move(data / "train" / "circle", tmp_path / "kept")
     complains("not in train: circle", *tiny, "--overwrite")

@@ -13,7 +13,7 @@ import yaml
 
 import aft
 from aft.cli import main
-from aft.comparison.statistics import name_best, summarize_method
+from aft.comparison.statistics import recommend_method, summarize_method
 from aft.config.commands import CompareConfig, TrainConfig
 from aft.errors import AftError, ConfigError
 from aft.report import write_methods_report
@@ -354,33 +354,56 @@ def test_command_line_and_file(
     assert main(["compare", "--config", str(saved), "--betas", "-1"]) == 2
 
 
+def scored(values: list[float | None], **others: list[float]) -> list[dict[str, Any]]:
+    """Runs with these scores, and with other metrics."""
+    return [
+        {
+            "score": value,
+            "metrics": {"accuracy": value, **{name: one[i] for name, one in others.items()}},
+        }
+        for i, value in enumerate(values)
+    ]
+
+
 def test_verdicts() -> None:
-    alone = [0.50, 0.60, 0.55, None]
-    better = summarize_method("aft", "accuracy", [0.60, 0.71, 0.65, 0.9], alone)
-    worse = summarize_method("kd", "accuracy", [0.40, 0.49, 0.45, 0.9], alone)
-    same = summarize_method("rkd", "accuracy", [0.52, 0.57, 0.56, None], alone)
-    few = summarize_method("ft", "accuracy", [0.7, None, None, None], alone)
-    assert better["verdict"].startswith("aft is better than the labels alone: accuracy +0.10")
+    alone = scored([0.50, 0.60, 0.55, None])
+    better = summarize_method("aft", "accuracy", scored([0.60, 0.71, 0.65, 0.9]), alone)
+    worse = summarize_method("kd", "accuracy", scored([0.40, 0.49, 0.45, 0.9]), alone)
+    same = summarize_method("rkd", "accuracy", scored([0.52, 0.57, 0.56, None]), alone)
+    few = summarize_method("ft", "accuracy", scored([0.7, None, None, None]), alone)
+    assert better["outcome"] == "better" and "accuracy +0.10" in better["verdict"]
     assert "3 seeds" in better["verdict"] and better["pairs"] == 3
-    assert worse["verdict"].startswith("kd is worse than the labels alone: accuracy -0.10")
-    assert same["verdict"].startswith("No difference shown between rkd and the labels alone")
-    assert few["verdict"].startswith("Nothing can be said of ft: 1 of 4 seeds")
+    assert worse["outcome"] == "worse" and "accuracy -0.10" in worse["verdict"]
+    assert same["outcome"] == "no difference shown" and "rkd" in same["verdict"]
+    assert few["outcome"] is None and "1 of 4" in few["verdict"]
     assert better["error_ratio"] == pytest.approx((0.8 + 0.29 / 0.4 + 0.35 / 0.45) / 3)
     assert better["error_ratio_high"] < 1 < worse["error_ratio_low"]
     base = summarize_method("alone", "accuracy", alone, None)
     assert base["mean"] == pytest.approx(0.55) and base["verdict"] is None
     methods = {"alone": base, "kd": worse, "rkd": same, "aft": better}
-    assert "excludes zero" in name_best(methods, "accuracy", "alone")["sentence"]
+    best = recommend_method(methods, "accuracy", "alone")
+    assert best["method"] == "aft" and best["outcome"] == "better"
+    methods["rkd"] = {**same, "mean": 0.99}  # a higher mean without a verdict does not win
+    best = recommend_method(methods, "accuracy", "alone")
+    assert best["method"] == "aft" and "rkd" in best["sentence"] and "0.990" in best["sentence"]
     del methods["aft"]
-    methods["rkd"]["mean"] = 0.58
-    best = name_best(methods, "accuracy", "alone")
-    assert best["method"] == "rkd" and "includes zero" in best["sentence"]
+    best = recommend_method(methods, "accuracy", "alone")
+    assert best["method"] == "alone" and "rkd" in best["sentence"]
     del methods["rkd"]
     methods["kd"]["mean"] = base["mean"]
-    best = name_best(methods, "accuracy", "alone")
-    assert best["sentence"] == "No method has a higher mean accuracy than the labels alone (0.550)."
-    perfect = summarize_method("aft", "accuracy", [1.0, 1.0], [1.0, 0.9])
+    best = recommend_method(methods, "accuracy", "alone")
+    assert best["method"] == "alone" and "0.550" in best["sentence"]
+    perfect = summarize_method("aft", "accuracy", scored([1.0, 1.0]), scored([1.0, 0.9]))
     assert perfect["error_ratio"] is None and perfect["outcome"] == "no difference shown"
+
+
+def test_a_verdict_names_what_moved_the_other_way() -> None:
+    alone = scored([0.5, 0.52, 0.51], balanced_accuracy=[0.3, 0.31, 0.3], nll=[6.0, 6.1, 6.2])
+    own = scored([0.6, 0.62, 0.62], balanced_accuracy=[0.2, 0.21, 0.21], nll=[1.7, 1.8, 1.9])
+    values = summarize_method("aft", "accuracy", own, alone)
+    assert values["metrics"]["balanced_accuracy"]["outcome"] == "worse"
+    assert values["metrics"]["nll"]["outcome"] == "better"  # lower is better
+    assert "balanced accuracy -0.09" in values["verdict"] and "log loss" not in values["verdict"]
 
 
 def test_strange_names_are_escaped(

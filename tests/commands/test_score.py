@@ -128,7 +128,7 @@ def test_teachers_that_know_no_more(tmp_path: Path) -> None:
     alone = made.score(noise).recommendation
     assert alone.verdict == "don't" and alone.student is None and alone.gain is None
     assert f"{alone.chance:.3f}" in str(alone)
-    # As good as the student: nothing to take over either.
+    # A teacher that is as good as the student is not recommended either.
     good = made.teacher("good", made.good(noise=0.01))
     assert made.score(good, student="small:static").recommendation.verdict == "don't"
 
@@ -202,7 +202,7 @@ def test_what_is_written(made: Made, capsys: pytest.CaptureFixture[str]) -> None
     assert set(row["seconds"]) == {"probe", "neighbours", "alignment", "log_me", "tmi"}
     assert row["probe_se"] > 0 and row["dim"] == 8
     assert printed["recommendation"]["verdict"] == "use"
-    assert main(flags) == 0  # again, in the same folder, from the store
+    assert main(flags) == 0  # second run in the same folder, with stored features
     text = capsys.readouterr().out
     advice = json.loads((made.folder / "out" / "score.json").read_text())["recommendation"]
     assert "good.parquet" in text and f"{printed['chance']:.3f}" in text

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aft.backbones.specs import short_name
-from aft.comparison.statistics import name_best, summarize_method
+from aft.comparison.statistics import recommend_method, summarize_method
 from aft.metrics import MAIN_METRIC
 from helpers.run_folders import make_run
 
@@ -78,7 +78,7 @@ def make_comparison(
                     "rows": {"train": int(1200 * fraction), "validation": 120, "test": 120},
                     "steps": 1000,
                     "methods": found,
-                    "best": name_best(rivals, MAIN_METRIC[kind], "alone"),
+                    "best": recommend_method(rivals, MAIN_METRIC[kind], "alone"),
                     "probes": [
                         {"teachers": head, "score": base + 0.01 * i} for i, head in enumerate(heads)
                     ]
@@ -166,6 +166,7 @@ def _methods(
                     "seed": seed,
                     "folder": cell,
                     "score": result["metrics"][metric],
+                    "metrics": result["metrics"],
                     "best_step": result["best_step"],
                     "seconds": 250.0 + 25 * (place > 0) + 4 * place + 3 * seed,
                 }
@@ -178,13 +179,12 @@ def _methods(
             }
             for beta in betas
         ]
-        scores = [one["score"] for one in runs]
-        alone = None if method == "alone" else [one["score"] for one in found["alone"]["runs"]]
+        alone = None if method == "alone" else found["alone"]["runs"]
         found[method] = {
             "beta": chosen,
             "search": looks if searches and len(betas) > 1 else [],
             "runs": runs,
-            **summarize_method(method, metric, scores, alone),
+            **summarize_method(method, metric, runs, alone),
             "seconds": float(np.mean([one["seconds"] for one in runs])),
             "keeps_teachers": method == "refine",
         }

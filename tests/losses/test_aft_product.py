@@ -143,6 +143,6 @@ def test_rows_where_a_teacher_has_its_mean() -> None:
     assert loss.isfinite()
     gradient = loss_fn.feature_weights.grad
     assert gradient is not None and gradient.isfinite().all() and gradient.any()
-    # Of such rows the product no longer tells what the other teacher saw.
+    # The product of such rows does not depend on the other teacher.
     other = torch.cat([image[:6], torch.randn(2, 6)])
     torch.testing.assert_close(loss_fn(student, [other, text]), loss)

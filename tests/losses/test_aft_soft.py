@@ -46,7 +46,7 @@ def test_is_the_sum_of_both(kind: TaskKind, options: dict[str, Any]) -> None:
     if options["normalize"] == "standardize":
         mean, std = known.mean(0), known.std(0, correction=0)
         known, seen = (known - mean) / std, (seen - mean) / std
-    # In the rows it was fitted to, scores vary as much as features, and each as much as another.
+    # On the rows of the fit, scores vary as much as features, and all scores equally.
     variance = known.var(0, correction=0).sum() / 3
     scale = (variance / scores.var(0, correction=0)).sqrt()
     kernel = AFTLoss([7, 3], weights=options["weights"], normalize="none")

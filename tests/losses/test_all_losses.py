@@ -22,7 +22,7 @@ from aft.losses import (
 )
 from aft.losses.heads import LinearHead
 
-# Each for a student of width 5 and teachers of widths 4 and 3.
+# For a student of width 5 and teachers of widths 4 and 3.
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "KDLoss": lambda **options: KDLoss(5, [4, 3], **options),
     "KernelKDLoss": lambda **options: KernelKDLoss(5, [4, 3], **options),
@@ -30,7 +30,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "RKDLoss": lambda **options: RKDLoss(**options),
     "FTLoss": lambda: FTLoss(5, 7),
 }
-# These take the student's logits, here 5 of them.
+# For a student with 5 logits.
 WITH_HEAD: dict[str, Callable[..., nn.Module]] = {
     "LogitKDLoss": lambda: LogitKDLoss([4, 3], random_head()),
     "SoftLabelLoss classes": lambda: SoftLabelLoss([4, 3], random_head(), kind="classification"),

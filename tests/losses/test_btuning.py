@@ -93,7 +93,7 @@ def test_fit_runs_log_me_on_everything() -> None:
     assert float(loss_fn.shares[0]) > 0.9
     loss = loss_fn(student, [good, noise])
     torch.testing.assert_close(loss, expected(student, torch.cat([good, noise], dim=1)))
-    # A student that is the teacher has nothing to learn.
+    # If the student equals the teacher, the loss is 0.
     assert float(BTuningLoss.fit(good, good, labels)(good, good)) < 1e-10
 
 

@@ -51,7 +51,7 @@ class OfBoth(nn.Module):
         return loss
 
 
-# Each for a student of width 5 and teachers of widths 4 and 3. A new loss gets a line here.
+# For a student of width 5 and teachers of widths 4 and 3. Add new losses here.
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "kd": lambda: KDLoss(5, [4, 3]),
     "kd_statistics": lambda: KDLoss(5, [4, 3], statistics=STATISTICS),

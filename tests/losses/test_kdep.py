@@ -28,7 +28,9 @@ def test_is_the_transcribed_formula(n: int) -> None:
     loss_fn = KDEPLoss.fit(4, teachers, normalize="none").double()
     _, _, right = torch.linalg.svd(joined - joined.mean(dim=0), full_matrices=False)
     reduced = (joined - joined.mean(dim=0)) @ right[:4].T
-    signs = (reduced * loss_fn.targets(joined)).sum(dim=0).sign()  # a singular vector has none
+    signs = (
+        (reduced * loss_fn.targets(joined)).sum(dim=0).sign()
+    )  # singular vectors have an arbitrary sign
     expected = power_temperature_scaling(reduced) * signs
     torch.testing.assert_close(loss_fn.targets(teachers), expected, rtol=1e-4, atol=1e-2)
     student = torch.randn(n, 4, dtype=torch.float64)
@@ -52,7 +54,7 @@ def test_scaling_evens_out_the_spectrum() -> None:
     ratios = []
     for power in (1.0, 3.0):
         std = KDEPLoss.fit(5, teachers, power=power).targets(teachers).std(dim=0)
-        assert (std.diff() < 1e-3).all()  # the order stays
+        assert (std.diff() < 1e-3).all()  # the order is preserved
         ratios.append(float(std.max() / std.min()))
     assert ratios[1] < 0.5 * ratios[0]
 
@@ -69,7 +71,7 @@ def test_only_the_student_learns() -> None:
     loss_fn = KDEPLoss.fit(4, teachers)
     assert not list(loss_fn.parameters())
     assert set(loss_fn.state_dict()) == {"feature_mean", "components"}
-    # A value of exactly 0 has an infinite slope under the root.
+    # The root has an infinite slope at 0.
     constant = [t.mean(dim=0, keepdim=True).requires_grad_() for t in teachers]
     student = torch.randn(1, 4, requires_grad=True)
     loss_fn(student, constant).backward()

@@ -29,7 +29,7 @@ def test_matches_the_published_code(file: str) -> None:
         expected = reference[f"grad_{name}"]
         assert tensor.grad is not None
         assert float((tensor.grad - expected).norm() / expected.norm()) < 1e-5
-    # The published map has a bias, which centring removes: nothing but rounding reaches it.
+    # The published map has a bias, which centring removes up to rounding.
     assert float(reference["grad_param_bias"].abs().max()) < 1e-7
 
 

@@ -124,7 +124,7 @@ def test_identical_rows_have_finite_gradients(offset: float, places: list[int]) 
     assert student.grad is not None and inputs.grad is not None
     assert student.grad.isfinite().all()
     assert float(student.grad.norm()) < 1
-    # The naive formula's own gradients are astronomic at rows that coincide, so not compared.
+    # Gradients of the reference are huge at equal rows, so they are not compared.
     alone = [i for i, place in enumerate(places) if places.count(place) == 1]
     assert float((student.grad - inputs.grad)[alone].norm()) < 1e-5
 

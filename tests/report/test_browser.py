@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from aft.comparison.statistics import compare_paired
 from aft.report import (
-    write_comparison_report,
     write_methods_report,
     write_run_report,
     write_score_report,
@@ -46,26 +44,6 @@ def write_numbers(folder: Path) -> Path:
     return write_run_report(run, None)
 
 
-def write_comparison(folder: Path) -> Path:
-    runs = [
-        [
-            make_run(folder / f"{name}{seed}", names=NAMES, skill=skill, seed=seed, teachers=some)
-            for seed in range(3)
-        ]
-        for name, skill, some in (("alone", 0.6, ()), ("helped", 0.8, TEACHERS[:1]))
-    ]
-    return write_comparison_report(
-        folder / "out",
-        title="A small student, alone and with a teacher: fruit",
-        introduction="First paragraph.\n\nSecond paragraph.",
-        baseline_runs=runs[0],
-        transfer_runs=runs[1],
-        comparison=compare_paired("accuracy", [0.6, 0.61, 0.59], [0.8, 0.82, 0.79]),
-        facts={"Licence": "CC BY 4.0", "Command": "aft demo --data fruit --seeds 3 --steps 1000"},
-        open_input=picture,
-    )
-
-
 def write_methods(folder: Path) -> Path:
     document = make_comparison(folder, run={"names": NAMES})
     return write_methods_report(folder, document, lambda file: picture(len(file)))
@@ -94,7 +72,6 @@ PAGES: dict[str, Callable[[Path], Path]] = {
     "run": write_run,
     "wide-run": write_wide_run,
     "numbers": write_numbers,
-    "comparison": write_comparison,
     "methods": write_methods,
     "settings": write_settings,
     "score": write_score,

@@ -33,12 +33,12 @@ def test_one_setting(tmp_path: Path) -> None:
     for heading in (
         "Methods",
         "Ceilings",
-        "What aft took from its teachers",
+        "Gates of the features of its teachers",
         "Learning curves",
         "How the weights were chosen",
         "Every run",
         "Cost of the teachers",
-        "Who was taken for whom",
+        "Confusion matrix",
     ):
         assert f">{heading}" in page.source
     # errors, points, times, probes; two teachers' gates; six learning curves
@@ -89,7 +89,7 @@ def test_several_settings(tmp_path: Path) -> None:
         f"#setting-{i}" for i in range(1, 7)
     ]
     assert "Mean accuracy against the share of train: labels alone" in page.source
-    assert "What each teacher did" in page.text
+    assert "Effect of each teacher" in page.text
     assert "in the setting 100% of train, all teachers" in page.text
     assert "on 120 or 1,200 rows by each method" in page.text
     text = (tmp_path / "report.md").read_text()
@@ -121,7 +121,7 @@ def test_other_tasks(tmp_path: Path, kind: str) -> None:
     page = Page(write_methods_report(tmp_path, found, open_file))
     check_self_contained(page)
     assert "Learning curves" in page.text
-    assert "Who was taken for whom" not in page.text
+    assert "Confusion matrix" not in page.text
 
 
 def lose(found: dict[str, Any], methods: tuple[str, ...], seeds: tuple[int, ...]) -> None:
@@ -135,10 +135,8 @@ def lose(found: dict[str, Any], methods: tuple[str, ...], seeds: tuple[int, ...]
                 run.clear()
                 run |= {"seed": seeds[0], "folder": name, "score": None, "error": "out of memory"}
                 found["errors"][name] = "out of memory"
-        scores, alone = (
-            [run["score"] for run in setting["methods"][name]["runs"]] for name in (method, "alone")
-        )
-        values |= summarize_method(method, "accuracy", scores, alone if method != "alone" else None)
+        own, alone = (setting["methods"][name]["runs"] for name in (method, "alone"))
+        values |= summarize_method(method, "accuracy", own, alone if method != "alone" else None)
 
 
 @pytest.mark.parametrize("lost", [("kd",), ("alone",), ("aft", "refine"), ("alone", "kd", "aft")])
@@ -269,7 +267,7 @@ def test_seeds_without_rows_in_common(tmp_path: Path) -> None:
         pyarrow.parquet.write_table(pyarrow.table(table), path)
     page = Page(write_methods_report(tmp_path, found, open_file))
     assert "The seeds share no row of the test split" in page.text
-    assert "Who was taken for whom" in page.text
+    assert "Confusion matrix" in page.text
 
 
 def test_strange_names_are_escaped(tmp_path: Path) -> None:
@@ -297,3 +295,22 @@ def test_markdown_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(AftError, match="reports need matplotlib"):
         write_methods_report(tmp_path, found)
     assert "## Every run" in (tmp_path / "report.md").read_text()
+
+
+def test_metrics_that_moved_the_other_way_are_named(tmp_path: Path) -> None:
+    found = make_comparison(tmp_path, methods=("alone", "aft"), seeds=3)
+    values = found["settings"][0]["methods"]["aft"]
+    values["outcome"] = "better"
+    values["metrics"]["balanced_accuracy"] |= {
+        **{"mean": 0.238, "difference": -0.022, "low": -0.043, "high": -0.0015},
+        "outcome": "worse",
+    }
+    page = Page(write_methods_report(tmp_path, found, open_file))
+    check_self_contained(page)
+    assert "balanced accuracy -0.022" in page.text and "-0.043 to -0.001" in page.text
+    assert "log loss" in page.text
+    text = (tmp_path / "report.md").read_text()
+    assert "| aft " in text and "balanced accuracy" in text and "log loss" in text
+    for method in found["settings"][0]["methods"].values():
+        del method["metrics"]  # as documents were before
+    assert "Other metrics" not in Page(write_methods_report(tmp_path, found, open_file)).text

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from aft.comparison.statistics import compare_paired
-from aft.errors import AftError, DataError, InputError
-from aft.report import write_comparison_report, write_run_report
+from aft.errors import AftError, DataError
+from aft.report import write_run_report
 from aft.report.tables import (
     average_precision,
     class_scores,
@@ -67,7 +65,7 @@ def test_a_run_of_classification(tmp_path: Path) -> None:
         ({"teachers": ()}, "alone, without teachers", 2),
         ({"looks": 1}, "Learning curves", 4),
         ({"names": [f"class {i}" for i in range(100)], "rows": 300}, "Most frequent mistakes", 4),
-        ({"skill": 1.0}, "Who was taken for whom", 4),
+        ({"skill": 1.0}, "Confusion matrix", 4),
         ({"kind": "multilabel"}, "F1 of each label", 4),
         ({"kind": "regression", "names": ("weight", "高さ")}, "Predicted against true", 6),
     ],
@@ -145,101 +143,6 @@ def test_a_score_that_is_no_number_is_not_drawn(tmp_path: Path) -> None:
     text = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(re.sub(r'"r2": [-\d.e]+', '"r2": NaN', text))
     assert Page(write_run_report(run)).tags.count("svg") == 4
-
-
-@pytest.fixture
-def compare(tmp_path: Path) -> Callable[..., Page]:
-    def write(
-        alone: float = 0.6,
-        helped: float = 0.8,
-        change: Any = None,
-        open_input: Any = picture,
-        **options: Any,
-    ) -> Page:
-        runs = [
-            [
-                make_run(tmp_path / f"{name}{seed}", skill=skill, seed=seed, teachers=t, **options)
-                for seed in range(3)
-            ]
-            for name, skill, t in (("alone", alone, ()), ("helped", helped, (("timm:vit", 32),)))
-        ]
-        metric = next(iter(json.loads((runs[0][0] / "result.json").read_text())["metrics"]))
-        before = [alone, alone + 0.01, alone - 0.01]
-        after = [helped, helped + 0.02, helped - 0.01]
-        comparison = compare_paired(metric, before, after)
-        path = write_comparison_report(
-            tmp_path / "out",
-            title="Does it <help>?",
-            introduction="First paragraph.\n\nSecond & last.",
-            baseline_runs=runs[0],
-            transfer_runs=runs[1],
-            comparison=change(comparison) if change else comparison,
-            facts={"Licence": "CC BY 4.0", "Teacher <x>": "timm:vit"},
-            open_input=open_input,
-        )
-        page = Page(path)
-        check_self_contained(page)
-        assert " ".join(comparison.verdict().split()) in page.text
-        return page
-
-    return write
-
-
-@pytest.mark.parametrize(("helped", "tone"), [(0.8, "better"), (0.4, "worse"), (0.603, "unclear")])
-def test_a_comparison_says_its_verdict(
-    compare: Callable[..., Page], helped: float, tone: str
-) -> None:
-    page = compare(0.6, helped, names=STRANGE)
-    assert f'class="verdict {tone}"' in page.source
-    assert "Does it <help>?" in page.text
-    assert "Second & last." in page.text
-    assert "Teacher <x>" in page.text
-    assert "Right only without transfer" in page.text
-    assert page.tags.count("svg") == 3
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"kind": "regression", "names": ("weight",)},
-        {"kind": "multilabel"},
-        {"names": [f"class {i}" for i in range(100)], "rows": 200},
-        {"looks": 1, "split": "validation"},
-    ],
-    ids=["numbers", "multilabel", "100 classes", "one look"],
-)
-def test_every_kind_of_comparison(compare: Callable[..., Page], options: dict[str, Any]) -> None:
-    compare(**options)
-
-
-def test_a_comparison_of_equal_scores(compare: Callable[..., Page]) -> None:
-    page = compare(0.6, 0.6)
-    assert 'class="verdict unclear"' in page.source
-
-
-def test_a_comparison_shows_texts(compare: Callable[..., Page]) -> None:
-    def both(position: int) -> dict[str, Any]:
-        return {"image": picture(position), "text": None if position % 2 else "<b>loud</b>"}
-
-    page = compare(0.5, 0.9, columns=(("image", "image"), ("text", "text")), open_input=both)
-    assert "<b>loud</b>" in page.text
-    assert "missing" in page.text
-    assert "img" in page.tags
-
-
-def test_as_many_runs_as_scores(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    comparison = compare_paired("accuracy", [0.5, 0.6], [0.7, 0.8])
-    with pytest.raises(InputError, match="2 baseline runs, 1 transfer runs and 2 pairs"):
-        write_comparison_report(
-            tmp_path,
-            title="",
-            introduction="",
-            baseline_runs=[run, run],
-            transfer_runs=[run],
-            comparison=comparison,
-            facts={},
-        )
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_dead_dimensions_and_near_square_shapes() -> None:
     found, expected = log_me(dead, labels), log_me(x, labels)
     assert found.score == pytest.approx(expected.score, abs=1e-9)
     assert not found.mean_weights[:, 8:].any()
-    # One row decides which Gram matrix is taken; the result must not jump.
+    # One row more selects the other Gram matrix; the result must be continuous.
     around = [log_me(*(part[:n] for part in (x.repeat(1, 3), labels))).score for n in (24, 25)]
     assert abs(around[0] - around[1]) < 0.5
 
@@ -328,7 +328,7 @@ def test_tmi_grows_with_what_varies_within_classes() -> None:
     wider = tmi(2 * x, labels)
     assert wider.score > tmi(x, labels).score and wider.floored < 0.01
     tight = tmi(0.01 * x, labels)
-    # Everything on the floor: only the number of rows of each class is left.
+    # All distances are raised to the minimum: only the class sizes matter.
     n = torch.tensor(200 / 3)
     floor = torch.digamma(n) - torch.digamma(torch.tensor(3.0)) + 8 * torch.log(torch.tensor(2.0))
     assert tight.floored == 1 and tight.score == pytest.approx(float(floor), abs=0.01)
@@ -364,7 +364,7 @@ def test_expected_gain_by_other_experience() -> None:
     mean, low, high = expect_gain(0.2, 0.0, True, False, table)
     assert mean == pytest.approx(0.1) and (low, high) == pytest.approx((0.0804, 0.1196))
     nothing = expect_gain(0.0, 0.0, True, False, table)
-    assert nothing == pytest.approx((0, -0.0196, 0.0196))  # what is open where there is no gap
+    assert nothing == pytest.approx((0, -0.0196, 0.0196))  # the spread without a gap
 
 
 def test_calibration_has_every_kind_of_task() -> None:

@@ -1,23 +1,21 @@
-"""Pages about what was trained: one self-contained HTML file each, made from run folders."""
+"""Reports of runs, comparisons and teacher scores: self-contained HTML pages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aft.errors import AftError, InputError
+from aft.errors import AftError
 from aft.report.comparison.markdown import methods_as_markdown
 from aft.report.score.text import as_text as score_as_text
 
 if TYPE_CHECKING:
-    from aft.comparison.statistics import PairedComparison
     from aft.report.cards import OpenInput
     from aft.report.comparison.changes import OpenFile
 
 __all__ = [
     "score_as_text",
-    "write_comparison_report",
     "write_methods_report",
     "write_run_report",
     "write_score_report",
@@ -28,78 +26,22 @@ def write_run_report(folder: Path, open_input: OpenInput | None = None) -> Path:
     """Write ``report.html`` of one finished run.
 
     Args:
-        folder: The run folder; all but ``result.json`` may be missing.
-        open_input: Gives the input of a row of the final split: a picture, a text, None where it
-            is missing, or a dictionary of these by column. Without it no inputs are shown.
+        folder: The run folder; only ``result.json`` is required.
+        open_input: Returns the input of a row of the final split: an image, a text, None if it is
+            missing, or a dictionary of these by column. If omitted, no inputs are shown.
 
     Returns:
         Path of the page.
 
     Raises:
-        DataError: If the folder holds no finished run.
-        AftError: If matplotlib or jinja2 are not installed.
+        DataError: If the folder has no finished run.
+        AftError: If matplotlib or jinja2 is not installed.
     """
     _require_extra()
     from aft.report.run_page import render_run
     from aft.training.run_folder import read_run
 
     return _write(folder, render_run(read_run(folder), open_input))
-
-
-def write_comparison_report(
-    folder: Path,
-    *,
-    title: str,
-    introduction: str,
-    baseline_runs: Sequence[Path],
-    transfer_runs: Sequence[Path],
-    comparison: PairedComparison,
-    facts: Mapping[str, str],
-    open_input: OpenInput | None = None,
-) -> Path:
-    """Write ``report.html`` of runs without and with transfer, one pair a seed.
-
-    Args:
-        folder: Where the page goes; made if it is missing.
-        title: Heading of the page.
-        introduction: What was compared, and how; an empty line starts a new paragraph.
-        baseline_runs: Finished runs without transfer.
-        transfer_runs: Finished runs with it, in the same order of seeds, with the same final
-            split.
-        comparison: The scores of these runs, in the same order.
-        facts: What else a reader should know, such as licence, teacher or hardware.
-        open_input: Gives the input of a row of the final split: a picture, a text, None where it
-            is missing, or a dictionary of these by column. Without it no inputs are shown.
-
-    Returns:
-        Path of the page.
-
-    Raises:
-        InputError: If the runs are not as many as the scores.
-        DataError: If a folder holds no finished run.
-        AftError: If matplotlib or jinja2 are not installed.
-    """
-    _require_extra()
-    from aft.report.comparison_page import render_comparison
-    from aft.training.run_folder import read_run
-
-    lengths = (len(baseline_runs), len(transfer_runs), len(comparison.baseline))
-    if len(set(lengths)) > 1:
-        raise InputError(
-            f"expected one run of each method for each score, got {lengths[0]} baseline runs, "
-            f"{lengths[1]} transfer runs and {lengths[2]} pairs of scores"
-        )
-    page = render_comparison(
-        title=title,
-        introduction=introduction,
-        baseline=[read_run(run) for run in baseline_runs],
-        transfer=[read_run(run) for run in transfer_runs],
-        comparison=comparison,
-        facts=facts,
-        open_input=open_input,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    return _write(folder, page)
 
 
 def write_methods_report(
@@ -109,16 +51,16 @@ def write_methods_report(
 
     Args:
         folder: The folder of the comparison, with its runs.
-        document: What :func:`aft.commands.compare.compare` returns.
-        open_file: Gives the input of a row of the final split by its name in the column ``file``
-            of ``evaluation.parquet``: a picture, a text, None where it is missing, or a dictionary
-            of these by column. Without it no inputs are shown.
+        document: The result of :func:`aft.commands.compare.compare`.
+        open_file: Returns the input of a row of the final split by its name in the column ``file``
+            of ``evaluation.parquet``: an image, a text, None if it is missing, or a dictionary of
+            these by column. If omitted, no inputs are shown.
 
     Returns:
         Path of the page.
 
     Raises:
-        AftError: If matplotlib or jinja2 are not installed; ``report.md`` is written all the same.
+        AftError: If matplotlib or jinja2 is not installed; ``report.md`` is still written.
     """
     text = methods_as_markdown(folder, document)
     (folder / "report.md").write_text(text, encoding="utf-8", errors="replace")
@@ -129,17 +71,17 @@ def write_methods_report(
 
 
 def write_score_report(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Write ``score.html`` of what `aft score` found.
+    """Write ``score.html``, the report of `aft score`.
 
     Args:
-        folder: Where the page goes.
-        document: What ``score.json`` holds.
+        folder: Output folder.
+        document: The contents of ``score.json``.
 
     Returns:
         Path of the page.
 
     Raises:
-        AftError: If matplotlib or jinja2 are not installed.
+        AftError: If matplotlib or jinja2 is not installed.
     """
     _require_extra()
     from aft.report.score.page import render_score

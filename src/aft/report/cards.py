@@ -1,4 +1,4 @@
-"""The inputs on a card: pictures as data, texts cut to a few lines."""
+"""Inputs shown on cards: images as data URIs, texts cut to a few lines."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 THUMBNAIL = 160
 MOST_CHARACTERS = 280
 MOST_LINES = 8
-# Controls but line breaks, halves of surrogate pairs, and what is no character at all.
+# Control characters except line breaks, lone surrogates, and noncharacters.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _LINE_BREAKS = re.compile("\r\n|[\r\x85\u2028\u2029]")
 
 
 def show_input(open_input: OpenInput, position: int) -> list[dict[str, Any]] | None:
-    """The parts of an input for a card.
+    """Prepare one input for a card.
 
     Args:
-        open_input: Gives the input of a row: a picture, a text, None where it is missing, or a
+        open_input: Returns the input of a row: an image, a text, None if it is missing, or a
             dictionary of these by column.
-        position: The row.
+        position: Number of the row.
 
     Returns:
-        For each part its ``name`` (None where there is but one), and ``picture`` (a data URI),
-        ``text`` or neither where it is missing; None where the input can no longer be opened.
+        For each part its ``name`` (None if there is only one part), and ``picture`` (a data URI)
+        or ``text``; both are None if the part is missing. None if the input cannot be opened.
     """
     try:
         value = open_input(position)
@@ -45,9 +45,9 @@ def show_input(open_input: OpenInput, position: int) -> list[dict[str, Any]] | N
 
 
 def excerpt(text: str) -> str:
-    """The beginning of a text, at most 280 characters and 8 lines, without empty lines.
+    """Cut a text to at most 280 characters and 8 lines, without empty lines.
 
-    Characters that cannot be printed become U+FFFD; a cut is marked with an ellipsis.
+    Unprintable characters become U+FFFD. A cut is marked with an ellipsis.
     """
     start = _LINE_BREAKS.sub("\n", text.lstrip()[: 20 * MOST_CHARACTERS])
     start = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", start)
@@ -57,7 +57,7 @@ def excerpt(text: str) -> str:
     if len(shown) > MOST_CHARACTERS:
         shown = shown[:MOST_CHARACTERS]
         words = re.match(r"(.*)\s", shown, re.DOTALL)
-        if words and len(words[1]) > 0.8 * MOST_CHARACTERS:  # else one very long word
+        if words and len(words[1]) > 0.8 * MOST_CHARACTERS:  # otherwise one very long word
             shown = words[1]
     elif len(lines) <= MOST_LINES and len(text.strip()) <= 20 * MOST_CHARACTERS:
         return shown

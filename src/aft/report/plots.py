@@ -1,7 +1,7 @@
-"""The charts of a report, each one small figure as SVG that takes its colours from the page.
+"""Charts of the reports: small SVG figures that take their colours from the page.
 
-Figures are 360 units wide with text of 11 units, so that they can be read on a phone. They hold
-our own words only: the names of classes and teachers, in whatever script, are left to the page.
+Figures are 360 units wide with text of 11 units, so that they are readable on a phone. Names of
+classes and teachers may be in any script, so the page shows them as text outside the charts.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from aft.comparison.statistics import PairedComparison
-
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
-# Stand-ins that become the page's variables, so that a chart follows light, dark and print.
+# Placeholders, replaced by CSS variables, so that a chart follows light, dark and print styles.
 INK, MUTED, LINE, BLUE, ORANGE, GREY = (
     "#010101",
     "#020202",
@@ -78,7 +76,7 @@ MOST_POINTS = 300
 
 
 def draw_losses(curve: Curve, name: str) -> Markup:
-    """A training loss against the step: every logged value faintly, their running mean boldly."""
+    """Training loss per step: logged values in grey, their running mean in blue."""
     steps, values = _thin(curve)
     width = max(1, len(values) // 20)
     smooth = _running_mean(values, width)
@@ -93,20 +91,20 @@ def draw_losses(curve: Curve, name: str) -> Markup:
             axes.set_ylim(low - 0.05 * (high - low), max(high, float(smooth.max())) * 1.05)
         _step_axis(axes, steps)
 
-    return draw_figure(paint, f"{name} against training step; it ends at {smooth[-1]:.3g}")
+    return draw_figure(paint, f"{name} against training step; final value {smooth[-1]:.3g}")
 
 
 def draw_validation(
     curve: Curve, name: str, best_step: int, alone: Curve | None = None, kept_alone: bool = False
 ) -> Markup:
-    """The validation metric against the step, the chosen checkpoint marked.
+    """Validation metric per step, with the chosen checkpoint marked.
 
     Args:
-        curve: Of the student.
-        name: Of the metric.
-        best_step: The step of the checkpoint.
-        alone: Of a second student, which learned from the labels alone; dashed.
-        kept_alone: Whether the checkpoint is one of that student.
+        curve: Curve of the student.
+        name: Name of the metric.
+        best_step: Step of the chosen checkpoint.
+        alone: Curve of a second student, trained on the labels alone; dashed.
+        kept_alone: Whether the chosen checkpoint is of that second student.
     """
     steps, values = alone if alone is not None and kept_alone else curve
     best = int(np.argmin(np.abs(steps - best_step)))
@@ -132,7 +130,7 @@ def draw_validation(
         share = steps[best] / max(1.0, float(steps.max()))
         axes.annotate(
             text,
-            (float(steps[best]), top),  # above every line
+            (float(steps[best]), top),  # above all lines
             xytext=(0, 9),
             textcoords="offset points",
             ha="left" if share < 0.3 else "right" if share > 0.7 else "center",
@@ -141,14 +139,14 @@ def draw_validation(
         )
         _step_axis(axes, steps)
 
-    second = "" if alone is None else f"; from the labels alone {alone[1][-1]:.3f} at the end"
+    second = "" if alone is None else f"; labels alone: final value {alone[1][-1]:.3f}"
     return draw_figure(
         paint, f"{name} on the validation split against training step; best {text}{second}"
     )
 
 
 def draw_gates(gates: NDArray[np.float32], gated: bool) -> Markup:
-    """Histogram of one teacher's gates, beside where learned ones started; or of its weights."""
+    """Histogram of one teacher's gates, with the initial value marked, or of its weights."""
     low, high = min(0.0, float(gates.min())), max(1.0, float(gates.max()))
     counts, edges = np.histogram(gates, bins=40, range=(low, high))
     shares = 100 * counts / len(gates)
@@ -158,12 +156,12 @@ def draw_gates(gates: NDArray[np.float32], gated: bool) -> Markup:
         axes.bar(edges[:-1], shares, np.diff(edges), align="edge", color=BLUE, linewidth=0)
         axes.set_ylim(0, max(1.0, float(shares.max())) * 1.2)
         axes.set_xlim(low, high)
-        axes.set_xlabel("gate: 0 shut, 1 open" if gated else "weight: 1 the largest")
+        axes.set_xlabel("gate (0 closed, 1 open)" if gated else "weight (largest: 1)")
         if not gated:
             return
         axes.axvline(0.5, color=ORANGE, linewidth=1.5, linestyle=(0, (4, 3)))
         axes.annotate(
-            "start",
+            "initial",
             (0.5, 1),
             xycoords=("data", "axes fraction"),
             xytext=(4, -10),
@@ -171,16 +169,16 @@ def draw_gates(gates: NDArray[np.float32], gated: bool) -> Markup:
             color=ORANGE,
         )
 
-    what = "gates, all started at 0.5" if gated else "weights, the largest of all being 1"
+    what = "gates, initial value 0.5" if gated else "weights, scaled to a maximum of 1"
     return draw_figure(
         paint,
-        f"Histogram of {len(gates)} {what}: mean {gates.mean():.2f}, from {gates.min():.2f} to "
+        f"Histogram of {len(gates)} {what}: mean {gates.mean():.2f}, range {gates.min():.2f} to "
         f"{gates.max():.2f}",
     )
 
 
 def draw_scatter(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> Markup:
-    """Predicted against true values, with the line on which both are the same."""
+    """Predicted against true values, with the diagonal where both are equal."""
     chosen = np.arange(len(true))
     if len(true) > MOST_POINTS:
         chosen = np.random.default_rng(0).permutation(len(true))[:MOST_POINTS]
@@ -205,70 +203,10 @@ def draw_scatter(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> M
     )
 
 
-def draw_pairs(comparison: PairedComparison, name: str) -> Markup:
-    """Every seed's two scores, joined; beside them, on the same scale, the difference."""
-    before, after = np.asarray(comparison.baseline), np.asarray(comparison.treated)
-    differences = after - before
-    left = (float(min(before.min(), after.min())), float(max(before.max(), after.max())))
-    reached = np.append(differences, [0.0, comparison.low, comparison.high])
-    right = (float(reached.min()), float(reached.max()))
-    span = max(left[1] - left[0], right[1] - right[0], 1e-4) * 1.16
-
-    def limits(pair: tuple[float, float]) -> tuple[float, float]:
-        centre = (pair[0] + pair[1]) / 2
-        return centre - span / 2, centre + span / 2
-
-    def paint(figure: Figure) -> None:
-        scores, change = figure.subplots(1, 2, width_ratios=[1.45, 1])
-        scores.set_title(name)
-        for pair in zip(before, after, strict=True):
-            scores.plot([0, 1], pair, color=GREY, linewidth=1, zorder=2)
-        for x, values, colour, marker in ((0, before, GREY, "s"), (1, after, BLUE, "o")):
-            scores.scatter(
-                np.full(len(values), x), values, s=34, color=colour, marker=marker, zorder=3
-            )
-            side = -0.24 if x == 0 else 0.24
-            scores.plot([x + side - 0.1, x + side + 0.1], [values.mean()] * 2, color=INK)
-        scores.set_xlim(-0.5, 1.5)
-        scores.set_xticks([0, 1], ["labels\nalone", "with\ntransfer"])
-        scores.set_ylim(limits(left))
-
-        change.set_title("difference")
-        change.axhline(0, color=INK, linewidth=1)
-        spots = np.linspace(-0.15, 0.15, len(differences))
-        change.scatter(spots, differences, s=16, color=GREY, zorder=3)
-        change.plot([1, 1], [comparison.low, comparison.high], color=BLUE, linewidth=2.4)
-        change.scatter([1], [comparison.difference], s=44, color=BLUE, zorder=3)
-        change.annotate(
-            f"{comparison.difference:+.3f}",
-            (1, comparison.difference),
-            xytext=(7, 0),
-            textcoords="offset points",
-            va="center",
-            color=BLUE,
-            fontweight="bold",
-        )
-        change.set_xlim(-0.5, 2.3)
-        change.set_xticks([0, 1], ["each\nseed", "mean"])
-        change.set_ylim(limits(right))
-        for axes in (scores, change):
-            axes.tick_params(axis="x", length=0)
-            axes.spines["bottom"].set_visible(False)
-            axes.yaxis.set_major_locator(MaxNLocator(6))
-
-    return draw_figure(
-        paint,
-        f"{name} of each seed: mean {before.mean():.3f} from labels alone, {after.mean():.3f} with "
-        f"transfer; difference {comparison.difference:+.3f}, {comparison.confidence:.0%} interval "
-        f"{comparison.low:+.3f} to {comparison.high:+.3f}",
-        HEIGHT * 1.25,
-    )
-
-
 def draw_mean_curves(
-    baseline: Sequence[Curve], transfer: Sequence[Curve], name: str, method: str = "transfer"
+    baseline: Sequence[Curve], transfer: Sequence[Curve], name: str, method: str
 ) -> Markup:
-    """The mean validation curve of each method over its seeds, in a band from lowest to highest."""
+    """Mean validation curves over seeds of the labels alone and a method, with min-max bands."""
     bands = [_band(curves) for curves in (baseline, transfer)]
 
     def paint(figure: Figure) -> None:
@@ -283,21 +221,21 @@ def draw_mean_curves(
     alone, helped = (float(band[2][-1]) for band in bands)
     return draw_figure(
         paint,
-        f"Mean {name} on the validation split against training step; at the end {alone:.3f} from "
-        f"labels alone and {helped:.3f} with {method}",
+        f"Mean {name} on the validation split against training step; final value {alone:.3f} with "
+        f"the labels alone and {helped:.3f} with {method}",
         HEIGHT * 1.25,
     )
 
 
 def _band(curves: Sequence[Curve]) -> tuple[NDArray[np.float64], ...]:
-    """Steps, and the lowest, mean and highest value of several curves at each."""
+    """Steps, and the minimum, mean and maximum of several curves at each step."""
     steps = np.unique(np.concatenate([steps for steps, _ in curves]))
     table = np.stack([np.interp(steps, *curve) for curve in curves])
     return steps, table.min(axis=0), table.mean(axis=0), table.max(axis=0)
 
 
 def new_axes(figure: Figure, title: str) -> Axes:
-    """The axes of a figure that has but one, under a title."""
+    """Add the only axes of a figure, with a title."""
     axes = figure.subplots()
     axes.set_title(title)
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -311,7 +249,7 @@ def _step_axis(axes: Axes, steps: NDArray[np.float64]) -> None:
 
 
 def _thin(curve: Curve) -> Curve:
-    """At most ``MOST_POINTS`` points, each the mean of its neighbours."""
+    """Reduce a curve to ``MOST_POINTS`` points, each a mean of consecutive values."""
     steps, values = curve
     if len(steps) <= MOST_POINTS:
         return curve
@@ -323,7 +261,7 @@ def _thin(curve: Curve) -> Curve:
 
 
 def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Mean of the ``width`` values around each place, of fewer at the ends."""
+    """Mean of the ``width`` values around each position, of fewer at the ends."""
     sums = np.cumsum(np.insert(values, 0, 0.0))
     places = np.arange(len(values))
     starts = np.maximum(0, places - width // 2)
@@ -334,10 +272,10 @@ def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64
 def draw_figure(
     paint: Callable[[Figure], None], description: str, height: float = HEIGHT
 ) -> Markup:
-    """The figure as one ``<svg>`` element without outer references."""
+    """Draw a figure as one ``<svg>`` element without external references."""
     out = StringIO()
     with rc_context(STYLE), warnings.catch_warnings():
-        # With svg.fonttype none the browser draws the text, in whatever font has the glyph.
+        # With svg.fonttype none the browser draws the text, in any font that has the glyph.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
         paint(figure)
@@ -345,7 +283,7 @@ def draw_figure(
     svg = out.getvalue()
     body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    # All figures of a page share one space of ids.
+    # All figures of a page share one namespace of ids.
     prefix = f"f{blake2b((description + body).encode(), digest_size=4).hexdigest()}-"
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", body).replace("xlink:href", "href")
     for colour, variable in VARIABLES.items():

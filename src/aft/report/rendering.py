@@ -1,4 +1,4 @@
-"""What both pages share: numbers and names as text, templates."""
+"""Shared by all report pages: formatting of numbers and names, and the templates."""
 
 from __future__ import annotations
 
@@ -9,57 +9,41 @@ from typing import Any
 import jinja2
 
 from aft.backbones.specs import short_name, shorten_paths, split_column
+from aft.metrics import metric_words
 from aft.report.tables import confusion, matrix_rows, most_confused
 from aft.training.run_folder import Run
 from aft.version import __version__
 
 MOST_MATRIX_CLASSES = 30
-METRICS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "nll": "negative log-likelihood",
-    "mean_average_precision": "mean average precision",
-    "micro_f1": "micro F1",
-    "bce": "binary cross-entropy",
-    "r2": "R²",
-    "rmse": "RMSE",
-    "mae": "mean absolute error",
-}
-
-
-def metric_name(name: str) -> str:
-    """The name of a metric for people."""
-    return METRICS.get(name, name.replace("_", " "))
 
 
 def number(value: float | None) -> str:
-    """Three decimals, fewer digits for large numbers, a dash where there is none."""
+    """Format with three decimals, large and tiny numbers with three digits, None as a dash."""
     if value is None or math.isnan(value):
         return "\N{EN DASH}"
     return f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min`` or ``3.5 h``."""
+    """Format a duration: ``40 s``, ``12 min`` or ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
-    """``1 row``, ``1,200 rows``."""
+    """Format a count with its noun: ``1 row``, ``1,200 rows``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def student_name(student: str) -> str:
-    """``text=hf:google/bert?layers=2 + image=timm:vit.in1k`` as ``bert + vit``."""
+    """Shorten ``text=hf:google/bert?layers=2 + image=timm:vit.in1k`` to ``bert + vit``."""
     towers = re.split(r" \+ (?=[^:=?]+=)", student)
     return " + ".join(short_name(tower) for tower in towers)
 
 
 def confusion_context(run: Run, counts: Any = None) -> dict[str, Any]:
-    """A matrix for few classes, the most frequent mistakes for many."""
+    """Confusion matrix for up to 30 classes, the most frequent mistakes for more."""
     names = list(run.task.names)
     counts = confusion(run) if counts is None else counts
     if len(names) > MOST_MATRIX_CLASSES:
@@ -68,7 +52,7 @@ def confusion_context(run: Run, counts: Any = None) -> dict[str, Any]:
 
 
 def render(template: str, **context: Any) -> str:
-    """Fill a template; every string in it is escaped."""
+    """Render a template; all strings are HTML-escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("aft.report"),
         autoescape=True,
@@ -78,7 +62,7 @@ def render(template: str, **context: Any) -> str:
     )
     environment.filters |= {
         "number": number,
-        "metric": metric_name,
+        "metric": metric_words,
         "duration": duration,
         "count": count,
         "split_column": lambda spec: split_column(shorten_paths(spec)),

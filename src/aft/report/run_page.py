@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aft.metrics import metric_words
 from aft.report import plots
 from aft.report.cards import show_input
-from aft.report.rendering import confusion_context, count, metric_name, render, student_name
+from aft.report.rendering import confusion_context, count, render, student_name
 from aft.report.tables import class_scores, confusion, label_scores, target_scores, wilson_interval
 from aft.training.run_folder import Run
 
@@ -51,20 +52,20 @@ def render_run(run: Run, open_input: OpenInput | None) -> str:
 
 
 GATES = (
-    "Each feature of a teacher has a gate, learned together with the student. All started half "
-    "open, at 0.5. An open gate lets its feature count in what the teachers find alike, a shut one "
-    "leaves it out."
+    "Each feature of a teacher has a gate, learned together with the student. The initial value is "
+    "0.5. A feature with an open gate (1) contributes to the teachers' kernel; a feature with a "
+    "closed gate (0) does not."
 )
-SCORES = " The scores of the task, which stand beside the features, are not shown."
+SCORES = " The kernel also contains scores of the task, which are not shown."
 DENSE = (
-    "A matrix that was learned together with the student maps the teachers' features. Shown is how "
-    "much each feature weighs in it, beside the one of all teachers that weighs most, at 1."
+    "A matrix that was learned together with the student maps the teachers' features. The charts "
+    "show the weight of each feature in it, relative to the largest weight of all teachers."
 )
-FIXED = "Each feature of a teacher has the same weight: fixed gates learn nothing."
+FIXED = "All features of a teacher have the same weight, because fixed gates are not learned."
 
 
 def gate_charts(runs: list[Run]) -> list[dict[str, Any]]:
-    """Chart and summary of each teacher's gates or weights, those of several runs together."""
+    """Chart and summary of each teacher's gates or weights, pooled over the runs."""
     charts = []
     weights = str(runs[0].config.get("weights"))
     dense = weights == "dense"
@@ -92,15 +93,15 @@ def gate_charts(runs: list[Run]) -> list[dict[str, Any]]:
 
 
 def _further_rows(run: Run) -> str:
-    """What joined the transfer loss beside the labelled rows; empty without any."""
+    """Rows or views that only the transfer loss uses, in words; empty if there are none."""
     rows, views = (run.result.get(name, 0) for name in ("rows_without_labels", "views"))
     if views:
-        return f"{count(rows, 'stored view')} ({views} a row)"
+        return f"{count(rows, 'stored view')} ({views} per row)"
     return f"{count(rows, 'row')} without labels" if rows else ""
 
 
 def _curves(run: Run) -> list[dict[str, Any]]:
-    """Charts, and whether they show a second student, which learned from the labels alone."""
+    """Charts, and whether each shows a second student, trained on the labels alone."""
     charts = []
     for name, title in (("task_loss", "task loss"), ("transfer_loss", "transfer loss")):
         curve = run.curve("train", name)
@@ -112,7 +113,7 @@ def _curves(run: Run) -> list[dict[str, Any]]:
         alone = run.curve("validation_alone", run.main_metric)
         svg = plots.draw_validation(
             curve,
-            metric_name(run.main_metric),
+            metric_words(run.main_metric),
             best,
             alone if len(alone[0]) else None,
             bool(run.safety_net.get("fell_back")),
@@ -141,13 +142,13 @@ def _targets(run: Run) -> list[dict[str, Any]]:
 
 
 def _examples(run: Run, open_input: OpenInput) -> list[dict[str, Any]]:
-    """Groups of inputs: the mistakes that the student was surest of, and some right ones."""
+    """Groups of inputs: the most confident mistakes, and some correct predictions."""
     if run.task.kind == "regression":
         largest, described = _largest_errors(run)
         return [
             {
                 "title": "Largest errors",
-                "note": "Over all targets, each in units of its own spread.",
+                "note": "Errors of all targets, each divided by the standard deviation of the target.",
                 "cards": _cards(run, largest, open_input, described),
             }
         ]
@@ -156,25 +157,29 @@ def _examples(run: Run, open_input: OpenInput) -> list[dict[str, Any]]:
     if run.task.kind == "classification":
         wrong = wrong[np.argsort(-np.asarray(run.rows["probability"])[wrong], kind="stable")]
         title = (
-            f"The {min(MOST_MISTAKES, len(wrong))} most confident of {count(len(wrong), 'mistake')}"
+            f"{min(MOST_MISTAKES, len(wrong))} most confident of {count(len(wrong), 'mistake')}"
         )
-        note = "A wrong label in the data looks like this, too."
+        note = "Some of these may be wrong labels in the data."
     else:
         wrong = np.random.default_rng(0).permutation(wrong)
         title = f"{min(MOST_MISTAKES, len(wrong))} of {count(len(wrong), 'row')} with a mistake"
-        note = "Drawn at random."
+        note = "A random sample."
     right = np.random.default_rng(0).permutation(right)
 
     def describe(row: int) -> tuple[str, str]:
         if run.task.kind == "classification":
             sure = run.rows["probability"][row]
-            return f"is {true[row]}", f"said {predicted[row]} ({sure:.0%})"
-        has, said = (labels[row].replace("|", ", ") or "nothing" for labels in (true, predicted))
-        return f"has {has}", f"said {said}"
+            return f"true: {true[row]}", f"predicted: {predicted[row]} ({sure:.0%})"
+        has, said = (labels[row].replace("|", ", ") or "none" for labels in (true, predicted))
+        return f"true: {has}", f"predicted: {said}"
 
     groups = [
         (title, note, wrong[:MOST_MISTAKES]),
-        (f"Right: {min(MOST_RIGHT, len(right))} of {len(right)}", "Drawn at random.", right),
+        (
+            f"{min(MOST_RIGHT, len(right))} of {count(len(right), 'correct prediction')}",
+            "A random sample.",
+            right,
+        ),
     ]
     return [
         {
@@ -196,8 +201,8 @@ def _largest_errors(run: Run) -> tuple[NDArray[np.int64], Callable[[int], tuple[
     def describe(row: int) -> tuple[str, str]:
         target = targets[int(errors[:, row].argmax())]
         return (
-            f"{target['name']} is {target['true'][row]:.4g}",
-            f"said {target['predicted'][row]:.4g}",
+            f"{target['name']}: true {target['true'][row]:.4g}",
+            f"predicted {target['predicted'][row]:.4g}",
         )
 
     return np.argsort(-worst, kind="stable")[:MOST_MISTAKES], describe
@@ -218,6 +223,6 @@ def _cards(
 
 
 def _title(run: Run) -> str:
-    """Student and data without source, options and folders."""
+    """Names of student and data, without source, options and folders."""
     source = run.data.get("source", run.folder.name)
     return f"{student_name(run.result['student'])} on {Path(source).name or source}"

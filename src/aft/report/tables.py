@@ -1,4 +1,4 @@
-"""The numbers in a report: who was taken for whom, how good each class is, what changed."""
+"""Tables of a report: confusion matrix, scores per class, changed predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), sound for small counts and shares near 0 and 1."""
+    """95 % interval of a proportion (Wilson 1927), valid for small counts and near 0 and 1."""
     share, correction = right / total, Z**2 / total
     centre = (share + correction / 2) / (1 + correction)
     reach = Z * np.sqrt(share * (1 - share) / total + correction / (4 * total)) / (1 + correction)
@@ -34,7 +34,7 @@ def confusion(run: Run) -> NDArray[np.int64]:
 
 
 def matrix_rows(counts: NDArray[np.int64]) -> list[list[tuple[int, float]]]:
-    """Count and share of its row (0 to 1) of each cell."""
+    """Count of each cell, and its share of the row (0 to 1)."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return [
         [(int(count), round(float(share), 3)) for count, share in zip(*row, strict=True)]
@@ -43,7 +43,7 @@ def matrix_rows(counts: NDArray[np.int64]) -> list[list[tuple[int, float]]]:
 
 
 def difference_rows(difference: NDArray[np.int64]) -> list[list[tuple[int, float]]]:
-    """Change of each cell and how much good (0 to 1) or harm (-1 to 0) it does."""
+    """Difference of each cell, and its effect: 0 to 1 is an improvement, -1 to 0 is a loss."""
     good = np.where(np.eye(len(difference), dtype=bool), difference, -difference)
     scaled = good / max(1, int(np.abs(good).max()))
     return [
@@ -73,7 +73,7 @@ def most_confused(
 
 
 def class_scores(run: Run, counts: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Rows, recall and precision of each class, lowest recall first, absent classes last."""
+    """Rows, recall and precision of each class, by ascending recall, absent classes last."""
     trained = (run.data.get("rows_per_class") or {}).get("train") or {}
     found = [
         {
@@ -89,11 +89,12 @@ def class_scores(run: Run, counts: NDArray[np.int64]) -> list[dict[str, Any]]:
 
 
 def label_scores(run: Run) -> tuple[str, list[dict[str, Any]]]:
-    """The score of each label of a multi-label run, lowest first.
+    """Score of each label of a multi-label run, in ascending order.
 
     Returns:
-        ``average precision`` where the evaluation holds the probability of every label, else
-        ``F1``; and for each label its name, rows and score (None where no row has it).
+        The name of the score: ``average precision`` if the evaluation has the probability of
+        every label, otherwise ``F1``. And for each label its name, rows and score (None if no row
+        has the label).
     """
     true = [set(value.split("|")) for value in run.rows["label"]]
     chosen = [set(value.split("|")) for value in run.rows["predicted"]]
@@ -114,7 +115,7 @@ def label_scores(run: Run) -> tuple[str, list[dict[str, Any]]]:
 
 
 def average_precision(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> float:
-    """Mean precision at each relevant row, best score first; rows of equal score stand together."""
+    """Average precision; rows of equal score share one rank."""
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(relevant[order])
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
@@ -145,14 +146,13 @@ def target_scores(run: Run) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Changes:
-    """What transfer made right and what it made wrong, over all seeds.
+    """Predictions that transfer corrected and that it broke, over all seeds.
 
     Attributes:
-        both, gained, lost, neither: Predictions right with and without transfer, right only with
-            it, right only without it, and wrong both ways; sums over seeds.
-        gains, losses: Rows of the final split that changed in most seeds, most first. Each is its
-            position, the file, its class, the class that it was wrongly taken for most often, and
-            in how many seeds.
+        both, gained, lost, neither: Number of predictions that are correct with and without
+            transfer, only with it, only without it, and never; summed over seeds.
+        gains, losses: Changed rows of the final split, sorted by the number of seeds. Each has its
+            position, file, class, most frequent wrong class and number of seeds.
     """
 
     both: int
@@ -164,10 +164,10 @@ class Changes:
 
 
 def find_changes(baseline: Sequence[Run], transfer: Sequence[Run]) -> Changes | None:
-    """Compare predictions pair by pair; rows are matched by file.
+    """Compare the predictions of paired runs; rows are matched by file.
 
     Returns:
-        None where the runs share no rows.
+        None if the runs share no rows.
     """
     files = list(transfer[0].rows.get("file", ()))
     tables = [

@@ -1,4 +1,4 @@
-"""What a student could reach: linear models on stored features, fitted after training."""
+"""Upper bounds for a student: linear models on stored features, fitted after training."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def score_ceilings(
 ) -> list[dict[str, Any]]:
     """Score linear models on the features of each teacher, of all, and of all with a student.
 
-    The last is the ceiling of Residual Feature Integration, https://arxiv.org/abs/2505.11771: the
-    features of a student and of its teachers side by side, which needs the teachers at every
-    prediction. The strength of every linear model is chosen by cross-validation on the training
-    rows.
+    The last one is the upper bound of Residual Feature Integration,
+    https://arxiv.org/abs/2505.11771: a linear model on the concatenated features of a student and
+    its teachers, which needs the teachers for every prediction. The regularization of each linear
+    model is chosen by cross-validation on the training rows.
 
     Args:
         options: Options of a run: its data, seed and teachers.
@@ -39,7 +39,7 @@ def score_ceilings(
         student: Folder of a trained student on the same data.
 
     Returns:
-        For each linear model its ``teachers``, whether it sees the ``student`` too, and its
+        For each linear model its ``teachers``, whether it includes the ``student``, and its
         ``score``.
     """
     data = load_training_data(options)
@@ -54,8 +54,8 @@ def score_ceilings(
     new = [one.gather(np.arange(len(scored))) for one in others]
     groups: list[tuple[tuple[int, ...], bool]] = [((i,), False) for i in range(len(seen))]
     together = tuple(range(len(seen)))
+    groups.insert(0, (together, True))
     groups += [(together, False)] if len(seen) > 1 else []
-    groups.append((together, True))
     own_features = [_run(options, student, part) for part in (train.subset(rows), scored)]
     labels = torch.from_numpy(np.asarray(train.labels)[rows])
     found = []
@@ -73,7 +73,7 @@ def score_ceilings(
 
 def _run(options: TrainConfig, folder: Path, samples: Samples) -> Tensor:
     """Features of a trained student, ``(n, dim)``."""
-    saved = SavedStudent.load(folder, trust_remote_code=True)  # it was made by this comparison
+    saved = SavedStudent.load(folder, trust_remote_code=True)  # saved by this comparison
     device = choose_device(options.device)
     batches: Sequence[Any] = list(
         run_student(

@@ -1,4 +1,4 @@
-"""What one method changed, row by row: which predictions became right, and which wrong."""
+"""Predictions that differ between a method and the labels alone."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ MOST_EXAMPLES = 12
 def changes_context(
     folder: Path, document: Mapping[str, Any], open_file: OpenFile | None
 ) -> dict[str, Any] | None:
-    """What the page says of the labels alone and the best method, over the seeds of both.
+    """Compare the labels alone with the recommended method, over the seeds of both.
 
-    Of several settings the first with the largest share of train is taken.
+    Of several settings, the first one with the largest share of train is used.
 
     Args:
         folder: The comparison's folder.
-        document: What :func:`aft.commands.compare.compare` returns.
-        open_file: Gives the input of a row by its name in ``evaluation.parquet``.
+        document: The result of :func:`aft.commands.compare.compare`.
+        open_file: Returns the input of a row by its name in ``evaluation.parquet``.
 
     Returns:
-        None where there are no classes, or no predictions to compare.
+        None if the task has no classes, or there are no predictions to compare.
     """
     if document["task"] != "classification":
         return None
@@ -62,7 +62,7 @@ def changes_context(
 def _pairs(
     folder: Path, methods: Mapping[str, Mapping[str, Any]], method: str
 ) -> tuple[list[Run], list[Run]]:
-    """The runs of the labels alone and of a method with the same seeds, with predictions."""
+    """Runs of the labels alone and of a method with the same seeds and with predictions."""
     found: list[dict[int, Run]] = []
     for name in (ALONE, method):
         runs = {}
@@ -77,7 +77,7 @@ def _pairs(
 
 
 def _confusion(before: Sequence[Run], after: Sequence[Run]) -> dict[str, Any]:
-    """The matrix of the method over all seeds, and how it differs from the labels alone."""
+    """Confusion matrix of the method over all seeds, and its difference from the labels alone."""
     alone, helped = (np.sum([confusion(run) for run in runs], axis=0) for runs in (before, after))
     context = confusion_context(after[0], helped)
     if len(context["names"]) <= MOST_MATRIX_CLASSES:
@@ -86,16 +86,16 @@ def _confusion(before: Sequence[Run], after: Sequence[Run]) -> dict[str, Any]:
 
 
 def _groups(method: str, changes: Changes, open_file: OpenFile) -> list[dict[str, Any]]:
-    """Inputs that the method made right and those it made wrong, chosen by the same rule."""
+    """Inputs whose prediction the method corrected or broke, selected by the same rule."""
     groups = []
     for title, rows, other in (
-        (f"Right only with {method}", changes.gains, "alone"),
-        ("Right only with the labels alone", changes.losses, method),
+        (f"Correct only with {method}", changes.gains, "labels alone"),
+        ("Correct only with the labels alone", changes.losses, method),
     ):
         cards = [
             {
                 "file": row["file"],
-                "true": f"is {row['label']}",
+                "true": f"true: {row['label']}",
                 "said": f"{other}: {row['other']}",
                 "seeds": row["seeds"],
                 "parts": _show(open_file, row["file"]),

@@ -1,4 +1,4 @@
-"""Names beside the points of a chart, placed so that they do not lie on each other."""
+"""Labels of points and lines in a chart, placed without overlap."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from aft.report.plots import INK, MUTED
 
 Box = tuple[float, float, float, float]
 
-# About the size of the charts' text; the browser's font is not known here.
+# Approximate size of the charts' text; the browser's font is unknown here.
 LETTER, LINE = 6.2, 12.5
 _FAR = 12
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A point and its name; ``low`` to ``high`` is the upright line through it."""
+    """A point with its name; ``low`` to ``high`` is the vertical line through it."""
 
     x: float
     y: float
@@ -32,7 +32,7 @@ class Labelled:
 
 
 def label_points(figure: Figure, axes: Axes, points: Sequence[Labelled]) -> None:
-    """Write each name near its point, where it covers least; those further off get a line."""
+    """Write each name near its point with least overlap; distant names get a connecting line."""
     frame, places = _layout(
         figure,
         axes,
@@ -70,19 +70,19 @@ def label_points(figure: Figure, axes: Axes, points: Sequence[Labelled]) -> None
 def label_ends(
     figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, str, str]], edge: float
 ) -> None:
-    """Write names right of where lines end, in the lines' order and one below the other.
+    """Write names to the right of line ends, in the order of the lines, without overlap.
 
     Args:
-        figure: The figure, all else painted.
+        figure: The figure, complete except for the names.
         axes: Its axes, with room for the names at the right.
         ends: ``x``, ``y``, name and colour of each line's end.
-        edge: Where the names begin, in units of ``x``.
+        edge: Left edge of the names, in units of ``x``.
     """
     frame, places = _layout(figure, axes, [*((x, y) for x, y, *_ in ends), (edge, ends[0][1])])
     spots, left = places[:-1], places[-1, 0]
     order = np.argsort(-spots[:, 1], kind="stable")
     heights = [spots[i, 1] for i in order]
-    for _ in range(200):  # neighbours that are too near push each other away
+    for _ in range(200):  # move neighbours apart that are too close
         for i in range(len(heights) - 1):
             lack = LINE - (heights[i] - heights[i + 1])
             if lack > 0.01:
@@ -108,9 +108,9 @@ def label_ends(
 def _layout(
     figure: Figure, axes: Axes, spots: Sequence[tuple[float, float]]
 ) -> tuple[Box, NDArray[np.float64]]:
-    """The frame of the axes and the places of points, in the units of text."""
+    """The frame of the axes and the positions of points, in the units of text."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # what was laid out stays
+    figure.set_layout_engine("none")  # keep the layout
     scale = 72 / figure.dpi
     frame = axes.get_window_extent()
     box = (frame.x0 * scale, frame.y0 * scale, frame.x1 * scale, frame.y1 * scale)
@@ -118,14 +118,14 @@ def _layout(
 
 
 def _places(width: float) -> list[tuple[float, float]]:
-    """Offsets of a name's left end and middle height from its point, the best ones first."""
+    """Offsets of a name's left end and vertical centre from its point, in order of preference."""
     across = (8.0, -8 - width, -width / 2, 3.0, -width - 3, 20.0, -20 - width)
     heights = (0.0, 11.0, -11.0, 19.0, -19.0, 30.0, -30.0, 42.0, -42.0, 56.0, -56.0)
     return [(dx, dy) for dy in heights for dx in across]
 
 
 def _shared(one: Box, other: Box) -> float:
-    """The area that two boxes share."""
+    """Area of the intersection of two boxes."""
     wide = min(one[2], other[2]) - max(one[0], other[0])
     high = min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, wide) * max(0.0, high)

@@ -12,12 +12,14 @@ from aft.report.comparison.text import (
     CEILINGS,
     HEADINGS,
     NONE,
+    OTHER_HEADINGS,
     all_methods,
     ceiling_rows,
     interval,
     introduction,
     method_name,
     method_rows,
+    other_metrics,
     overview_rows,
     read_shares,
     remarkable,
@@ -40,12 +42,12 @@ def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
     settings = document["settings"]
     several = len(settings) > 1
     parts = [
-        f"# Methods compared on {_escape(document['data'])}",
+        f"# Comparison on {_escape(document['data'])}",
         _escape(document["sentence"]),
         _escape(introduction(document)),
     ]
     if document["cautions"]:
-        parts += ["## Be careful", _bullets(document["cautions"])]
+        parts += ["## Caveats", _bullets(document["cautions"])]
     if several:
         headings = ["setting", *map(method_name, all_methods(settings))]
         rows = [
@@ -73,13 +75,13 @@ def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
     ]
     if folders:
         parts += [
-            "## A student to use",
-            "Of the runs of the best method, the one with the best validation score:",
+            "## Recommended student",
+            "Of the runs of the recommended method, the one with the best validation score:",
             _bullets(folders),
         ]
     if document["errors"]:
         failed = [f"{name}: {error}" for name, error in document["errors"].items()]
-        parts += ["## What failed", _bullets(failed)]
+        parts += ["## Errors", _bullets(failed)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -89,11 +91,13 @@ def _setting(
     parts = [
         f"{level} Methods",
         _table(HEADINGS, method_rows(setting), text_columns=(0, 1)),
-        'The error is 1 less the score; "error / alone\'s" is the mean over seeds of its share of '
-        "the error of the labels alone, so less than 1 is better.",
+        "The error is 1 - score; the error ratio is the error divided by that of the labels alone, "
+        "averaged over seeds: below 1 is better.",
     ]
     if verdicts := remarkable(setting):
         parts.append(_bullets(verdicts))
+    if rows := other_metrics(setting, document["metric"]):
+        parts += [f"{level} Other metrics", _table(OTHER_HEADINGS, rows, text_columns=(0, 1))]
     if rows := ceiling_rows(setting):
         parts += [f"{level} Ceilings", CEILINGS, _table(CEILING_HEADINGS, rows, text_columns=(0,))]
     if shares := read_shares(folder, setting):
@@ -101,13 +105,13 @@ def _setting(
             [one["spec"], text(one["mean"]), interval(one["low"], one["high"])] for one in shares
         ]
         parts += [
-            f"{level} What aft took from its teachers",
+            f"{level} Share of each teacher",
             _escape(shares_sentence(shares)),
             _table(("teacher", "share of the kernel", "all seeds"), rows, text_columns=(0,)),
         ]
     if rows := search_rows(document, setting):
         parts += [
-            f"{level} How the weights were chosen",
+            f"{level} Choice of the weights",
             "Score on the validation split with seed 0; of equal ones the smallest weight.",
             _table(["method", *(f"{b:g}" for b in document["betas"])], rows, text_columns=(0,)),
         ]

@@ -1,4 +1,4 @@
-"""The charts over several settings: less data, other teachers, better teachers."""
+"""Charts over several settings: shares of train, sets of teachers, teacher quality."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WIDE = 300  # about the units between a chart's axis and its right edge
 
 
 def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
-    """The mean score against the share of train, one line a method, from lowest to highest seed."""
+    """Mean score against the share of train, one line per method, with the range over seeds."""
     settings = [s for s in document["settings"] if s["teachers"] == document["teachers"]]
     if len({setting["fraction"] for setting in settings}) < 2:
         return None
@@ -49,7 +49,7 @@ def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
         for place, (name, (points, keeps)) in enumerate(lines.items()):
             strong, colour = name in (ALONE, "aft"), colours[name]
             shares, means, lows, highs = points.T
-            aside = 2 * (place + 0.5) / len(lines) - 1  # so that upright lines stand side by side
+            aside = 2 * (place + 0.5) / len(lines) - 1  # vertical lines side by side
             shares = shares * span ** (0.015 * aside) if spread else shares + 0.015 * aside * span
             axes.plot(
                 shares,
@@ -90,7 +90,7 @@ def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
 
 
 def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
-    """Students' mean scores against the teachers' linear probe, and the line where both agree."""
+    """Mean scores of the students against the linear probe of the teachers, with the diagonal."""
     points = [
         (setting["probes"][-1]["score"], name, values)
         for setting in document["settings"]
@@ -196,14 +196,14 @@ def effects(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def line_colours(names: Mapping[str, Any]) -> dict[str, str]:
-    """Blue for AFT, grey for the labels alone, and one each for the others."""
+    """Blue for AFT, grey for the labels alone, and a separate colour for each other method."""
     fixed = {"aft": BLUE, ALONE: GREY}
     others = [name for name in names if name not in fixed]
     return fixed | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
 
 
 def _apart(places: NDArray[np.float64], values: Sequence[float]) -> list[float]:
-    """The values far enough from each other for a tick each, the last among them."""
+    """Select values that are far enough apart for tick labels, including the last one."""
     kept: list[int] = []
     least = 0.11 * (places[-1] - places[0])
     for i in reversed(range(len(values))):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from aft.errors import DataError
+from aft.metrics import metric_words
 from aft.report.comparison.changes import changes_context
 from aft.report.comparison.costs import COST_HEADINGS, cost_rows, cost_sentence
 from aft.report.comparison.overview import draw_fractions, draw_probes, effects
@@ -21,12 +22,14 @@ from aft.report.comparison.text import (
     CEILING_HEADINGS,
     CEILINGS,
     HEADINGS,
+    OTHER_HEADINGS,
     all_methods,
     ceiling_rows,
     introduction,
     kept,
     method_name,
     method_rows,
+    other_metrics,
     overview_rows,
     read_shares,
     remarkable,
@@ -34,9 +37,10 @@ from aft.report.comparison.text import (
     shares_sentence,
     shorten,
     time,
+    warnings,
 )
 from aft.report.plots import draw_mean_curves
-from aft.report.rendering import metric_name, render
+from aft.report.rendering import render
 from aft.report.run_page import gate_charts
 from aft.training.run_folder import Run, read_run
 
@@ -49,7 +53,7 @@ def render_methods(
 ) -> str:
     """The page as HTML; arguments as in :func:`aft.report.write_methods_report`."""
     document = shorten(document)
-    settings, metric = document["settings"], metric_name(document["metric"])
+    settings, metric = document["settings"], metric_words(document["metric"])
     names = all_methods(settings)
     page = render(
         "methods.html.j2",
@@ -59,7 +63,7 @@ def render_methods(
         metric=metric,
         tone=_tone(settings),
         introduction=introduction(document),
-        settings=[_setting(folder, setting, metric) for setting in settings],
+        settings=[_setting(folder, setting, metric, document["metric"]) for setting in settings],
         overview_headings=[method_name(name) for name in names],
         overview=overview_rows(document) if len(settings) > 1 else [],
         fractions=draw_fractions(document, metric),
@@ -72,6 +76,7 @@ def render_methods(
         headings=HEADINGS,
         ceiling_headings=CEILING_HEADINGS,
         ceilings_note=CEILINGS,
+        other_headings=OTHER_HEADINGS,
     )
     numbers = itertools.count()
     return re.sub(
@@ -91,7 +96,9 @@ def _tone(settings: list[Mapping[str, Any]]) -> str:
     return found if found in ("better", "worse") else "unclear"
 
 
-def _setting(folder: Path, setting: Mapping[str, Any], metric: str) -> dict[str, Any]:
+def _setting(
+    folder: Path, setting: Mapping[str, Any], metric: str, metric_key: str
+) -> dict[str, Any]:
     """What the template says of one setting."""
     methods = setting["methods"]
     runs = {name: _read(folder, values["runs"]) for name, values in methods.items()}
@@ -104,6 +111,8 @@ def _setting(folder: Path, setting: Mapping[str, Any], metric: str) -> dict[str,
         "curves": _curves(runs),
         "rows": method_rows(setting),
         "verdicts": remarkable(setting),
+        "warnings": warnings(setting, metric_key),
+        "other_metrics": other_metrics(setting, metric_key),
         "ceilings": ceiling_rows(setting),
         "keepers": bool(kept(setting)),
         "searched": searched(setting),
@@ -125,7 +134,7 @@ def _curves(runs: Mapping[str, list[Run]]) -> list[tuple[str, Markup]]:
             [run.curve("validation", metric) for run in those] for those in (runs[ALONE], own)
         )
         if all(len(steps) for steps, _ in (*alone, *helped)):
-            charts.append((name, draw_mean_curves(alone, helped, metric_name(metric), name)))
+            charts.append((name, draw_mean_curves(alone, helped, metric_words(metric), name)))
     return charts
 
 

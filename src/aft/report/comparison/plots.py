@@ -1,4 +1,4 @@
-"""The charts of one setting of a comparison: errors, every run, scores against training time."""
+"""Charts of one setting of a comparison: errors, single runs, scores against training time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _DASHES = (0, (4, 3))
 
 
 def tone(values: Mapping[str, Any]) -> str:
-    """The colour of a method: blue is better than labels alone, orange worse, ink a ceiling."""
+    """Colour of a method: blue if better than the labels alone, orange if worse, muted: ceiling."""
     return MUTED if values.get("keeps_teachers") else COLOURS.get(values["outcome"], GREY)
 
 
 def draw_errors(methods: Mapping[str, Mapping[str, Any]]) -> Markup | None:
-    """A bar for each method's error, divided by that of the labels alone, with its interval."""
+    """Bar per method: error ratio to the labels alone, with its interval."""
     known = {name: values for name, values in methods.items() if values["error_ratio"] is not None}
     if not known:
         return None
 
     def paint(figure: Figure) -> None:
-        axes = _rows(figure, "error divided by that of labels alone", [ALONE, *known])
+        axes = _rows(figure, "error ratio to labels alone", [ALONE, *known])
         axes.barh([0], [1], height=0.6, color=GREY)
         for place, values in enumerate(known.values(), start=1):
             ratio, colour = values["error_ratio"], tone(values)
@@ -53,13 +53,13 @@ def draw_errors(methods: Mapping[str, Mapping[str, Any]]) -> Markup | None:
     told = ", ".join(f"{name} {values['error_ratio']:.2f}" for name, values in known.items())
     return draw_figure(
         paint,
-        f"Error of each method divided by that of labels alone, lower is better: {told}",
+        f"Error ratio of each method to labels alone, lower is better: {told}",
         _FRAME + _ROW * (len(known) + 1),
     )
 
 
 def draw_points(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup:
-    """The score of every run in one row a method, the mean as a bar across."""
+    """Score of every run, one row per method, with the mean as a vertical bar."""
     found = {name: scores(values) for name, values in methods.items()}
 
     def paint(figure: Figure) -> None:
@@ -89,7 +89,7 @@ def draw_points(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup
 
 
 def draw_times(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup | None:
-    """The mean score of each method, from its lowest seed to its highest, against training time."""
+    """Mean score of each method, with the range over seeds, against training time."""
     known = {
         name: values
         for name, values in methods.items()
@@ -124,14 +124,14 @@ def draw_times(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup 
         axes.set_xlim(max(0.0, shortest - room) / size, (longest + room) / size)
         axes.margins(y=0.14)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel(f"{unit} of training a run")
+        axes.set_xlabel(f"training time per run ({unit})")
         label_points(figure, axes, points)
 
     told = ", ".join(
         f"{method_name(name)} {values['mean']:.3f} in {values['seconds'] / size:.3g} {unit}"
         for name, values in known.items()
     )
-    return draw_figure(paint, f"Mean {metric} against training time of a run: {told}", 290)
+    return draw_figure(paint, f"Mean {metric} against training time per run: {told}", 290)
 
 
 def _told(methods: Mapping[str, Mapping[str, Any]]) -> str:
@@ -143,7 +143,7 @@ def _told(methods: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _rows(figure: Figure, title: str, names: Sequence[str]) -> Axes:
-    """Axes with one row for each method, from the top."""
+    """Add axes with one row per method, from top to bottom."""
     axes = new_axes(figure, title)
     axes.set_yticks(range(len(names)), [method_name(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)

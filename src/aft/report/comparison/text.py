@@ -9,6 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from aft.backbones.specs import shorten_paths
+from aft.comparison.statistics import opposed
+from aft.metrics import metric_words
 
 ALONE = "alone"
 HEADINGS = (
@@ -20,17 +22,45 @@ HEADINGS = (
     "deviation",
     "difference",
     "95% interval",
-    "error / alone's",
+    "error ratio",
     "95% interval",
 )
 CEILING_HEADINGS = ("ceiling", "seeds", "mean", "deviation", "difference", "95% interval")
 CEILINGS = (
-    "What keeps a teacher has to run it for every prediction. The students above do not, so "
-    "these are no competitors: they tell what the teachers know. A linear head may know less than "
-    "the student."
+    "Linear models on the stored features, fitted after training. They need the teachers for every "
+    "prediction, so they are upper references for the students above, not alternatives."
 )
 SWITCHED_OFF = 0.01  # of the kernel, mean over seeds: a teacher below it counts as switched off
 NONE = "\N{EN DASH}"
+
+
+OTHER_HEADINGS = ("method", "metric", "mean", "difference", "95% interval", "verdict")
+
+
+def other_metrics(setting: Mapping[str, Any], main: str) -> list[list[str]]:
+    """One row of text per method and metric other than the main one, under OTHER_HEADINGS."""
+    return [
+        [
+            method_name(method),
+            metric_words(name),
+            text(one["mean"]),
+            text(one["difference"], "{:+.3f}"),
+            interval(one["low"], one["high"], "{:+.3f}"),
+            one["outcome"] or NONE,
+        ]
+        for method, values in setting["methods"].items()
+        for name, one in (values.get("metrics") or {}).items()
+        if name != main
+    ]
+
+
+def warnings(setting: Mapping[str, Any], main: str) -> list[str]:
+    """For each method, the metrics that moved against its verdict beyond their intervals."""
+    found = []
+    for method, values in setting["methods"].items():
+        for words in opposed(values, main) if values.get("metrics") else ():
+            found.append(f"{method} is {values['outcome']}, but {words}.")
+    return found
 
 
 def students(setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -62,7 +92,10 @@ def all_methods(settings: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
 
 
 def leader(setting: Mapping[str, Any]) -> str | None:
-    """The method with the highest mean, labels alone and those that keep teachers left out."""
+    """The recommended method; if that is the labels alone, the other with the highest mean."""
+    best = (setting.get("best") or {}).get("method")
+    if best not in (None, ALONE) and best in setting["methods"]:
+        return str(best)
     means = {
         name: values["mean"]
         for name, values in students(setting).items()
@@ -105,11 +138,15 @@ def method_rows(setting: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
+def _ceiling_name(probe: Mapping[str, Any]) -> str:
+    features = " + ".join([*(["the student"] if probe.get("student") else []), *probe["teachers"]])
+    return f"linear model on the features of {features}"
+
+
 def ceiling_rows(setting: Mapping[str, Any]) -> list[list[str]]:
     """One row of text a linear probe or a method that keeps its teachers."""
     probes = [
-        [f"linear head on {' + '.join(probe['teachers'])}", NONE, text(probe["score"])]
-        + [NONE] * (len(CEILING_HEADINGS) - 3)
+        [_ceiling_name(probe), NONE, text(probe["score"])] + [NONE] * (len(CEILING_HEADINGS) - 3)
         for probe in setting["probes"]
     ]
     return probes + [
@@ -219,16 +256,16 @@ def introduction(document: Mapping[str, Any]) -> str:
         f"with {document['seeds']} seed{'' if document['seeds'] == 1 else 's'}"
         f"{f' in {len(settings)} settings' if several else ''}. Steps, batches and learning rates "
         f"are the same{' within a setting' if several else ''}. "
-        f"The scores are {document['metric'].replace('_', ' ')} on "
+        f"The scores are {metric_words(document['metric'])} on "
         f"{scored:,} rows of the {split} split; differences are from the "
         "labels alone with the same seed. "
     )
     betas = document["betas"]
     if len(betas) > 1:
         return words + (
-            f"Each weight was chosen among {', '.join(f'{b:g}' for b in betas)} by "
-            f"the score of seed 0 on the validation split{', in each setting' if several else ''}, "
-            "and then used for all seeds."
+            f"The weight of each method with a searched weight was chosen from "
+            f"{', '.join(f'{b:g}' for b in betas)} by the score of seed 0 on the validation "
+            f"split{', in each setting' if several else ''}, and then used for all seeds."
         )
     return words + f"Every method has the weight {betas[0]:g}; it was not searched."
 
