@@ -8,7 +8,7 @@ Rankings: on three tasks the student is trained with each of several teachers on
 order of the test scores is compared with the order of each score that `aft score` gives. Advice:
 every task that suite.py has measured is scored as a user would, and verdict and expected gain are
 set beside the measured gain. Run suite.py first. The shares that expected gains are made of go to
-src/aft/calibration.json.
+src/aft/scoring/calibration.json.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from data_sets import DATA_SETS
 OURS = tables.OURS
 """The method whose gain is expected: the default of aft train."""
 RESULTS = Path(__file__).parent / "results"
-CALIBRATION_FILE = Path(__file__).parent.parent / "src" / "aft" / "calibration.json"
+CALIBRATION_FILE = Path(__file__).parent.parent / "src" / "aft" / "scoring" / "calibration.json"
 RUNS = Path("runs") / "advice"
 SEEDS = 3
 SCORES = tuple(advice_tables.SCORE_WORDS)

@@ -38,9 +38,9 @@ PAGES = {"clipart": True, "reuters": False}
 """Tasks whose page goes into the docs, and whether its rows may be shown there."""
 METHODS = (
     *("alone", "kd", "rkd", "ft", "b-tuning", "kernel-kd", "logit-kd", "kdep", "aft-no-kernel"),
-    *("cka", "aft", "refine", "aft-soft"),
+    *("cka", "aft", "aft-soft"),
 )
-OTHERS = ("rkd", "ft", "b-tuning", "kernel-kd", "kdep", "aft-no-kernel", "cka", "refine")
+OTHERS = ("rkd", "ft", "b-tuning", "kernel-kd", "kdep", "aft-no-kernel", "cka")
 COMMON: dict[str, Any] = {"betas": (0.1, 1.0, 10.0), "seeds": 5}
 FULL: dict[str, Any] = {"betas": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), "seeds": 10}
 PICTURES: dict[str, Any] = {"batch_size": 32, "steps": 160, "eval_every": 20}

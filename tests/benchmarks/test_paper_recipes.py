@@ -17,11 +17,12 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-import text_models
 import timm
 
 from aft.backbones.specs import Spec, split_column
 from aft.errors import ConfigError, DataError
+from helpers import text_models
+from helpers.errors import says
 from helpers.pictures import SHAPES, draw_picture
 
 _FILE = Path(__file__).parents[2] / "benchmarks" / "paper.py"
@@ -237,14 +238,17 @@ def test_a_wrong_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     text = FILES["rte"].read_text()
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(text + "batches: 3\n")
-    with pytest.raises(ConfigError, match=r"wrong.yaml has unknown keys: batches"):
+    with pytest.raises(ConfigError) as error:
         paper.Recipe.read(wrong)
+    assert says(error.value, "wrong.yaml", "batches")
     wrong.write_text(text + "  batches: 3\n")
-    with pytest.raises(ConfigError, match="unknown option batches"):
+    with pytest.raises(ConfigError) as error:
         paper.Recipe.read(wrong)
+    assert says(error.value, "batches")
     monkeypatch.setattr(paper, "why_unreachable", lambda: "no network")
-    with pytest.raises(DataError, match="nyu-mll/glue:rte: the hub cannot be reached"):
+    with pytest.raises(DataError) as unreachable:
         paper.run(paper.Recipe.read(FILES["rte"]), tmp_path / "out")
+    assert says(unreachable.value, "nyu-mll/glue:rte")
 
 
 def test_list(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

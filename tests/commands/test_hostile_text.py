@@ -24,6 +24,7 @@ from aft.students.saved import SavedStudent
 from aft.tasks import Task, encode_labels
 from aft.teachers.loading import load_teacher
 from aft.training.trainer import Trainer
+from helpers.errors import says
 from helpers.text_data import make_picture_text_folder, make_text_table
 from helpers.text_models import make_bert, make_gpt2
 from helpers.training import TEACHERS, assert_same, weights
@@ -115,19 +116,20 @@ def test_quoted_newlines_and_nul_bytes_stay_in_the_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (CSV.encode("latin-1"), "not UTF-8: byte 0xe9"),
-        (CSV.replace(",a\n", ",é\n").encode("latin-1"), "convert the table to UTF-8"),
+        (CSV.encode("latin-1"), "0xe9"),
+        (CSV.replace(",a\n", ",é\n").encode("latin-1"), "0xe9"),
         (CSV.encode("utf-16"), "UTF-16"),
         (CSV.encode("utf-16-le"), "UTF-16"),
         (CSV.replace("text number", "中文文本").encode("utf-16-le"), "UTF-16"),
-        (b"text,label\n", "has no rows"),
-        (b"text,label\n ,a\n\xc2\xa0,b\n", "the text is empty"),
+        (b"text,label\n", "rows"),
+        (b"text,label\n ,a\n\xc2\xa0,b\n", "empty"),
     ],
     ids=["latin-1", "latin-1 label", "UTF-16", "no mark", "Chinese", "no rows", "all empty"],
 )
 def test_what_is_wrong_with_a_table_is_said(tmp_path: Path, content: bytes, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError) as error:
         read(tmp_path / "t.csv", content)
+    assert says(error.value, "t.csv", said)
 
 
 def test_half_a_surrogate_pair_costs_one_row(tmp_path: Path) -> None:
@@ -161,8 +163,9 @@ def test_a_parquet_of_categories_and_nulls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("unknown", [0, True])
 def test_a_number_that_is_no_class_is_not_taken_for_a_position(unknown: Any) -> None:
     task = Task("classification", ("1", "2", "3"))
-    with pytest.raises(DataError, match="none of the 3 known classes"):
+    with pytest.raises(DataError) as error:
         encode_labels({"label": [unknown, 1]}, task)
+    assert says(error.value, unknown, "3")
 
 
 def test_labels_of_one_file_are_words_and_of_another_numbers(tmp_path: Path) -> None:
@@ -305,8 +308,9 @@ def test_training_rows_that_all_lack_an_image_are_named(
 ) -> None:
     folder = make_picture_text_folder(tmp_path / "both")
     both["data"] = keep_parts(folder, lambda _, row: row["split"] != "train", lambda *_: True)
-    with pytest.raises(AftError, match="no .*row has .*image"):
+    with pytest.raises(AftError) as error:
         aft.train(**both)
+    assert says(error.value, "image")
 
 
 class Killed(BaseException):

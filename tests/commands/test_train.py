@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 import aft
+from aft.config.commands import TrainConfig, read_config_file
 from aft.errors import ConfigError, StudentError
 from aft.training.run_folder import read_metrics
+from helpers.errors import says
 from helpers.training import STUDENT, TEACHER, assert_same, flags, weights
 
 Folder = Callable[..., Path]
@@ -96,8 +98,9 @@ def test_predictions_need_the_student_alone(options: dict[str, Any], tmp_path: P
         )
     right = [Path(row["file"]).parent.name == row["label"] for row in table]
     assert np.mean(right) == aft.evaluate(run=options["out"], progress=False)["accuracy"]
-    with pytest.raises(ConfigError, match=r"labels.csv exists"):
+    with pytest.raises(ConfigError) as error:
         aft.predict(run=options["out"], data=options["data"], out=tmp_path / "labels.csv")
+    assert says(error.value, tmp_path / "labels.csv", "--overwrite")
     aft.predict(
         run=options["out"] / "student",
         data=f"{options['data']}/test/circle/000.png",
@@ -133,7 +136,7 @@ def test_killed_and_resumed_equals_uninterrupted(options: dict[str, Any], tmp_pa
         assert run.returncode == (-signal.SIGKILL if kill == signal.SIGKILL else 130)
         assert not (out / "result.json").exists()
         if kill == signal.SIGINT:
-            assert "--resume goes on" in complaint and "Traceback" not in complaint
+            assert "--resume" in complaint and "Traceback" not in complaint
     resumed = aft.train(**{**options, "out": out, "resume": True})
     assert_same(weights(options["out"]), weights(out))
     assert resumed.metrics == whole.metrics
@@ -165,20 +168,24 @@ def test_two_processes_equal_one(options: dict[str, Any], tmp_path: Path) -> Non
 def test_nothing_is_overwritten_unasked(options: dict[str, Any], tmp_path: Path) -> None:
     options |= {"steps": 4}
     aft.train(**options)
-    with pytest.raises(ConfigError, match="finished run; name another --out"):
+    with pytest.raises(ConfigError) as error:
         aft.train(**options)
+    assert says(error.value, options["out"], "--out", "--overwrite")
     before = weights(options["out"])
     assert_same(before, weights(aft.train(**options, resume=True).out))
     (options["out"] / "result.json").unlink()
-    with pytest.raises(ConfigError, match="unfinished run; pass --resume"):
+    with pytest.raises(ConfigError) as error:
         aft.train(**options)
-    with pytest.raises(ConfigError, match=r"had other options: beta 'auto' -> 7.0"):
+    assert says(error.value, options["out"], "--resume")
+    with pytest.raises(ConfigError) as error:
         aft.train(**options, beta=7.0, resume=True)
+    assert says(error.value, "beta", "auto", 7.0)
     aft.train(**options, overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ConfigError, match="is no run of aft"):
+    with pytest.raises(ConfigError) as error:
         aft.train(**{**options, "out": tmp_path / "mine", "overwrite": True})
+    assert says(error.value, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
@@ -188,13 +195,19 @@ def test_patience_stops_early(options: dict[str, Any]) -> None:
 
 
 def test_divergence_is_said(options: dict[str, Any]) -> None:
-    with pytest.raises(aft.AftError, match="learning rate|diverged"):
+    with pytest.raises(aft.AftError) as error:
         aft.train(**options, lr=1e30, clip_norm=0, warmup=0)
+    assert says(error.value, "--lr")
 
 
-def test_accumulation_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="gradient_accumulation=4 is refused"):
-        aft.train(**options, gradient_accumulation=4)
+def test_old_options_that_change_nothing_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("keep_teachers: false\ngradient_accumulation: 1\nviews: 0\n")
+    assert read_config_file(file, TrainConfig) == {"views": "clean"}
+    file.write_text("keep_teachers: true\n")
+    with pytest.raises(ConfigError) as error:
+        read_config_file(file, TrainConfig)
+    assert says(error.value, file, "keep_teachers")
 
 
 def test_full_disk(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,8 +224,9 @@ def test_full_disk(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("aft.training.checkpoints.os.fsync", full)
-    with pytest.raises(StudentError, match=r"cannot write .*No space left.*make room"):
+    with pytest.raises(StudentError) as error:
         aft.train(**options)
+    assert says(error.value, options["out"], os.strerror(errno.ENOSPC))
     monkeypatch.undo()
     assert aft.train(**options, resume=True).metrics["accuracy"] > 0.8
 

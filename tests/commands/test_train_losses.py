@@ -14,8 +14,14 @@ from aft.config.groups import LossOptions
 from aft.errors import ConfigError, StudentError
 from aft.training.run_folder import read_metrics
 from aft.training.trainer import Trainer
+from helpers.errors import says
 from helpers.text_data import make_text_table
 from helpers.training import TEACHERS, assert_same, weights
+
+
+class PowerFailure(Exception):
+    """Ends a run in the middle."""
+
 
 LOSSES = get_args(LossOptions.model_fields["loss"].annotation)
 
@@ -70,12 +76,12 @@ def interrupt(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
 
     def broken(self: Trainer, *args: Any) -> Any:
         if self.progress.step == 6:
-            raise RuntimeError("the power failed")
+            raise PowerFailure
         return step(self, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", broken)
-        with pytest.raises(RuntimeError, match="the power failed"):
+        with pytest.raises(PowerFailure):
             aft.train(**options)
 
 
@@ -88,10 +94,9 @@ def test_a_checkpoint_of_another_version_is_told(
     state = torch.load(last, weights_only=True)
     del state["model"]["transfer_loss.score_scale"]
     torch.save(state, last)
-    with pytest.raises(
-        StudentError, match=r"(?s)last.pt, or it is of another version.*--overwrite.*score_scale"
-    ):
+    with pytest.raises(StudentError) as error:
         aft.train(**options, resume=True)
+    assert says(error.value, "last.pt", "--overwrite", "score_scale")
 
 
 @pytest.mark.parametrize("loss", ["aft", "aft-soft"])
@@ -113,13 +118,13 @@ def test_the_page_says_what_weighs_the_features(
 
 
 def test_options_that_do_not_fit_are_said(run: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="--combine is an option of --loss aft and aft-soft, got --loss kd"
-    ):
+    with pytest.raises(ConfigError) as error:
         aft.train(**run, loss="kd", combine="product", out=tmp_path / "a")
+    assert says(error.value, "--combine", "aft-soft", "--loss kd")
     rows = [f'{{"text": "text {i}", "label": ["a", "b"]}}\n' for i in range(20)]
     (tmp_path / "tags.jsonl").write_text("".join(rows))
     tags = {**run, "data": str(tmp_path / "tags.jsonl")}
     for loss in ("logit-kd", "b-tuning"):
-        with pytest.raises(ConfigError, match=f"{loss} is for classification"):
+        with pytest.raises(ConfigError) as error:
             aft.train(**tags, loss=loss, out=tmp_path / loss)
+        assert says(error.value, loss, "classification", "multilabel")

@@ -1,4 +1,4 @@
-"""Opens report pages in an installed Chromium and tells what is wrong with how they look."""
+"""Open report pages in an installed Chromium and find layout faults."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-PAPER = (718, 1000)  # A4 at 96 dots an inch, less the margins that the browser prints with
+PAPER = (718, 1000)  # A4 at 96 dots per inch, minus the browser's print margins
 
-# Gives {check: [what is wrong, …]}; every list should be empty.
+# Returns {check: [fault, …]}; all lists should be empty.
 LOOK = """() => {
   const width = document.documentElement.clientWidth;
   const name = node => `${node.nodeName} "${node.textContent.trim().slice(0, 40)}"`;
@@ -40,7 +40,7 @@ LOOK = """() => {
   };
   const found = {overflow: [], charts: [], hidden: [], faint: []};
 
-  // What sticks out of the page, and of no box of its own that scrolls.
+  // Elements that stick out of the page and are not in a box that scrolls.
   if (document.documentElement.scrollWidth > width) {
     const all = [...document.body.querySelectorAll("*")];
     const wide = all.filter(node => box(node).right > width + 1);
@@ -82,11 +82,11 @@ LOOK = """() => {
 
 
 def find_browser() -> str | None:
-    """Path of a Chromium that starts."""
+    """Return the path of a working Chromium, or None."""
     for name in NAMES:
         path = shutil.which(name)
         if path is not None:
-            # Some systems have a stub that only says where to get the browser.
+            # Some systems have a stub that only prints how to install the browser.
             started = subprocess.run([path, "--version"], capture_output=True, timeout=60)
             if started.returncode == 0:
                 return path
@@ -95,7 +95,7 @@ def find_browser() -> str | None:
 
 @contextmanager
 def open_browser() -> Iterator[Any]:
-    """A headless browser; skips the test where there is none, or nothing to drive it with."""
+    """Open a headless browser; skip the test if Chromium or playwright is not installed."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = find_browser()
     if path is None:
@@ -112,13 +112,13 @@ def open_browser() -> Iterator[Any]:
 
 @contextmanager
 def open_page(browser: Any, path: Path, width: int, **options: Any) -> Iterator[Any]:
-    """The page in a window of its own; what the browser complains of fails the test.
+    """Open a page in a new window; errors and requests of the page fail the test.
 
     Args:
-        browser: From :func:`open_browser`.
+        browser: The result of :func:`open_browser`.
         path: The HTML file.
-        width: Of the window, in CSS pixels.
-        options: Of playwright's ``new_context``, such as ``color_scheme="dark"``.
+        width: Width of the window in CSS pixels.
+        options: Options of playwright's ``new_context``, such as ``color_scheme="dark"``.
     """
     complaints: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 900}, **options)
@@ -139,6 +139,6 @@ def open_page(browser: Any, path: Path, width: int, **options: Any) -> Iterator[
 
 
 def look(page: Any) -> dict[str, list[str]]:
-    """What is wrong with the page as it stands: ``overflow``, ``charts``, ``hidden``, ``faint``."""
+    """Find faults in the page's layout: ``overflow``, ``charts``, ``hidden``, ``faint``."""
     found: dict[str, list[str]] = page.evaluate(LOOK)
     return {name: faults for name, faults in found.items() if faults}

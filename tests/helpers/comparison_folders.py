@@ -1,4 +1,4 @@
-"""Folders of made-up comparisons, as `aft compare` would leave them, and their documents."""
+"""Folders of synthetic comparisons, as written by `aft compare`, and their documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aft.comparison.statistics import recommend_method, summarize_method
 from aft.metrics import MAIN_METRIC
 from helpers.run_folders import make_run
 
-# By how much each method is better than the labels alone.
+# Gain of each method over the labels alone.
 GAINS = {
     "alone": 0.0,
     "kd": 0.02,
@@ -40,18 +40,18 @@ def make_comparison(
     probes: bool = True,
     run: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Fill a folder with runs and return what ``compare.json`` would hold.
+    """Fill a folder with runs and return the contents of ``compare.json``.
 
     Args:
         folder: The comparison's folder.
-        methods: Names, ``alone`` first; those in ``GAINS`` have its gains, others none.
-        seeds: Runs of each method.
-        betas: Tried weights; the second is chosen.
+        methods: Names, ``alone`` first. Methods that are not in ``GAINS`` have no gain.
+        seeds: Number of runs per method.
+        betas: Evaluated weights; the second is selected.
         fractions: Shares of train.
-        teachers: Specs.
-        each_teacher: Whether each teacher is also used alone.
+        teachers: Specifications of the teachers.
+        each_teacher: Whether each teacher is also used on its own.
         kind: Kind of the task.
-        probes: Whether there are linear probes.
+        probes: Whether to include linear probes.
         run: Options of :func:`run_folders.make_run`.
     """
     groups = [list(teachers)]
@@ -118,12 +118,30 @@ def make_comparison(
             ],
         },
         "errors": {},
-        "cautions": ["To pick one of several methods after the scores are known flatters it."],
+        "cautions": ["The best of several methods was picked on test scores: optimistic."],
         "seconds": 9120.0,
         "json": str(folder / "compare.json"),
         "markdown": str(folder / "report.md"),
         "report": str(folder / "report.html"),
     }
+
+
+def set_metric(
+    setting: dict[str, Any], method: str, metric: str, difference: float, outcome: str
+) -> dict[str, Any]:
+    """Give a method a difference from the labels alone in one metric, and return the entry.
+
+    The interval is the difference ± 0.01.
+    """
+    values = {
+        "mean": 0.5 + difference,
+        "difference": difference,
+        "low": difference - 0.01,
+        "high": difference + 0.01,
+        "outcome": outcome,
+    }
+    setting["methods"][method]["metrics"][metric] = values
+    return values
 
 
 def _methods(
@@ -138,7 +156,7 @@ def _methods(
     kind: str,
     run: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """The methods of one setting; ``strength`` scales their gains."""
+    """Methods of one setting; ``strength`` scales their gains."""
     share = "" if fraction == 1 else f"train-{fraction:g}/"
     metric = MAIN_METRIC[kind]
     found: dict[str, dict[str, Any]] = {}

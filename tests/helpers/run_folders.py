@@ -1,4 +1,4 @@
-"""Finished run folders with made-up contents, as `aft train` would leave them."""
+"""Finished run folders with synthetic contents, as written by `aft train`."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def make_run(
     student: str = "timm:mobilenetv4_conv_small.e2400_r224_in1k",
     fell_back: bool | None = None,
 ) -> Path:
-    """Write a run in which a share ``skill`` of the final split is right.
+    """Write a run in which a share ``skill`` of the final split is predicted correctly.
 
     Args:
         folder: The run folder to fill.
         kind: Kind of the task.
-        names: Its classes, labels or targets.
+        names: Classes, labels or targets of the task.
         teachers: Spec and width of each; empty for a run on the labels alone.
         split: The split of the final score.
         rows: Size of that split.
-        looks: How often the validation split was looked at.
-        skill: About the final score.
-        seed: Of the run; labels and files of the final split are the same for every seed.
-        bad_inputs: How many inputs could not be read.
-        notes: What was noticed in the data.
+        looks: Number of evaluations on the validation split.
+        skill: Approximate final score.
+        seed: Seed of the run; labels and files of the final split are the same for all seeds.
+        bad_inputs: Number of unreadable inputs.
+        notes: Notes on the data.
         columns: Name and modality of each input column.
         student: The student's specification.
-        fell_back: What the safety net said; None for a run without it.
+        fell_back: Whether the safety net kept the labels alone; None for a run without it.
     """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(seed)
@@ -115,7 +115,7 @@ def _write_log(
     metric: str,
     generator: np.random.Generator,
 ) -> int:
-    """Write the metrics; the best step."""
+    """Write the metrics and return the best step."""
     lines: list[dict[str, Any]] = []
     scores = []
     for step in range(10, looks * 100 + 1, 10):
@@ -133,7 +133,7 @@ def _write_log(
 
 
 def _safety_net(folder: Path, metric: str, skill: float, fell_back: bool) -> dict[str, Any]:
-    """Log a second student, which learned from the labels alone; what the result says of it."""
+    """Log a second student, trained on the labels alone; return the entries of the result."""
     factor = 1.1 if fell_back else 0.9
     path = folder / "metrics.jsonl"
     looks = [line for line in map(json.loads, path.read_text().splitlines()) if metric in line]
@@ -171,7 +171,7 @@ def _classification(
         "accuracy": accuracy,
         "balanced_accuracy": accuracy - 0.01,
         "macro_f1": accuracy - 0.02,
-        "nll": 0.61,
+        "nll": 0.2 + 1.5 * (1 - accuracy),
     }
 
 

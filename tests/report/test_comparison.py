@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from aft.errors import AftError
 from aft.report import write_methods_report
 from aft.report.comparison.costs import cost_sentence, operations, ratio
 from aft.report.comparison.overview import effects
-from aft.report.comparison.text import introduction, read_shares, shares_sentence
-from helpers.comparison_folders import TEACHERS, make_comparison
+from aft.report.comparison.text import NONE, introduction, other_metrics, read_shares, warnings
+from helpers.comparison_folders import TEACHERS, make_comparison, set_metric
+from helpers.errors import says
 from helpers.report_pages import Page, check_self_contained, picture
 
 STRANGE = "python:<script>alert('x')</script>|`*.py"
@@ -32,35 +34,40 @@ def test_one_setting(tmp_path: Path) -> None:
     assert "details" not in page.tags
     for heading in (
         "Methods",
+        "Other metrics",
         "Ceilings",
-        "Gates of the features of its teachers",
+        "Teacher gates of aft",
         "Learning curves",
-        "How the weights were chosen",
-        "Every run",
+        "Weight selection",
+        "Runs",
         "Cost of the teachers",
+        "Changed predictions",
         "Confusion matrix",
+        "Setup",
     ):
-        assert f">{heading}" in page.source
+        assert heading in page.headings
     # errors, points, times, probes; two teachers' gates; six learning curves
     assert page.tags.count("svg") == 4 + 2 + 6
     best = max(
         (name for name in found["settings"][0]["methods"] if name not in ("alone", "refine")),
         key=lambda name: found["settings"][0]["methods"][name]["mean"],
     )
-    assert f"What {best} changed" in page.text
+    (compared,) = (words for words in page.paragraphs if words.startswith(f"{best} compared"))
+    assert "3 seeds" in compared
+    recommended = found["settings"][0]["best"]["method"] == best
+    assert ("recommended" in compared, "highest mean" in compared) == (recommended, not recommended)
     assert page.tags.count("img") > 4
-    # 23 G a row and teacher against 3 x 1.1 G x 64 rows x 1000 steps
-    assert "costs 0.26 times as much as one training run of the student" in page.text
-    assert "would cost 53 times as much as the pass" in page.text
+    # 23 G per row and teacher against 3 x 1.1 G x 64 rows x 1000 steps
+    costs = cost_sentence(found)
+    assert "0.26 times" in costs and "53 times" in costs and costs in page.text
+    aft = found["settings"][0]["methods"]["aft"]
+    expected = [aft["outcome"], "10", "3", f"{aft['mean']:.3f}", f"{aft['std']:.3f}"]
+    assert page.row("aft")[:5] == expected
     assert write_methods_report(tmp_path, found, open_file).read_text() == page.source
     text = (tmp_path / "report.md").read_text()
-    for row in (
-        "| labels alone ",
-        "| refine: student that keeps the teachers ",
-        "linear head on",
-    ):
+    for row in ("| labels alone ", "| refine: ", "| linear model on ", "## Other metrics\n"):
         assert row in text
-    assert "costs 0.26 times" in text
+    assert costs in text
 
 
 def test_a_method_that_keeps_its_teachers_is_a_ceiling(tmp_path: Path) -> None:
@@ -68,12 +75,15 @@ def test_a_method_that_keeps_its_teachers_is_a_ceiling(tmp_path: Path) -> None:
     page = Page(write_methods_report(tmp_path, found))
     verdict = found["settings"][0]["methods"]["refine"]["verdict"]
     assert verdict and verdict not in page.text
-    assert "student that keeps the teachers" in page.text
-    assert "hatched keeps the teachers at prediction" in page.text
+    ceiling = found["settings"][0]["methods"]["refine"]["mean"]
+    (row,) = (cells for cells in page.rows if cells and cells[0].startswith("refine: "))
+    assert row[1:3] == ["3", f"{ceiling:.3f}"]
+    assert "Hatched" in page.text and "Rings" in page.text
     plain = make_comparison(tmp_path / "plain", methods=("alone", "aft"))
     page = Page(write_methods_report(tmp_path / "plain", plain))
-    assert "hatched" not in page.text
-    assert "rings" not in page.text
+    assert "Hatched" not in page.text
+    assert "Rings" not in page.text
+    assert "refine" not in page.text
 
 
 def test_several_settings(tmp_path: Path) -> None:
@@ -89,9 +99,11 @@ def test_several_settings(tmp_path: Path) -> None:
         f"#setting-{i}" for i in range(1, 7)
     ]
     assert "Mean accuracy against the share of train: labels alone" in page.source
-    assert "Effect of each teacher" in page.text
-    assert "in the setting 100% of train, all teachers" in page.text
-    assert "on 120 or 1,200 rows by each method" in page.text
+    assert "Effect of each teacher" in page.headings
+    assert page.headings.count("Runs") == 6
+    (compared,) = (words for words in page.paragraphs if words.startswith("aft compared"))
+    assert "100% of train, all teachers" in compared
+    assert "120 or 1,200 rows" in introduction(found) and introduction(found) in page.text
     text = (tmp_path / "report.md").read_text()
     assert "## Overview" in text
     assert "## 10% of train, vit_small_patch14_dinov2\n" in text
@@ -120,8 +132,8 @@ def test_other_tasks(tmp_path: Path, kind: str) -> None:
     )
     page = Page(write_methods_report(tmp_path, found, open_file))
     check_self_contained(page)
-    assert "Learning curves" in page.text
-    assert "Confusion matrix" not in page.text
+    assert "Learning curves" in page.headings
+    assert "Confusion matrix" not in page.headings
 
 
 def lose(found: dict[str, Any], methods: tuple[str, ...], seeds: tuple[int, ...]) -> None:
@@ -164,7 +176,8 @@ def test_one_failed_run(tmp_path: Path) -> None:
     lose(found, ("aft",), (1,))
     (tmp_path / "runs" / "aft-beta10-seed1" / "result.json").unlink()
     page = Page(write_methods_report(tmp_path, found, open_file))
-    assert "beside the labels alone, over 2 seeds" in page.text
+    (compared,) = (words for words in page.paragraphs if words.startswith("aft compared"))
+    assert "2 seeds" in compared
     (row,) = (
         line
         for line in (tmp_path / "report.md").read_text().splitlines()
@@ -188,23 +201,24 @@ def test_nothing_counted_and_no_ceilings(tmp_path: Path) -> None:
     }
     page = Page(write_methods_report(tmp_path, found))
     check_self_contained(page)
-    for heading in ("Ceilings", "How the weights were chosen", "Cost of the teachers"):
-        assert heading not in page.text
-    assert "too few seeds" in page.text
-    assert "share of the kernel" not in page.text  # there is but one teacher
-    assert "has the weight 3; it was not searched" in introduction(found)
+    for heading in ("Ceilings", "Weight selection", "Cost of the teachers"):
+        assert heading not in page.headings
+    assert page.row("aft")[0] == "too few seeds"
+    assert ["teacher", "share of the kernel", "range over seeds"] not in page.rows  # one teacher
+    assert "weight 3," in introduction(found)
 
 
 def test_costs_that_are_not_known(tmp_path: Path) -> None:
     found = make_comparison(tmp_path, methods=("alone", "aft"), seeds=1)
     found["costs"]["teachers"][0] |= {"flops": None, "total_flops": None}
     page = Page(write_methods_report(tmp_path, found))
-    assert "What the teachers cost beside a training run is not known" in page.text
-    assert page.text.count("not known") == 3
+    assert cost_sentence(found) in page.text and "unknown" in cost_sentence(found)
+    assert page.row(f"{TEACHERS[0]}, one pass over 1,200 rows")[:2] == ["unknown", "unknown"]
+    assert page.text.count("unknown") == 3
     found["costs"]["teachers"] = found["costs"]["teachers"][1:]
-    assert "run it again" in cost_sentence(found)
+    assert "the teacher over" in cost_sentence(found)
     assert [operations(n) for n in (None, 12, 1234, 2.5e9, 3e15)] == [
-        "not known",
+        "unknown",
         "12",
         "1.23 k",
         "2.5 G",
@@ -226,11 +240,12 @@ def test_a_teacher_that_is_switched_off(tmp_path: Path) -> None:
     shares = read_shares(tmp_path, found["settings"][0])
     assert [share["off"] for share in shares] == [False, True]
     assert (shares[1]["low"], shares[1]["high"]) == (0.002, 0.01)
-    rule = "has a share below 1% of the kernel, averaged over seeds"
-    said = f"Switched off, that is, {rule}: {TEACHERS[1]}."
-    assert said == shares_sentence(shares)
-    assert said in Page(write_methods_report(tmp_path, found)).text
-    assert said in (tmp_path / "report.md").read_text()
+    page = Page(write_methods_report(tmp_path, found))
+    assert page.row(TEACHERS[1]) == ["0.006 off", "0.002 to 0.010"]
+    assert page.row(TEACHERS[0]) == ["0.994", "0.990 to 0.998"]
+    (sentence,) = (words for words in page.paragraphs if words.startswith("Switched off"))
+    assert "1%" in sentence and TEACHERS[1] in sentence and TEACHERS[0] not in sentence
+    assert sentence in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("error", [AftError("gone"), OSError("gone"), KeyError("gone")])
@@ -240,7 +255,7 @@ def test_inputs_that_are_gone(tmp_path: Path, error: Exception) -> None:
 
     found = make_comparison(tmp_path, methods=("alone", "aft"), seeds=2)
     page = Page(write_methods_report(tmp_path, found, gone))
-    assert "no picture" in page.text
+    assert len(page.by_class["none"]) > 0
     assert "img" not in page.tags
 
 
@@ -266,8 +281,9 @@ def test_seeds_without_rows_in_common(tmp_path: Path) -> None:
         table["file"] = [f"{i}-{file}" for file in table["file"]]
         pyarrow.parquet.write_table(pyarrow.table(table), path)
     page = Page(write_methods_report(tmp_path, found, open_file))
-    assert "The seeds share no row of the test split" in page.text
-    assert "Confusion matrix" in page.text
+    assert "tiles" not in page.by_class  # no counts of changed predictions
+    assert "Changed predictions" in page.headings
+    assert "Confusion matrix" in page.headings
 
 
 def test_strange_names_are_escaped(tmp_path: Path) -> None:
@@ -292,25 +308,98 @@ def test_strange_names_are_escaped(tmp_path: Path) -> None:
 def test_markdown_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = make_comparison(tmp_path, methods=("alone", "aft"), seeds=2)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(AftError, match="reports need matplotlib"):
+    with pytest.raises(AftError) as caught:
         write_methods_report(tmp_path, found)
-    assert "## Every run" in (tmp_path / "report.md").read_text()
+    assert says(caught.value, "matplotlib", "pip install", "[report]")
+    assert "## Runs" in (tmp_path / "report.md").read_text()
 
 
-def test_metrics_that_moved_the_other_way_are_named(tmp_path: Path) -> None:
-    found = make_comparison(tmp_path, methods=("alone", "aft"), seeds=3)
-    values = found["settings"][0]["methods"]["aft"]
-    values["outcome"] = "better"
-    values["metrics"]["balanced_accuracy"] |= {
-        **{"mean": 0.238, "difference": -0.022, "low": -0.043, "high": -0.0015},
-        "outcome": "worse",
-    }
-    page = Page(write_methods_report(tmp_path, found, open_file))
+def test_other_metrics(tmp_path: Path) -> None:
+    found = make_comparison(tmp_path, methods=("alone", "kd", "aft", "refine"))
+    (setting,) = found["settings"]
+    own = set_metric(setting, "kd", "nll", 0.031, "worse")
+    better = set_metric(setting, "aft", "nll", -0.052, "better")
+    names, rows = other_metrics(setting, "accuracy")
+    assert [name.split(" (")[0] for name in names] == ["balanced accuracy", "macro F1", "log loss"]
+    assert "lower" in names[-1] and "lower" not in "".join(names[:-1])
+    cells = dict(rows)
+    assert list(cells)[:3] == ["labels alone", "kd", "aft"] and len(cells) == 4
+    assert cells["kd"][-1] == ("0.531", "+0.031 (+0.021 to +0.041)", "worse")
+    assert cells["aft"][-1] == ("0.448", "-0.052 (-0.062 to -0.042)", "better")
+    assert all(cell.difference == "" == cell.outcome for cell in cells["labels alone"])
+
+    page = Page(write_methods_report(tmp_path, found))
     check_self_contained(page)
-    assert "balanced accuracy -0.022" in page.text and "-0.043 to -0.001" in page.text
-    assert "log loss" in page.text
+    assert "Other metrics" in page.headings
+    assert any(cells[1:] == names for cells in page.rows if cells and cells[0] == "method")
+    texts = [cells[-1] for cells in page.rows if cells and cells[0] in ("kd", "aft")]
+    assert "0.531 +0.031 (+0.021 to +0.041) worse" in texts
+    assert "0.448 -0.052 (-0.062 to -0.042) better" in texts
+    (table,) = page.source.split('class="overview metrics"')[1:]
+    assert re.search(rf'<td class="n worse"><b>{own["mean"]:.3f}</b>', table)
+    assert re.search(rf'<td class="n better"><b>{better["mean"]:.3f}</b>', table)
     text = (tmp_path / "report.md").read_text()
-    assert "| aft " in text and "balanced accuracy" in text and "log loss" in text
-    for method in found["settings"][0]["methods"].values():
-        del method["metrics"]  # as documents were before
-    assert "Other metrics" not in Page(write_methods_report(tmp_path, found, open_file)).text
+    assert "0.531, +0.031 (+0.021 to +0.041), worse" in text
+
+
+def test_a_better_method_that_is_worse_in_another_metric(tmp_path: Path) -> None:
+    found = make_comparison(tmp_path, methods=("alone", "kd", "ft", "aft"), seeds=3)
+    (setting,) = found["settings"]
+    methods = setting["methods"]
+    for method, outcome in (("kd", "no difference shown"), ("ft", "worse"), ("aft", "better")):
+        methods[method]["outcome"] = outcome
+    for method in ("kd", "ft", "aft"):
+        methods[method]["metrics"] = {}
+        set_metric(setting, method, "accuracy", 0.05, methods[method]["outcome"])
+        set_metric(setting, method, "macro_f1", 0.04, "better")
+    assert warnings(setting, "accuracy") == []
+    page = Page(write_methods_report(tmp_path, found))
+    known = page.by_class["caution"]
+    assert "Verdict" in page.headings and methods["aft"]["verdict"] in page.text
+    assert methods["kd"]["verdict"] not in page.text  # no difference shown
+    assert "**Warning:**" not in (tmp_path / "report.md").read_text()
+
+    for method in ("kd", "ft", "aft"):  # higher log loss is worse; only aft has a verdict to doubt
+        set_metric(setting, method, "nll", 0.031, "worse")
+        set_metric(setting, method, "balanced_accuracy", -0.02, "worse")
+    (warning,) = warnings(setting, "accuracy")
+    assert warning.startswith("aft ")
+    for value in ("accuracy", "log loss", "+0.031", "+0.021", "+0.041"):
+        assert value in warning
+    for value in ("balanced accuracy", "-0.020", "-0.030", "-0.010"):
+        assert value in warning
+    assert "macro F1" not in warning
+    page = Page(write_methods_report(tmp_path, found))
+    (shown,) = (text for text in page.by_class["caution"] if text not in known)
+    assert warning in shown
+    assert f"**Warning:** {warning}" in (tmp_path / "report.md").read_text()
+
+
+def test_warnings_of_several_settings_are_in_the_overview(tmp_path: Path) -> None:
+    found = make_comparison(
+        tmp_path, fractions=(0.1, 1.0), seeds=2, methods=("alone", "aft"), probes=False
+    )
+    second = found["settings"][1]
+    second["methods"]["aft"]["outcome"] = "better"
+    set_metric(second, "aft", "nll", 0.031, "worse")
+    (warning,) = warnings(second, "accuracy")
+    before = Page(write_methods_report(tmp_path, found)).source.split("<details", 1)[0]
+    assert f"{second['name']}: {warning}" in before
+    assert f"{found['settings'][0]['name']}: aft" not in before
+
+
+@pytest.mark.parametrize("old", ["no key", "empty", "other methods"])
+def test_documents_without_other_metrics(tmp_path: Path, old: str) -> None:
+    found = make_comparison(tmp_path, methods=("alone", "aft"), seeds=2)
+    (setting,) = found["settings"]
+    for name, values in setting["methods"].items():
+        if old == "no key":
+            del values["metrics"]
+        elif old == "empty" or name == "alone":
+            values["metrics"] = {}
+    page = Page(write_methods_report(tmp_path, found))
+    check_self_contained(page)
+    assert ("Other metrics" in page.headings) == (old == "other methods")
+    assert ("Other metrics" in (tmp_path / "report.md").read_text()) == (old == "other methods")
+    if old == "other methods":
+        assert dict(other_metrics(setting, "accuracy")[1])["labels alone"] == [(NONE, "", "")] * 3

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aft.metrics import metric_words
+from aft.metrics import LOWER_IS_BETTER, metric_words
 from aft.report import plots
 from aft.report.cards import show_input
 from aft.report.rendering import confusion_context, count, render, student_name
@@ -34,6 +34,7 @@ def render_run(run: Run, open_input: OpenInput | None) -> str:
         title=_title(run),
         score=run.result["metrics"].get(run.main_metric),
         interval=_interval(run),
+        lower_is_better=LOWER_IS_BETTER,
         curves=_curves(run),
         gates=gate_charts([run]),
         shares=_shares(run),
@@ -97,7 +98,7 @@ def _further_rows(run: Run) -> str:
     rows, views = (run.result.get(name, 0) for name in ("rows_without_labels", "views"))
     if views:
         return f"{count(rows, 'stored view')} ({views} per row)"
-    return f"{count(rows, 'row')} without labels" if rows else ""
+    return count(rows, "unlabelled row") if rows else ""
 
 
 def _curves(run: Run) -> list[dict[str, Any]]:
@@ -123,7 +124,8 @@ def _curves(run: Run) -> list[dict[str, Any]]:
 
 
 def _interval(run: Run) -> tuple[float, float] | None:
-    if run.task.kind != "classification" or not run.rows:
+    """Wilson interval of the accuracy; None if the score is another metric."""
+    if run.main_metric != "accuracy" or not run.rows:
         return None
     pairs = list(zip(run.rows["label"], run.rows["predicted"], strict=True))
     return wilson_interval(sum(a == b for a, b in pairs), len(pairs))
@@ -148,7 +150,7 @@ def _examples(run: Run, open_input: OpenInput) -> list[dict[str, Any]]:
         return [
             {
                 "title": "Largest errors",
-                "note": "Errors of all targets, each divided by the standard deviation of the target.",
+                "note": "Errors of all targets, divided by the standard deviation of the target.",
                 "cards": _cards(run, largest, open_input, described),
             }
         ]
@@ -156,9 +158,7 @@ def _examples(run: Run, open_input: OpenInput) -> list[dict[str, Any]]:
     wrong, right = np.flatnonzero(true != predicted), np.flatnonzero(true == predicted)
     if run.task.kind == "classification":
         wrong = wrong[np.argsort(-np.asarray(run.rows["probability"])[wrong], kind="stable")]
-        title = (
-            f"{min(MOST_MISTAKES, len(wrong))} most confident of {count(len(wrong), 'mistake')}"
-        )
+        title = f"{min(MOST_MISTAKES, len(wrong))} most confident of {count(len(wrong), 'mistake')}"
         note = "Some of these may be wrong labels in the data."
     else:
         wrong = np.random.default_rng(0).permutation(wrong)

@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from aft.metrics import metric_words
 from aft.scoring.measures import Probe, compare_probes, expect_gain
 
 Advice = Literal["use", "unclear", "don't"]
-METRIC_WORDS = {
-    "accuracy": "accuracy",
-    "mean_average_precision": "mean average precision",
-    "r2": "R²",
-}
 CLEAR = 2.0
 """Minimum size of a clear gap, in standard errors; a gap must have at least one."""
 
@@ -121,7 +117,7 @@ def recommend(
         gain = expect_gain(*gap, pretrained, unlabelled)
     verdict = _judge(gap, score - chance, se, unlabelled)
     sentences = [_say_what(verdict, taken, best, candidates, student)]
-    sentences.append(_say_scores(taken, student, chance, METRIC_WORDS.get(metric, metric), rows))
+    sentences.append(_say_scores(taken, student, chance, metric_words(metric), rows))
     if gain is not None and verdict != "don't":
         doubt = "; there may be no gain" if gain[1] <= 0 else ""
         sentences.append(

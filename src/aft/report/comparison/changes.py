@@ -50,6 +50,7 @@ def changes_context(
     changes = find_changes(before, after)
     return {
         "method": method,
+        "recommended": method == setting["best"]["method"],
         "setting": setting["name"],
         "seeds": len(before),
         "confusion": _confusion(before, after),

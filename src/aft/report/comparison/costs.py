@@ -13,7 +13,9 @@ def cost_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str, float | 
     """Name, operations per row, total operations and share of the largest total."""
     costs = document.get("costs") or {}
     student = costs.get("student") or {}
-    found = [("one training run of the student", student.get("flops"), student.get("training_flops"))]
+    found = [
+        ("one training run of the student", student.get("flops"), student.get("training_flops"))
+    ]
     for teacher in costs.get("teachers") or ():
         rows = f", one pass over {teacher['rows']:,} rows" if teacher.get("rows") else ""
         found.append((f"{teacher['spec']}{rows}", teacher.get("flops"), teacher.get("total_flops")))

@@ -12,7 +12,7 @@ from aft.report.comparison.text import (
     CEILINGS,
     HEADINGS,
     NONE,
-    OTHER_HEADINGS,
+    MetricCell,
     all_methods,
     ceiling_rows,
     interval,
@@ -28,15 +28,16 @@ from aft.report.comparison.text import (
     shorten,
     text,
     time,
+    warnings,
 )
 
 
 def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
-    """The report as Markdown.
+    """Write the report as Markdown.
 
     Args:
         folder: The comparison's folder, with its runs.
-        document: What :func:`aft.commands.compare.compare` returns.
+        document: The result of :func:`aft.commands.compare.compare`.
     """
     document = shorten(document)
     settings = document["settings"]
@@ -64,9 +65,9 @@ def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
             "## Cost of the teachers",
             _escape(cost_sentence(document)),
             _table(COST_HEADINGS, rows, text_columns=(0,)),
-            "Floating-point operations of matrix products, convolutions and attention; look-ups "
-            "and sums are not counted. A training run is three times the forward pass of every "
-            "row that it sees.",
+            "Floating-point operations of matrix products, convolutions and attention; embedding "
+            "look-ups and sums are not counted. A training run counts as three forward passes of "
+            "every row that it sees.",
         ]
     folders = [
         f"{setting['name']}: {setting['best']['folder']}".removeprefix(": ")
@@ -76,12 +77,12 @@ def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
     if folders:
         parts += [
             "## Recommended student",
-            "Of the runs of the recommended method, the one with the best validation score:",
+            "The run of the recommended method with the best validation score:",
             _bullets(folders),
         ]
     if document["errors"]:
         failed = [f"{name}: {error}" for name, error in document["errors"].items()]
-        parts += ["## Errors", _bullets(failed)]
+        parts += ["## Failed runs", _bullets(failed)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -91,13 +92,25 @@ def _setting(
     parts = [
         f"{level} Methods",
         _table(HEADINGS, method_rows(setting), text_columns=(0, 1)),
-        "The error is 1 - score; the error ratio is the error divided by that of the labels alone, "
-        "averaged over seeds: below 1 is better.",
+        "Differences are to the labels alone, paired by seed. The error ratio is the error (1 - "
+        "score) divided by that of the labels alone, averaged over seeds; below 1 is better.",
     ]
     if verdicts := remarkable(setting):
         parts.append(_bullets(verdicts))
-    if rows := other_metrics(setting, document["metric"]):
-        parts += [f"{level} Other metrics", _table(OTHER_HEADINGS, rows, text_columns=(0, 1))]
+    if found := warnings(setting, document["metric"]):
+        parts.append("\n\n".join(f"**Warning:** {_escape(sentence)}" for sentence in found))
+    metrics, cells_of = other_metrics(setting, document["metric"])
+    if metrics:
+        parts += [
+            f"{level} Other metrics",
+            "Mean over seeds, and the difference to the labels alone with its 95% interval, paired "
+            "by seed.",
+            _table(
+                ("method", *metrics),
+                [[name, *map(_metric, cells)] for name, cells in cells_of],
+                text_columns=range(len(metrics) + 1),
+            ),
+        ]
     if rows := ceiling_rows(setting):
         parts += [f"{level} Ceilings", CEILINGS, _table(CEILING_HEADINGS, rows, text_columns=(0,))]
     if shares := read_shares(folder, setting):
@@ -107,12 +120,13 @@ def _setting(
         parts += [
             f"{level} Share of each teacher",
             _escape(shares_sentence(shares)),
-            _table(("teacher", "share of the kernel", "all seeds"), rows, text_columns=(0,)),
+            _table(("teacher", "share of the kernel", "range over seeds"), rows, text_columns=(0,)),
         ]
     if rows := search_rows(document, setting):
         parts += [
-            f"{level} Choice of the weights",
-            "Score on the validation split with seed 0; of equal ones the smallest weight.",
+            f"{level} Weight selection",
+            "Validation score with seed 0. The highest score is selected; of equal ones, the "
+            "smallest weight.",
             _table(["method", *(f"{b:g}" for b in document["betas"])], rows, text_columns=(0,)),
         ]
     rows = [
@@ -127,10 +141,14 @@ def _setting(
     headings = ["method", *(f"seed {seed}" for seed in range(document["seeds"])), "mean time"]
     return [
         *parts,
-        f"{level} Every run",
-        "The time is that of training, without reading the teachers' features the first time.",
+        f"{level} Runs",
+        "The time is training time, without the extraction of the teachers' features.",
         _table(headings, rows, text_columns=(0,)),
     ]
+
+
+def _metric(cell: MetricCell) -> str:
+    return ", ".join(part for part in cell if part)
 
 
 def _bullets(lines: Sequence[str]) -> str:
@@ -158,7 +176,7 @@ def _table(
 
 
 def _escape(words: str) -> str:
-    """Text that Markdown takes for text, in one line."""
+    """Escape text for Markdown, in one line."""
     words = " ".join(words.split()).replace("&", "&amp;").replace("<", "&lt;")
     for mark in "|`*[":
         words = words.replace(mark, f"\\{mark}")

@@ -12,7 +12,15 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from aft.report.comparison.labels import LETTER, Labelled, label_ends, label_points
-from aft.report.comparison.text import ALONE, all_methods, leader, method_name, scores, students
+from aft.report.comparison.text import (
+    ALONE,
+    all_methods,
+    gated,
+    leader,
+    method_name,
+    scores,
+    students,
+)
 from aft.report.plots import BLUE, GREY, MUTED, draw_figure, new_axes
 
 # Readable on light and on dark paper.
@@ -47,7 +55,7 @@ def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
         axes = new_axes(figure, f"mean {metric}")
         ends = []
         for place, (name, (points, keeps)) in enumerate(lines.items()):
-            strong, colour = name in (ALONE, "aft"), colours[name]
+            strong, colour = name in (ALONE, gated(lines)), colours[name]
             shares, means, lows, highs = points.T
             aside = 2 * (place + 0.5) / len(lines) - 1  # vertical lines side by side
             shares = shares * span ** (0.015 * aside) if spread else shares + 0.015 * aside * span
@@ -100,7 +108,7 @@ def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
     ]
     if not points:
         return None
-    chosen = "aft" if any(name == "aft" for _, name, _ in points) else None
+    chosen = gated(name for _, name, _ in points)
     single = len(document["settings"]) == 1
     told_of = {
         chosen,
@@ -138,7 +146,7 @@ def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
         axes.set_ylim(ends)
         axes.set_aspect("equal")
         axes.grid(axis="x")
-        axes.set_xlabel(f"{metric} of a linear head on the teachers")
+        axes.set_xlabel(f"{metric} of a linear model on the teachers")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         if labels:
             label_points(figure, axes, labels)
@@ -152,17 +160,17 @@ def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
 
 
 def effects(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Each setting's difference from the labels alone, where teachers were also used one by one.
+    """Difference from the labels alone in each setting, if teachers were also used one by one.
 
     Returns:
-        ``method`` (aft, or else the one with the highest mean), ``zero`` (place of no difference,
-        0 to 1) and ``rows``: ``name``, ``outcome``, the numbers and their places; None where every
-        setting has the same teachers.
+        ``method`` (aft, otherwise the recommended one), ``zero`` (position of no difference, in
+        percent of the width) and ``rows``: ``name``, ``outcome``, the numbers and their positions.
+        None if all settings have the same teachers.
     """
     settings = document["settings"]
     if all(setting["teachers"] == document["teachers"] for setting in settings):
         return None
-    method = "aft" if "aft" in all_methods(settings) else leader(settings[-1])
+    method = gated(all_methods(settings)) or leader(settings[-1])
     found = [
         (setting["name"], students(setting).get(method or "")) for setting in settings if method
     ]
@@ -196,8 +204,10 @@ def effects(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def line_colours(names: Mapping[str, Any]) -> dict[str, str]:
-    """Blue for AFT, grey for the labels alone, and a separate colour for each other method."""
-    fixed = {"aft": BLUE, ALONE: GREY}
+    """Blue for the method that is highlighted, grey for the labels alone, and a separate colour for each other method."""
+    fixed = {ALONE: GREY}
+    if own := gated(names):
+        fixed[own] = BLUE
     others = [name for name in names if name not in fixed]
     return fixed | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
 

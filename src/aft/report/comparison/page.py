@@ -1,4 +1,4 @@
-"""The page that compares several methods over the same seeds, in one setting or in several."""
+"""The report page of `aft compare`: several methods with the same seeds, one or more settings."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from aft.report.comparison.text import (
     CEILING_HEADINGS,
     CEILINGS,
     HEADINGS,
-    OTHER_HEADINGS,
     all_methods,
     ceiling_rows,
+    gated,
     introduction,
     kept,
     method_name,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 def render_methods(
     folder: Path, document: Mapping[str, Any], open_file: OpenFile | None = None
 ) -> str:
-    """The page as HTML; arguments as in :func:`aft.report.write_methods_report`."""
+    """Render the page as HTML; arguments as in :func:`aft.report.write_methods_report`."""
     document = shorten(document)
     settings, metric = document["settings"], metric_words(document["metric"])
     names = all_methods(settings)
@@ -67,6 +67,7 @@ def render_methods(
         overview_headings=[method_name(name) for name in names],
         overview=overview_rows(document) if len(settings) > 1 else [],
         fractions=draw_fractions(document, metric),
+        warnings=_warnings(document) if len(settings) > 1 else [],
         effects=effects(document),
         probes=draw_probes(document, metric),
         costs=cost_rows(document),
@@ -76,7 +77,6 @@ def render_methods(
         headings=HEADINGS,
         ceiling_headings=CEILING_HEADINGS,
         ceilings_note=CEILINGS,
-        other_headings=OTHER_HEADINGS,
     )
     numbers = itertools.count()
     return re.sub(
@@ -85,12 +85,21 @@ def render_methods(
 
 
 def _own_ids(chart: str, number: int) -> str:
-    """A chart whose ids no other has: two settings may have charts that are all the same."""
+    """Make the ids of a chart unique: two settings may have identical charts."""
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>c{number}-", chart)
 
 
+def _warnings(document: Mapping[str, Any]) -> list[str]:
+    """The warnings of all settings, with the names of the settings."""
+    return [
+        f"{setting['name']}: {sentence}"
+        for setting in document["settings"]
+        for sentence in warnings(setting, document["metric"])
+    ]
+
+
 def _tone(settings: list[Mapping[str, Any]]) -> str:
-    """The colour of the sentence at the top: only what all settings say alike."""
+    """Colour of the sentence at the top: grey unless all settings have the same outcome."""
     outcomes = {setting["best"]["outcome"] for setting in settings}
     found = outcomes.pop() if len(outcomes) == 1 else None
     return found if found in ("better", "worse") else "unclear"
@@ -99,10 +108,11 @@ def _tone(settings: list[Mapping[str, Any]]) -> str:
 def _setting(
     folder: Path, setting: Mapping[str, Any], metric: str, metric_key: str
 ) -> dict[str, Any]:
-    """What the template says of one setting."""
+    """Template context of one setting."""
     methods = setting["methods"]
     runs = {name: _read(folder, values["runs"]) for name, values in methods.items()}
     shares = read_shares(folder, setting)
+    own = gated(methods)
     return {
         "setting": setting,
         "errors": draw_errors(methods),
@@ -117,14 +127,14 @@ def _setting(
         "keepers": bool(kept(setting)),
         "searched": searched(setting),
         "times_of": {name: time(values["seconds"]) for name, values in methods.items()},
-        "gates": gate_charts(runs["aft"]) if runs.get("aft") else [],
+        "gates": gate_charts(runs[own]) if own and runs.get(own) else [],
         "shares": shares,
         "shares_sentence": shares_sentence(shares) if shares else "",
     }
 
 
 def _curves(runs: Mapping[str, list[Run]]) -> list[tuple[str, Markup]]:
-    """For each method its mean learning curve beside that of the labels alone."""
+    """Mean learning curve of each method and of the labels alone."""
     charts = []
     for name, own in runs.items():
         if name == ALONE or not own or not runs[ALONE]:
@@ -139,11 +149,11 @@ def _curves(runs: Mapping[str, list[Run]]) -> list[tuple[str, Markup]]:
 
 
 def _read(folder: Path, runs: list[dict[str, Any]]) -> list[Run]:
-    """The finished runs, without their predictions: there may be hundreds of runs."""
+    """Read the finished runs, without predictions to save memory."""
     found = []
     for run in runs:
         try:
             found.append(replace(read_run(folder / run["folder"]), rows={}))
-        except DataError:  # failed, or removed since
+        except DataError:  # failed or removed
             continue
     return found

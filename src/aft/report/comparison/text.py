@@ -1,4 +1,4 @@
-"""What a comparison of several methods says in words and cells, for every form of the report."""
+"""Texts and table cells of a comparison of methods, shared by the page and Markdown."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from aft.backbones.specs import shorten_paths
 from aft.comparison.statistics import opposed
-from aft.metrics import metric_words
+from aft.metrics import LOWER_IS_BETTER, metric_words
 
 ALONE = "alone"
 HEADINGS = (
@@ -19,62 +19,34 @@ HEADINGS = (
     "weight",
     "seeds",
     "mean",
-    "deviation",
+    "std",
     "difference",
     "95% interval",
     "error ratio",
     "95% interval",
 )
-CEILING_HEADINGS = ("ceiling", "seeds", "mean", "deviation", "difference", "95% interval")
+CEILING_HEADINGS = ("ceiling", "seeds", "mean", "std", "difference", "95% interval")
 CEILINGS = (
-    "Linear models on the stored features, fitted after training. They need the teachers for every "
-    "prediction, so they are upper references for the students above, not alternatives."
+    "Ceilings are linear models on stored features, fitted after training. They need the teachers "
+    "for every prediction, so they are references for the students above, not alternatives."
 )
-SWITCHED_OFF = 0.01  # of the kernel, mean over seeds: a teacher below it counts as switched off
+SWITCHED_OFF = 0.01
+"""A teacher is switched off if its share of the kernel, averaged over seeds, is below this."""
 NONE = "\N{EN DASH}"
 
 
-OTHER_HEADINGS = ("method", "metric", "mean", "difference", "95% interval", "verdict")
-
-
-def other_metrics(setting: Mapping[str, Any], main: str) -> list[list[str]]:
-    """One row of text per method and metric other than the main one, under OTHER_HEADINGS."""
-    return [
-        [
-            method_name(method),
-            metric_words(name),
-            text(one["mean"]),
-            text(one["difference"], "{:+.3f}"),
-            interval(one["low"], one["high"], "{:+.3f}"),
-            one["outcome"] or NONE,
-        ]
-        for method, values in setting["methods"].items()
-        for name, one in (values.get("metrics") or {}).items()
-        if name != main
-    ]
-
-
-def warnings(setting: Mapping[str, Any], main: str) -> list[str]:
-    """For each method, the metrics that moved against its verdict beyond their intervals."""
-    found = []
-    for method, values in setting["methods"].items():
-        for words in opposed(values, main) if values.get("metrics") else ():
-            found.append(f"{method} is {values['outcome']}, but {words}.")
-    return found
-
-
 def students(setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The methods whose student predicts without its teachers, labels alone first."""
+    """Methods whose student predicts without the teachers, labels alone first."""
     return {n: v for n, v in setting["methods"].items() if not v.get("keeps_teachers")}
 
 
 def kept(setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The methods that keep the teachers at prediction: ceilings, no competitors."""
+    """Methods that need the teachers for predictions: ceilings, not alternatives."""
     return {n: v for n, v in setting["methods"].items() if v.get("keeps_teachers")}
 
 
 def remarkable(setting: Mapping[str, Any]) -> list[str]:
-    """A sentence for each method that differs from the labels alone, or has too few runs."""
+    """Verdict of each method that differs from the labels alone or has too few runs."""
     return [
         values["verdict"]
         for values in students(setting).values()
@@ -82,8 +54,80 @@ def remarkable(setting: Mapping[str, Any]) -> list[str]:
     ]
 
 
+class MetricCell(NamedTuple):
+    """One method's value of another metric, as text.
+
+    Attributes:
+        mean: Mean over seeds.
+        difference: Difference from the labels alone, with its interval; empty if unknown.
+        outcome: ``better``, ``worse``, ``no difference shown`` or empty.
+    """
+
+    mean: str
+    difference: str
+    outcome: str
+
+
+def other_metrics(
+    setting: Mapping[str, Any], main: str
+) -> tuple[list[str], list[tuple[str, list[MetricCell]]]]:
+    """Values of the metrics other than the main one.
+
+    Args:
+        setting: One setting of the document. Documents of earlier versions have no other metrics.
+        main: Key of the metric that the verdicts rest on.
+
+    Returns:
+        Display names of the metrics, and for each method its name and one cell per metric. Both
+        are empty if there are no other metrics.
+    """
+    found = {name: values.get("metrics") or {} for name, values in setting["methods"].items()}
+    keys = [
+        key for key in dict.fromkeys(key for own in found.values() for key in own) if key != main
+    ]
+    if not keys:
+        return [], []
+    names = [
+        f"{metric_words(key)}{' (lower is better)' if key in LOWER_IS_BETTER else ''}"
+        for key in keys
+    ]
+    ceilings = kept(setting)
+    rows = [
+        (
+            f"{method_name(name)}{' (keeps teachers)' if name in ceilings else ''}",
+            [_metric_cell(own.get(key)) for key in keys],
+        )
+        for name, own in found.items()
+    ]
+    return names, rows
+
+
+def _metric_cell(values: Mapping[str, Any] | None) -> MetricCell:
+    if values is None or values["mean"] is None:
+        return MetricCell(NONE, "", "")
+    difference = ""
+    if values["difference"] is not None:
+        ends = interval(values["low"], values["high"], "{:+.3f}")
+        difference = f"{values['difference']:+.3f} ({ends})"
+    return MetricCell(text(values["mean"]), difference, values["outcome"] or "")
+
+
+def warnings(setting: Mapping[str, Any], main: str) -> list[str]:
+    """A warning for each method that is better on the main metric but worse on another."""
+    found = []
+    for name, values in setting["methods"].items():
+        if values["outcome"] != "better" or not values.get("metrics"):
+            continue
+        if worse := opposed(values, main):
+            found.append(
+                f"{name} is better than the labels alone in {metric_words(main)}, but worse in "
+                f"{'; '.join(worse)}."
+            )
+    return found
+
+
 def all_methods(settings: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
-    """The name of every method of any setting, and whether it keeps the teachers."""
+    """Names of the methods of all settings, and whether each keeps the teachers."""
     found: dict[str, bool] = {}
     for setting in settings:
         for name, values in setting["methods"].items():
@@ -91,8 +135,14 @@ def all_methods(settings: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
     return {name: found[name] for name in sorted(found, key=lambda name: found[name])}
 
 
+def gated(methods: Iterable[str]) -> str | None:
+    """The method whose gates are shown: the default loss, else AFT as published."""
+    names = set(methods)
+    return next((name for name in ("aft-soft", "aft") if name in names), None)
+
+
 def leader(setting: Mapping[str, Any]) -> str | None:
-    """The recommended method; if that is the labels alone, the other with the highest mean."""
+    """The recommended method; if that is the labels alone, the one with the highest mean."""
     best = (setting.get("best") or {}).get("method")
     if best not in (None, ALONE) and best in setting["methods"]:
         return str(best)
@@ -105,22 +155,22 @@ def leader(setting: Mapping[str, Any]) -> str | None:
 
 
 def scores(values: Mapping[str, Any]) -> list[float]:
-    """The score of every run of a method that has one."""
+    """Scores of all runs of a method that have one."""
     return [run["score"] for run in values["runs"] if run.get("score") is not None]
 
 
 def fraction_name(fraction: float) -> str:
-    """``10% of train``."""
+    """Format a share of train: ``10% of train``."""
     return f"{100 * fraction:.4g}% of train"
 
 
 def method_name(name: str) -> str:
-    """The name of a method for people."""
+    """Display name of a method."""
     return "labels alone" if name == ALONE else name
 
 
 def method_rows(setting: Mapping[str, Any]) -> list[list[str]]:
-    """One row of text a method that keeps no teacher, under ``HEADINGS``."""
+    """One row of text per student that predicts without teachers, under ``HEADINGS``."""
     return [
         [
             method_name(name),
@@ -144,7 +194,7 @@ def _ceiling_name(probe: Mapping[str, Any]) -> str:
 
 
 def ceiling_rows(setting: Mapping[str, Any]) -> list[list[str]]:
-    """One row of text a linear probe or a method that keeps its teachers."""
+    """One row of text per linear probe and per method that keeps its teachers."""
     probes = [
         [_ceiling_name(probe), NONE, text(probe["score"])] + [NONE] * (len(CEILING_HEADINGS) - 3)
         for probe in setting["probes"]
@@ -163,7 +213,7 @@ def ceiling_rows(setting: Mapping[str, Any]) -> list[list[str]]:
 
 
 def overview_rows(document: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """For each setting its name, and mean, verdict and outcome of every method."""
+    """Name of each setting, and mean, verdict and outcome of each method."""
     names = all_methods(document["settings"])
     rows = []
     for setting in document["settings"]:
@@ -182,13 +232,13 @@ def overview_rows(document: Mapping[str, Any]) -> list[tuple[str, list[tuple[str
 
 
 def searched(setting: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The tried weights of each method that has several."""
+    """Evaluated weights of each method with a weight search."""
     found = {name: list(values["search"] or ()) for name, values in setting["methods"].items()}
     return {name: looks for name, looks in found.items() if looks}
 
 
 def search_rows(document: Mapping[str, Any], setting: Mapping[str, Any]) -> list[list[str]]:
-    """For each searched method the validation score under each of the document's weights."""
+    """Validation score of each searched method for each of the document's weights."""
     rows = []
     for name, looks in searched(setting).items():
         found = {look["beta"]: look.get("validation") for look in looks}
@@ -197,18 +247,19 @@ def search_rows(document: Mapping[str, Any], setting: Mapping[str, Any]) -> list
 
 
 def read_shares(folder: Path, setting: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The share of each teacher in AFT's kernel over all seeds.
+    """Read the share of each teacher in AFT's kernel over all seeds.
 
     Args:
         folder: The comparison's folder.
         setting: One setting of the document.
 
     Returns:
-        For each teacher ``spec``, ``mean``, ``low``, ``high`` and ``off`` (a mean below 1 %); empty
-        where there is but one teacher, or no run of AFT that says it.
+        For each teacher ``spec``, ``mean``, ``low``, ``high`` and ``off`` (a mean below 1 %). Empty
+        if there is only one teacher, or no run of AFT with shares.
     """
     found = []
-    for run in (setting["methods"].get("aft") or {"runs": ()})["runs"]:
+    method = gated(setting["methods"])
+    for run in setting["methods"][method]["runs"] if method else ():
         try:
             result = json.loads((folder / run["folder"] / "result.json").read_text("utf-8"))
         except (OSError, ValueError):
@@ -231,16 +282,16 @@ def read_shares(folder: Path, setting: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def shares_sentence(shares: Sequence[Mapping[str, Any]]) -> str:
-    """Which teachers were switched off, and by which rule."""
-    rule = "that is, has a share below 1% of the kernel, averaged over seeds"
+    """Which teachers were switched off, and the rule."""
+    rule = f"share of the kernel below {SWITCHED_OFF:.0%}, averaged over seeds"
     off = [share["spec"] for share in shares if share["off"]]
     if not off:
-        return f"No teacher was switched off, {rule}."
-    return f"Switched off, {rule}: {', '.join(off)}."
+        return f"No teacher was switched off ({rule})."
+    return f"Switched off ({rule}): {', '.join(off)}."
 
 
 def introduction(document: Mapping[str, Any]) -> str:
-    """What was compared, and how, in a paragraph."""
+    """Describe the comparison in one paragraph."""
     settings, split = document["settings"], document["split"]
     several = len(settings) > 1
     start = {"pretrained": "pretrained", "random": "random", "mixed": "partly pretrained"}.get(
@@ -251,46 +302,46 @@ def introduction(document: Mapping[str, Any]) -> str:
     scored = max((one["rows"].get(split, 0) for one in settings), default=0)
     trained = f"{', '.join(fewer)} or {most}" if fewer else most
     words = (
-        f"{document['student']} ({document['num_parameters']:,} parameters, weights: {start}) "
-        f"was trained on {trained} rows by each method "
-        f"with {document['seeds']} seed{'' if document['seeds'] == 1 else 's'}"
-        f"{f' in {len(settings)} settings' if several else ''}. Steps, batches and learning rates "
-        f"are the same{' within a setting' if several else ''}. "
-        f"The scores are {metric_words(document['metric'])} on "
-        f"{scored:,} rows of the {split} split; differences are from the "
-        "labels alone with the same seed. "
+        f"{document['student']} ({document['num_parameters']:,} parameters, initial weights: "
+        f"{start}) was trained on {trained} rows with each method and {document['seeds']} "
+        f"seed{'' if document['seeds'] == 1 else 's'}"
+        f"{f' in {len(settings)} settings' if several else ''}. All methods use the same steps, "
+        f"batches and learning rates{' within a setting' if several else ''}. The score is "
+        f"{metric_words(document['metric'])} on {scored:,} rows of the {split} split. Differences "
+        "are to the labels alone with the same seed. "
     )
     betas = document["betas"]
     if len(betas) > 1:
+        where = " in each setting" if several else ""
         return words + (
-            f"The weight of each method with a searched weight was chosen from "
-            f"{', '.join(f'{b:g}' for b in betas)} by the score of seed 0 on the validation "
-            f"split{', in each setting' if several else ''}, and then used for all seeds."
+            f"The weight of the transfer loss was selected{where} from "
+            f"{', '.join(f'{b:g}' for b in betas)} by the validation score of seed 0, and then "
+            "used for all seeds. Methods without a weight need no selection."
         )
-    return words + f"Every method has the weight {betas[0]:g}; it was not searched."
+    return words + f"All methods use the weight {betas[0]:g}, without a search."
 
 
 def text(value: float | None, form: str = "{:.3f}") -> str:
-    """A number as text, a dash where there is none."""
+    """Format a number, None as a dash."""
     return NONE if value is None else form.format(value)
 
 
 def time(seconds: float | None) -> str:
-    """``0.16 s``, ``1,200 s``, a dash where it is not known."""
+    """Format seconds: ``0.16 s``, ``1,200 s``, None as a dash."""
     if seconds is None:
         return NONE
     return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def interval(low: float | None, high: float | None, form: str = "{:.3f}") -> str:
-    """Both ends of an interval as text, a dash where there is none."""
+    """Format an interval, None as a dash."""
     if low is None or high is None:
         return NONE
     return f"{form.format(low)} to {form.format(high)}"
 
 
 def shorten(value: Any) -> Any:
-    """The same values with the last parts alone of every long path in their texts."""
+    """Shorten long paths in all texts of a document."""
     if isinstance(value, str):
         return shorten_paths(value)
     if isinstance(value, Mapping):

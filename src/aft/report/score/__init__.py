@@ -1,1 +1,1 @@
-"""The page of scores before training."""
+"""Report of `aft score`."""

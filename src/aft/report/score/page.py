@@ -1,4 +1,4 @@
-"""The page of `aft score`: what to do, the scores behind it, and how alike the models are."""
+"""The report page of `aft score`: recommendation, scores, and similarity of the models."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from aft.backbones.specs import shorten_paths
+from aft.metrics import metric_words
 from aft.report.rendering import render
 from aft.report.score.plots import draw_layers, draw_probes, ranked
 from aft.report.score.text import SCORES, cells, headings, notes, reasons
-from aft.scoring.recommendation import METRIC_WORDS
 
 TONES = {"use": "better", "unclear": "unclear", "don't": "worse"}
 LAYER_CHARTS = ("probe", "alignment", "log_me")
 
 
 def render_score(document: Mapping[str, Any]) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
-        document: What ``score.json`` holds.
+        document: The contents of ``score.json``.
     """
     document = json.loads(shorten_paths(json.dumps(document, ensure_ascii=False)))
-    metric = METRIC_WORDS[document["metric"]]
+    metric = metric_words(document["metric"])
     rows = ranked(document)
     name = document["data"].rstrip("/").rpartition("/")[2]
     likeness = document["similarity"]
     return render(
         "score.html.j2",
-        title=f"Which teacher for {name}?",
+        title=f"Teacher scores on {name}",
         document=document,
         metric=metric,
         tone=TONES[document["recommendation"]["verdict"]],
@@ -47,7 +47,7 @@ def render_score(document: Mapping[str, Any]) -> str:
 
 
 def _heat(likeness: Mapping[str, Any]) -> dict[str, Any]:
-    """Names, and for each pair its alignment as text and as a tint."""
+    """Names, and the similarity of each pair as text and as a shade."""
     return {
         "names": likeness["names"],
         "rows": [
@@ -67,7 +67,7 @@ def _layers(teacher: Mapping[str, Any], metric: str) -> dict[str, Any]:
 
 
 def _seconds(document: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """What each score took over all sets of features."""
+    """Total time of each score over all sets of features."""
     own = [document["student"]] if document["student"] else []
     rows = [*document["table"], *own]
     return [(name, sum(row["seconds"][name] for row in rows)) for name in ("probe", *SCORES)]

@@ -1,4 +1,4 @@
-"""The charts of `aft score`: what a linear model reads off each set of features, and each layer."""
+"""Charts of `aft score`: scores of each set of features and of each layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FRAME, _ROW, _MOST_BARS = 70, 24, 20
 
 
 def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
-    """A bar with its standard error for each set of teachers, numbered as in the table; student."""
+    """Bar with standard error for each set of teachers, numbered as in the table, and student."""
     rows = [row for row in ranked(document) if row["probe"] is not None][:_MOST_BARS]
     if not rows:
         return None
@@ -53,18 +53,18 @@ def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
     return draw_figure(
         paint,
         f"{metric} of a linear model on the features of each set of teachers, as numbered in the "
-        f"table, and of the student: {told}; guessing {document['chance']:.3f}",
+        f"table, and of the student: {told}; constant predictor {document['chance']:.3f}",
         _FRAME + _ROW * len(bars),
     )
 
 
 def ranked(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The sets of teachers, best probe first."""
+    """Sets of teachers, sorted by probe score, best first."""
     return sorted(document["table"], key=lambda row: (row["probe"] is None, -(row["probe"] or 0.0)))
 
 
 def draw_layers(layers: Sequence[Mapping[str, Any]], score: str, metric: str) -> Markup | None:
-    """A score of one teacher's layers against their number; the best one marked."""
+    """Score of each layer of one teacher, with the best one marked."""
     points = [
         (row["layer"], row[score], row["probe_se"] if score == "probe" else None)
         for row in layers

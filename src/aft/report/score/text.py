@@ -1,4 +1,4 @@
-"""What `aft score` says in words and cells, for the terminal and for the page."""
+"""Texts and table cells of `aft score`, shared by terminal and page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aft.backbones.specs import shorten_paths
-from aft.scoring.recommendation import METRIC_WORDS
+from aft.metrics import metric_words
 
 NONE = "\N{EN DASH}"
 SCORES = ("neighbours", "alignment", "log_me", "tmi")
@@ -21,30 +21,30 @@ SCORE_NAMES = {
 
 
 def name_of(row: Mapping[str, Any]) -> str:
-    """The models of a row for people."""
+    """Display name of the models of a row."""
     return " + ".join(row["names"])
 
 
 def headings(document: Mapping[str, Any]) -> list[str]:
-    """Of the table: the metric of the linear model, then the other scores."""
-    metric = METRIC_WORDS[document["metric"]]
+    """Column headings of the table of scores."""
+    metric = metric_words(document["metric"])
     return ["features of", "width", f"probe: {metric}", *(SCORE_NAMES[name] for name in SCORES)]
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """One row of the table."""
+    """Cells of one row of the table."""
     return [name_of(row), f"{row['dim']:,}", probe_of(row), *(value_of(row, n) for n in SCORES)]
 
 
 def probe_of(row: Mapping[str, Any]) -> str:
-    """The probe's score and standard error."""
+    """Format the probe's score and standard error."""
     if row["probe"] is None:
         return NONE
     return f"{_three(row['probe'])} ± {_three(row['probe_se'])}"
 
 
 def value_of(row: Mapping[str, Any], score: str) -> str:
-    """A score as text; TMI is in the hundreds."""
+    """Format a score; TMI has one decimal, since its values are in the hundreds."""
     value = row[score]
     if value is None:
         return NONE
@@ -52,17 +52,17 @@ def value_of(row: Mapping[str, Any], score: str) -> str:
 
 
 def table_rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """The sets of teachers, best probe first, then the student and guessing."""
+    """Sets of teachers, best probe first, then the student and a constant predictor."""
     best_first = sorted(
         document["table"], key=lambda row: (row["probe"] is None, -(row["probe"] or 0))
     )
     own = [document["student"]] if document["student"] else []
-    guess = ["guessing", NONE, _three(document["chance"]), *[NONE] * len(SCORES)]
+    guess = ["constant predictor", NONE, _three(document["chance"]), *[NONE] * len(SCORES)]
     return [*(cells(row) for row in [*best_first, *own]), guess]
 
 
 def reasons(document: Mapping[str, Any]) -> list[str]:
-    """Why a score is not defined, a sentence for each score and reason."""
+    """Why scores are undefined, one sentence per score and reason."""
     found: dict[tuple[str, str], list[str]] = {}
     own = [document["student"]] if document["student"] else []
     rows = [*document["table"], *own]
@@ -70,26 +70,26 @@ def reasons(document: Mapping[str, Any]) -> list[str]:
         for score, why in row["undefined"].items():
             found.setdefault((SCORE_NAMES[score], why.rstrip(".")), []).append(name_of(row))
     return [
-        f"No {score}{'' if len(names) == len(rows) else ' of ' + ', '.join(names)}: {why}."
+        f"No {score}{'' if len(names) == len(rows) else ' for ' + ', '.join(names)}: {why}."
         for (score, why), names in found.items()
     ]
 
 
 def notes(document: Mapping[str, Any]) -> list[str]:
-    """What people should know of the features."""
+    """Notes on the features."""
     found = []
     for teacher in document["teachers"]:
         found += teacher["notes"]
         if teacher["rows_without_input"]:
             found.append(
-                f"{teacher['rows_without_input']:,} rows lack the input of {teacher['name']}; its "
-                "mean features stand for them"
+                f"{teacher['rows_without_input']:,} rows lack the input of {teacher['name']}; mean "
+                "features are used instead"
             )
     return list(dict.fromkeys(found))
 
 
 def as_text(document: Mapping[str, Any]) -> str:
-    """Tables and recommendation for a terminal."""
+    """Format tables and recommendation for a terminal."""
     parts = [_columns([headings(document), *table_rows(document)])]
     for teacher in document["layers"]:
         first = [f"layers of {teacher['name']}", *headings(document)[1:]]
@@ -102,7 +102,7 @@ def as_text(document: Mapping[str, Any]) -> str:
             for i, j in itertools.combinations(range(len(likeness["names"])), 2)
             for value in [likeness["values"][i][j]]
         ]
-        parts.append(_columns([["how alike (CKA)", ""], *pairs]))
+        parts.append(_columns([["similarity (CKA)", ""], *pairs]))
     told = [*notes(document), *reasons(document)]
     if told:
         parts.append("\n".join(told))

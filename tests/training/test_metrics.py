@@ -1,0 +1,271 @@
+"""Metrics against closed forms, and which of them decides."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score
+from torch.nn import functional as F
+
+import aft
+from aft.errors import ConfigError
+from aft.metrics import CHOICES, choose_metric, compute_metrics, standard_error
+from aft.tasks import Task
+from aft.training.transfer_model import TransferModel
+from helpers.errors import says
+from helpers.text_data import FILLERS
+
+CLASSES = Task("classification", ("a", "b", "c"))
+TAGS = Task("multilabel", ("x", "y"))
+NUMBERS = Task("regression", ("t", "u"))
+
+
+def labels_of(*counts: int) -> np.ndarray:
+    """Labels with this many rows of each class."""
+    return np.repeat(np.arange(len(counts)), counts)
+
+
+# Which metric decides ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((30, 30, 30), "accuracy"),
+        ((40, 30, 20), "accuracy"),
+        ((90, 5, 5), "balanced_accuracy"),
+        ((50, 50, 0), "balanced_accuracy"),  # two of three classes: 2 / 3 < 0.75
+        ((1000, 0, 0), "balanced_accuracy"),
+    ],
+)
+def test_sizes_of_classes_choose_the_metric(counts: tuple[int, ...], expected: str) -> None:
+    assert choose_metric("auto", CLASSES, labels_of(*counts)) == expected
+
+
+def test_the_limit_is_three_quarters_of_the_classes() -> None:
+    """Equal classes of which one is empty: of four classes 3 / 4 are effective, of three 2 / 3."""
+    four = Task("classification", tuple("abcd"))
+    for rare, expected in ((0, "balanced_accuracy"), (1, "accuracy")):
+        shares = np.array([100, 100, 99, rare]) / (299 + rare)
+        shares = shares[shares > 0]
+        effective = math.exp(-(shares * np.log(shares)).sum())
+        assert (effective < 3) == (expected == "balanced_accuracy")
+        assert choose_metric("auto", four, labels_of(100, 100, 99, rare)) == expected
+
+
+def test_other_tasks_have_one_default() -> None:
+    assert choose_metric("auto", TAGS, np.zeros((4, 2))) == "mean_average_precision"
+    assert choose_metric("auto", NUMBERS, np.zeros((4, 2))) == "r2"
+
+
+@pytest.mark.parametrize("task", [CLASSES, TAGS, NUMBERS], ids=lambda task: task.kind)
+def test_a_metric_that_is_asked_for(task: Task) -> None:
+    labels = labels_of(98, 1, 1) if task is CLASSES else np.zeros((4, 2))
+    for asked in sum(CHOICES.values(), ()):
+        if asked in CHOICES[task.kind]:
+            assert choose_metric(asked, task, labels) == asked
+            continue
+        with pytest.raises(ConfigError) as error:
+            choose_metric(asked, task, labels)
+        assert says(error.value, f"--metric {asked}", task.kind, *CHOICES[task.kind])
+
+
+# Closed forms ------------------------------------------------------------------------------------
+
+
+def test_classes() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1])  # class c is absent
+    predicted = np.array([0, 0, 0, 1, 1, 2])
+    logits = np.full((6, 3), 0.0, dtype=np.float32)
+    logits[np.arange(6), predicted] = math.log(3)  # probabilities 3/5, 1/5, 1/5
+    found = compute_metrics(logits, labels, CLASSES)
+    assert found["accuracy"] == pytest.approx(4 / 6)
+    assert found["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2) / 2)
+    f1 = (2 * 3 / (2 * 3 + 0 + 1), 2 * 1 / (2 * 1 + 1 + 1))
+    assert found["macro_f1"] == pytest.approx(sum(f1) / 2)
+    assert found["nll"] == pytest.approx(-(4 * math.log(3 / 5) + 2 * math.log(1 / 5)) / 6)
+    assert all(type(value) is float for value in found.values())
+
+
+def test_log_loss_of_large_outputs_is_finite() -> None:
+    found = compute_metrics(np.array([[1000.0, 0.0, -1000.0]] * 2), np.array([0, 1]), CLASSES)
+    assert found["nll"] == pytest.approx(500)
+
+
+def test_several_labels() -> None:
+    labels = np.array([[1, 0], [0, 0], [1, 0], [0, 0]], dtype=np.float32)  # y is absent
+    logits = np.array([[3, -1], [2, 1], [1, -1], [-1, -1]], dtype=np.float32)
+    found = compute_metrics(logits, labels, TAGS)
+    assert found["mean_average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert found["micro_f1"] == pytest.approx(2 * 2 / (2 * 2 + 2 + 0))
+    expected = F.binary_cross_entropy_with_logits(torch.tensor(logits), torch.tensor(labels))
+    assert found["bce"] == pytest.approx(expected.item())
+    nothing = compute_metrics(logits, np.zeros_like(labels), TAGS)
+    assert math.isnan(nothing["mean_average_precision"]) and nothing["micro_f1"] == 0
+
+
+def test_numbers() -> None:
+    labels = np.array([[0, 0], [2, 10], [4, 20]], dtype=np.float32)
+    outputs = labels + np.array([[1, 0], [-1, 0], [0, 6]], dtype=np.float32)
+    found = compute_metrics(outputs, labels, NUMBERS)
+    assert found["r2"] == pytest.approx(((1 - 2 / 8) + (1 - 36 / 200)) / 2)
+    assert found["rmse"] == pytest.approx(math.sqrt((1 + 1 + 36) / 6))
+    assert found["mae"] == pytest.approx((1 + 1 + 6) / 6)
+    mean = np.broadcast_to(labels.mean(0), labels.shape)
+    assert compute_metrics(mean, labels, NUMBERS)["r2"] == pytest.approx(0)
+    constant = np.array([[0, 3], [1, 3]], dtype=np.float32)
+    assert math.isnan(compute_metrics(constant, constant, NUMBERS)["r2"])
+    assert math.isnan(compute_metrics(labels[:1], labels[:1], NUMBERS)["r2"])
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread"),
+    [(101325, 50), (5e4, 10), (1.7e9, 3e5), (2010, 7)],
+    ids=["pressure", "zip code", "unix time", "year"],
+)
+def test_targets_far_from_zero(mean: float, spread: float) -> None:
+    """As in float64: float32 sums of squares cancel here, and gave values above 1."""
+    rng = np.random.default_rng(0)
+    true = (mean + spread * rng.standard_normal((1000, 1))).astype(np.float32)
+    outputs = (true + 0.7 * spread * rng.standard_normal((1000, 1))).astype(np.float32)
+    p, t = outputs.astype(np.float64), true.astype(np.float64)
+    expected = 1 - ((p - t) ** 2).sum() / ((t - t.mean()) ** 2).sum()
+    found = compute_metrics(outputs, true, Task("regression", ("y",)))
+    assert found["r2"] == pytest.approx(expected, abs=1e-9) and 0.4 < expected < 0.6
+    assert found["rmse"] == pytest.approx(math.sqrt(((p - t) ** 2).mean()), rel=1e-9)
+
+
+# Standard errors ---------------------------------------------------------------------------------
+
+
+def test_standard_error_of_a_share() -> None:
+    labels = labels_of(80, 20, 0)
+    right = np.concatenate([np.arange(80) < 60, np.arange(20) < 5])
+    logits = np.eye(3)[np.where(right, labels, 2)]
+    share = 65 / 100
+    found = standard_error("accuracy", logits, labels, CLASSES)
+    assert found == pytest.approx(math.sqrt(share * (1 - share) / 100))
+    balanced = standard_error("balanced_accuracy", logits, labels, CLASSES)
+    own = (0.75 * 0.25 / 80, 0.25 * 0.75 / 20)
+    assert balanced == pytest.approx(math.sqrt(sum(own)) / 2)
+    assert standard_error("accuracy", np.eye(3)[labels], labels, CLASSES) == 0
+
+
+def test_standard_error_is_how_far_the_score_varies() -> None:
+    """Over many draws of rows, for both metrics."""
+    rng = np.random.default_rng(0)
+    labels, hit = labels_of(60, 30, 30), np.array([0.9, 0.5, 0.3])
+    scores, errors = {"accuracy": [], "balanced_accuracy": []}, dict[str, list[float]]()
+    for _ in range(400):
+        predicted = np.where(rng.random(len(labels)) < hit[labels], labels, (labels + 1) % 3)
+        found = {
+            "accuracy": (predicted == labels).mean(),
+            "balanced_accuracy": balanced_accuracy_score(labels, predicted),
+        }
+        for metric, score in found.items():
+            scores[metric].append(score)
+            errors.setdefault(metric, []).append(
+                standard_error(metric, np.eye(3)[predicted], labels, CLASSES)
+            )
+    for metric in ("accuracy", "balanced_accuracy"):
+        # Rows of each class are fixed here, which makes accuracy vary a little less.
+        assert 0.8 < np.std(scores[metric]) / np.mean(errors[metric]) < 1.1
+
+
+def test_other_metrics_have_no_standard_error() -> None:
+    outputs = np.random.default_rng(0).normal(size=(8, 2))
+    assert standard_error("mean_average_precision", outputs, outputs > 0, TAGS) == 0
+    assert standard_error("r2", outputs, outputs, NUMBERS) == 0
+
+
+# Weights of classes, and the options in a run ----------------------------------------------------
+
+
+def test_weights_reach_the_task_loss() -> None:
+    weights = torch.tensor([0.5, 2.0, 1.0])
+    logits, labels = torch.randn(8, 3), torch.arange(8) % 3
+    model = TransferModel(torch.nn.Identity(), class_weights=weights)
+    own = F.cross_entropy(logits, labels, reduction="none") * weights[labels]
+    found = model._task_loss(logits, labels)
+    torch.testing.assert_close(found, own.sum() / weights[labels].sum())
+    assert "class_weights" not in model.state_dict()
+
+
+@pytest.fixture
+def rare(tmp_path: Path) -> dict[str, Any]:
+    """Texts without a trace of their class, of which one has nine in ten."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "text": f"{' '.join(rng.choice(FILLERS, 6))} {i}",
+            "label": "rare" if i % 10 == 0 else "common",
+            "split": ("train", "train", "validation", "test")[i // 10 % 4],
+        }
+        for i in range(400)
+    ]
+    table = tmp_path / "rare.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "data": str(table),
+        "student": "small:static?dim=8",
+        "out": tmp_path / "run",
+        "steps": 20,
+        "eval_every": 5,
+        "batch_size": 40,
+        "device": "cpu",
+        "num_workers": 0,
+        "progress": False,
+    }
+
+
+def test_balanced_weights_let_rare_classes_count(rare: dict[str, Any], tmp_path: Path) -> None:
+    from aft.config.commands import TrainConfig, resolve
+    from aft.data.options import load_training_data
+    from aft.training.prepare import _class_weights
+
+    config = resolve(TrainConfig, None, {**rare, "class_weights": "balanced"})
+    data = load_training_data(config)
+    train = data.splits["train"]
+    weights = _class_weights(config, train, data.task)
+    assert weights is not None
+    counts = data.task.counts(train.labels)
+    named = dict(zip(data.task.names, weights.tolist(), strict=True))
+    assert named["rare"] * counts["rare"] == pytest.approx(named["common"] * counts["common"])
+    assert weights[torch.from_numpy(np.asarray(train.labels))].mean() == pytest.approx(1)
+    plain = resolve(TrainConfig, None, rare)
+    assert _class_weights(plain, train, data.task) is None
+
+    def said_rare(**options: Any) -> float:
+        result = aft.train(**{**rare, **options})
+        texts = [train.input(i) for i in range(len(train))]
+        logits = result.student().logits(texts)
+        return float(torch.softmax(logits, 1)[:, data.task.names.index("rare")].mean())
+
+    balanced = {"class_weights": "balanced", "out": tmp_path / "balanced"}
+    assert said_rare() < 0.3 < 0.35 < said_rare(**balanced) < 0.65
+
+
+def test_balanced_weights_are_for_classes(rare: dict[str, Any]) -> None:
+    rows = [json.loads(line) for line in Path(rare["data"]).read_text().splitlines()]
+    lines = [json.dumps({**row, "label": i / 7}) for i, row in enumerate(rows)]
+    Path(rare["data"]).write_text("\n".join(lines))
+    with pytest.raises(ConfigError) as error:
+        aft.train(**rare, class_weights="balanced")
+    assert says(error.value, "--class-weights balanced", "regression")
+    with pytest.raises(ConfigError) as error:
+        aft.train(**rare, metric="accuracy", overwrite=True)
+    assert says(error.value, "--metric accuracy", "regression", "r2")
+
+
+@pytest.mark.parametrize("metric", ["auto", "accuracy", "macro_f1"])
+def test_the_metric_chooses_the_checkpoint(metric: str, rare: dict[str, Any]) -> None:
+    result = aft.train(**rare, metric=metric, patience=None)
+    expected = "balanced_accuracy" if metric == "auto" else metric  # one class has nine in ten
+    assert result.summary["metric"] == expected
+    assert set(result.metrics) >= {"accuracy", "balanced_accuracy", "macro_f1", "nll"}
