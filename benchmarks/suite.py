@@ -27,10 +27,11 @@ from typing import Any
 import aft
 import tables
 from aft.data.loading import load_inputs
-from aft.demo_data.models import fetch_minilm, fetch_squeezenet
+from aft.demo_data.models import fetch_minilm
 from aft.ids import default_cache_dir
 from aft.report.comparison.page import render_methods
 from data_sets import DATA_SETS
+from data_sets.models import fetch_squeezenet
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs" / "reports"

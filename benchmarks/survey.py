@@ -36,12 +36,13 @@ from aft.config.commands import ExtractConfig
 from aft.data.loading import DataSet, load_data
 from aft.data.readers.find_columns import Columns
 from aft.data.samples import Samples
-from aft.demo_data.models import fetch_minilm, fetch_squeezenet
+from aft.demo_data.models import fetch_minilm
 from aft.features.stored import extract_teachers
 from aft.ids import default_cache_dir
 from aft.scoring.measures import linear_probe
 from aft.tasks import Task
 from data_sets import DATA_SETS
+from data_sets.models import fetch_squeezenet
 
 RESULTS = Path(__file__).parent / "results"
 LABELS = {"snippets": "score"}

@@ -69,11 +69,11 @@ def test_every_option_is_in_one_group(command: str) -> None:
     arranged = arrange(kind)
     assert all(arranged.values())  # no empty group
     counts = Counter(name for names in arranged.values() for name in names)
-    assert counts == Counter(kind.model_fields)
+    assert counts == Counter(list(kind.model_fields))
     required = [name for name, field in kind.model_fields.items() if field.is_required()]
     assert arranged.get("required", []) == required
     parser = make_parser(command, kind)
-    shown = {group.title: group for group in parser._action_groups}
+    shown = {group.title: group for group in parser._action_groups if group._group_actions}
     assert list(arranged) == [name for name in shown if name in arranged]
     for title, names in arranged.items():
         actions = shown[title]._group_actions
@@ -218,7 +218,7 @@ def test_extract_inspect_and_verify(
     map_shard.cache_clear()  # as in a new process
     assert run("inspect", "--data", data, "--verify", "--verify-samples", 15, *flags) == 1
     error = capsys.readouterr().err
-    assert str(shard.parent) in error and "15" in error
+    assert str(shard.parents[1]) in error and "15 of 15" in error
 
 
 def test_features_made_elsewhere(picture_folder: Folder, tmp_path: Path, capsys: Capture) -> None:
@@ -254,7 +254,7 @@ def test_bad_images_are_listed_in_the_run(
     (Path(str(tiny[1])) / "train" / "circle" / "broken.png").write_bytes(b"\x89PNG broken")
     assert run("train", *tiny) == 0
     said = capsys.readouterr().err
-    assert "1 unreadable" in said or "broken.png" in said
+    assert "1 unreadable" in said
     assert "train/circle/broken.png" in (tmp_path / "run" / "bad_inputs.csv").read_text()
     assert run("train", *tiny, "--overwrite", "--on-bad-input", "fail") == 1
     assert "broken.png" in capsys.readouterr().err

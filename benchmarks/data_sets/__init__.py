@@ -2,10 +2,13 @@
 
 from data_sets.fetching import (
     DATA_SETS,
+    fetch_clipart,
+    fetch_clipart_titles,
     fetch_emoji,
     fetch_emoji_names,
     fetch_fashion,
     fetch_newsgroups,
+    fetch_openmoji,
     fetch_sms,
     fetch_solar,
     fetch_stamps,
@@ -14,10 +17,13 @@ from data_sets.fetching import (
 
 __all__ = [
     "DATA_SETS",
+    "fetch_clipart",
+    "fetch_clipart_titles",
     "fetch_emoji",
     "fetch_emoji_names",
     "fetch_fashion",
     "fetch_newsgroups",
+    "fetch_openmoji",
     "fetch_sms",
     "fetch_solar",
     "fetch_stamps",

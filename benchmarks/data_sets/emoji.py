@@ -1,7 +1,7 @@
 """Twemoji: one emoji per picture, its Unicode category is the class, and its Unicode name a text.
 
 An npm package has the pictures, 64 x 64 pixels, beside the table of names and categories. What is
-left out is what :mod:`aft.demo_data.openmoji` leaves out: sequences of code points (skin tones,
+left out is what :mod:`data_sets.openmoji` leaves out: sequences of code points (skin tones,
 man and woman, families, keycaps), flags, clock faces, letters, and discs and hearts in many
 colours. Near-copies go to one side of the split, large groups of them to train.
 
@@ -18,14 +18,14 @@ from typing import Any
 
 from PIL import Image
 
-from aft.demo_data.archives import npm_files
 from aft.demo_data.downloads import Download
-from aft.demo_data.openmoji import LARGEST_FAMILY, is_kept, slug
-from aft.demo_data.pictures import Row, fit_square, kin, without_copies, write, write_with_texts
 from aft.demo_data.prepared import Source
 from aft.demo_data.splits import pick
-from aft.demo_data.titles import without_words, words_of_labels
 from aft.errors import DataError
+from data_sets.archives import npm_files
+from data_sets.openmoji import LARGEST_FAMILY, is_kept, slug
+from data_sets.pictures import Row, fit_square, kin, without_copies, write, write_with_texts
+from data_sets.titles import without_words, words_of_labels
 
 PACKAGE = Download(
     package="emoji-datasource-twitter",

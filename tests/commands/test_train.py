@@ -197,7 +197,7 @@ def test_patience_stops_early(options: dict[str, Any]) -> None:
 def test_divergence_is_said(options: dict[str, Any]) -> None:
     with pytest.raises(aft.AftError) as error:
         aft.train(**options, lr=1e30, clip_norm=0, warmup=0)
-    assert says(error.value, "--lr")
+    assert says(error.value, "NaN", "48 of 48")
 
 
 def test_old_options_that_change_nothing_are_read(tmp_path: Path) -> None:

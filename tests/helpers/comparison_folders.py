@@ -22,7 +22,6 @@ GAINS = {
     "ft": -0.02,
     "b-tuning": 0.012,
     "aft": 0.04,
-    "refine": 0.07,
 }
 TEACHERS = ("timm:vit_small_patch14_dinov2.lvd142m", "hf:openai/clip-vit-base-patch32")
 
@@ -67,7 +66,6 @@ def make_comparison(
             found = _methods(
                 folder, fraction, number, group, methods, strength, seeds, betas, kind, run or {}
             )
-            rivals = {n: one for n, one in found.items() if not one["keeps_teachers"]}
             heads = [[teacher] for teacher in group] + ([group] if len(group) > 1 else [])
             base = 0.8 + 0.1 * np.log10(fraction) + 0.05 * strength
             settings.append(
@@ -78,7 +76,7 @@ def make_comparison(
                     "rows": {"train": int(1200 * fraction), "validation": 120, "test": 120},
                     "steps": 1000,
                     "methods": found,
-                    "best": recommend_method(rivals, MAIN_METRIC[kind], "alone"),
+                    "best": recommend_method(found, MAIN_METRIC[kind], "alone"),
                     "probes": [
                         {"teachers": head, "score": base + 0.01 * i} for i, head in enumerate(heads)
                     ]
@@ -161,7 +159,7 @@ def _methods(
     metric = MAIN_METRIC[kind]
     found: dict[str, dict[str, Any]] = {}
     for place, method in enumerate(methods):
-        searches = method not in ("alone", "refine")
+        searches = method != "alone"
         chosen = betas[min(1, len(betas) - 1)] if searches else None
         start = share if method == "alone" or not number else f"{share}teacher-{number}/"
         gain = GAINS.get(method, 0.0) * strength * (1.6 - 0.6 * fraction)
@@ -204,6 +202,5 @@ def _methods(
             "runs": runs,
             **summarize_method(method, metric, runs, alone),
             "seconds": float(np.mean([one["seconds"] for one in runs])),
-            "keeps_teachers": method == "refine",
         }
     return found

@@ -10,11 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from aft.report import (
-    write_methods_report,
-    write_run_report,
-    write_score_report,
-)
+from aft.report import write_methods_report, write_run_report, write_score_report
 from helpers.browser import PAPER, look, open_browser, open_page
 from helpers.comparison_folders import make_comparison, set_metric
 from helpers.report_pages import picture

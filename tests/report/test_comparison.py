@@ -46,10 +46,10 @@ def test_one_setting(tmp_path: Path) -> None:
         "Setup",
     ):
         assert heading in page.headings
-    # errors, points, times, probes; two teachers' gates; six learning curves
-    assert page.tags.count("svg") == 4 + 2 + 6
+    # errors, points, times, probes; two teachers' gates; five learning curves
+    assert page.tags.count("svg") == 4 + 2 + 5
     best = max(
-        (name for name in found["settings"][0]["methods"] if name not in ("alone", "refine")),
+        (name for name in found["settings"][0]["methods"] if name != "alone"),
         key=lambda name: found["settings"][0]["methods"][name]["mean"],
     )
     (compared,) = (words for words in page.paragraphs if words.startswith(f"{best} compared"))
@@ -65,25 +65,9 @@ def test_one_setting(tmp_path: Path) -> None:
     assert page.row("aft")[:5] == expected
     assert write_methods_report(tmp_path, found, open_file).read_text() == page.source
     text = (tmp_path / "report.md").read_text()
-    for row in ("| labels alone ", "| refine: ", "| linear model on ", "## Other metrics\n"):
+    for row in ("| labels alone ", "| linear model on ", "## Other metrics\n"):
         assert row in text
     assert costs in text
-
-
-def test_a_method_that_keeps_its_teachers_is_a_ceiling(tmp_path: Path) -> None:
-    found = make_comparison(tmp_path, methods=("alone", "aft", "refine"))
-    page = Page(write_methods_report(tmp_path, found))
-    verdict = found["settings"][0]["methods"]["refine"]["verdict"]
-    assert verdict and verdict not in page.text
-    ceiling = found["settings"][0]["methods"]["refine"]["mean"]
-    (row,) = (cells for cells in page.rows if cells and cells[0].startswith("refine: "))
-    assert row[1:3] == ["3", f"{ceiling:.3f}"]
-    assert "Hatched" in page.text and "Rings" in page.text
-    plain = make_comparison(tmp_path / "plain", methods=("alone", "aft"))
-    page = Page(write_methods_report(tmp_path / "plain", plain))
-    assert "Hatched" not in page.text
-    assert "Rings" not in page.text
-    assert "refine" not in page.text
 
 
 def test_several_settings(tmp_path: Path) -> None:
@@ -126,7 +110,7 @@ def test_the_same_teachers_everywhere_have_no_effects_of_their_own(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["regression", "multilabel"])
 def test_other_tasks(tmp_path: Path, kind: str) -> None:
-    methods = ("alone", "aft", "refine")
+    methods = ("alone", "aft", "rkd")
     found = make_comparison(
         tmp_path, methods=methods, kind=kind, seeds=2, run={"names": ("weight", "height")}
     )
@@ -151,9 +135,9 @@ def lose(found: dict[str, Any], methods: tuple[str, ...], seeds: tuple[int, ...]
         values |= summarize_method(method, "accuracy", own, alone if method != "alone" else None)
 
 
-@pytest.mark.parametrize("lost", [("kd",), ("alone",), ("aft", "refine"), ("alone", "kd", "aft")])
+@pytest.mark.parametrize("lost", [("kd",), ("alone",), ("aft", "rkd"), ("alone", "kd", "aft")])
 def test_methods_without_runs(tmp_path: Path, lost: tuple[str, ...]) -> None:
-    methods = ("alone", "kd", "aft", "refine")
+    methods = ("alone", "kd", "aft", "rkd")
     found = make_comparison(tmp_path, methods=methods, seeds=3, fractions=(0.1, 1.0))
     del found["settings"][1]["methods"]["kd"]  # the settings need not have the same methods
     for method in lost:
@@ -315,7 +299,7 @@ def test_markdown_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_other_metrics(tmp_path: Path) -> None:
-    found = make_comparison(tmp_path, methods=("alone", "kd", "aft", "refine"))
+    found = make_comparison(tmp_path, methods=("alone", "kd", "aft", "rkd"))
     (setting,) = found["settings"]
     own = set_metric(setting, "kd", "nll", 0.031, "worse")
     better = set_metric(setting, "aft", "nll", -0.052, "better")

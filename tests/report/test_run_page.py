@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import average_precision_score
 
 from aft.errors import AftError, DataError
 from aft.report import write_run_report
 from aft.report.tables import (
-    average_precision,
     class_scores,
     confusion,
     difference_rows,
@@ -251,15 +249,6 @@ def test_label_scores_with_and_without_probabilities(tmp_path: Path) -> None:
     name, scores = label_scores(replace(run, rows=table))
     assert name == "average precision"
     assert [row["score"] for row in scores] == [pytest.approx((1 + 1 + 3 / 4) / 3), 1.0]
-
-
-def test_average_precision_is_that_of_scikit_learn() -> None:
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        scores = generator.integers(0, 8, 30) / 8  # with ties
-        relevant = generator.random(30) < 0.4
-        expected = average_precision_score(relevant, scores)
-        assert average_precision(scores, relevant) == pytest.approx(expected)
 
 
 def test_wilson_interval() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError
+from aft.errors import did_you_mean
 
 _T = TypeVar("_T")
 
@@ -150,12 +150,6 @@ def require(library: str, extra: str) -> ModuleType:
 def versions(*libraries: str) -> dict[str, str]:
     """Versions of installed libraries without build tags (``2.13.0+cpu`` becomes ``2.13.0``)."""
     return {library: version(library).partition("+")[0] for library in libraries}
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean …?`` with the closest known words; empty if none is close."""
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

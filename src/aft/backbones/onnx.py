@@ -12,14 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aft.backbones.huggingface_images import convert
-from aft.backbones.network import (
-    Network,
-    check_options,
-    did_you_mean,
-    first_line,
-    integer_option,
-    require,
-)
+from aft.backbones.network import Network, check_options, first_line, integer_option, require
 from aft.backbones.onnx_networks import (
     TEXT_INPUTS,
     OnnxImageNetwork,
@@ -32,6 +25,7 @@ from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError, file_hash
+from aft.errors import did_you_mean
 
 _TEXT_OPTIONS = ("max_tokens", "template", "tokenizer")
 _IMAGE_OPTIONS = ("mean", "size", "std")

@@ -14,7 +14,6 @@ from aft.backbones.huggingface_files import Repository, needs_code
 from aft.backbones.network import (
     Network,
     check_options,
-    did_you_mean,
     integer_option,
     output_dim,
     require,
@@ -24,6 +23,7 @@ from aft.backbones.pooling import num_positions, padding_id, read_tokens
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError
+from aft.errors import did_you_mean
 
 _MODULES = "modules.json"
 _MOST_TOKENS = 512  # for models without a limit

@@ -11,7 +11,6 @@ from torch import nn
 from aft.backbones.network import (
     Network,
     check_options,
-    did_you_mean,
     integer_option,
     output_dim,
     seeded,
@@ -20,6 +19,7 @@ from aft.backbones.network import (
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.weights import ModelError, load_into, load_weights
+from aft.errors import did_you_mean
 
 _WIDTHS = {"cnn": (32, 64, 128, 256), "cnn-tiny": (16, 24, 32, 64)}  # 390,000 and 30,000 parameters
 

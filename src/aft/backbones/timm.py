@@ -18,7 +18,6 @@ from torch import nn
 from aft.backbones.network import (
     Network,
     check_options,
-    did_you_mean,
     first_line,
     integer_option,
     output_dim,
@@ -30,6 +29,7 @@ from aft.backbones.packaged_weights import EFFICIENTNET_LITE, Package, rename_in
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.weights import ModelError, StateDict, load_into, load_weights
+from aft.errors import did_you_mean
 from aft.hub import why_unreachable
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")

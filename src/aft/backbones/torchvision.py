@@ -15,7 +15,6 @@ from torch import nn
 from aft.backbones.network import (
     Network,
     check_options,
-    did_you_mean,
     first_line,
     integer_option,
     output_dim,
@@ -27,6 +26,7 @@ from aft.backbones.packaged_weights import CAFFE_MEAN, CAFFE_STD, SQUEEZENET, sq
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.weights import ModelError, StateDict, load_into, load_numpy_pickle, load_weights
+from aft.errors import did_you_mean
 
 _AUXILIARY = ("AuxLogits", "aux1", "aux2")  # auxiliary classifiers of Inception and GoogLeNet
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from aft.backbones.network import Network, did_you_mean, first_line, output_dim, seeded, versions
+from aft.backbones.network import Network, first_line, output_dim, seeded, versions
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError, file_hash
+from aft.errors import did_you_mean
 
 
 def build(spec: Spec, *, seed: int = 0) -> Network:

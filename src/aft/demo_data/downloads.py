@@ -1,4 +1,4 @@
-"""Download package files with pip, apt-get or npm, and verify their SHA-256 digests."""
+"""Download package files with pip, and verify their SHA-256 digests."""
 
 from __future__ import annotations
 
@@ -60,61 +60,9 @@ def python_package(wanted: Download, downloads: Path, say: Callable[[str], None]
         kind = "--only-binary" if wanted.file.endswith(".whl") else "--no-binary"
         quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--retries", "2"]
         what = ["--no-deps", kind, wanted.package, "--requirement", str(requirement)]
-        return _run([*pip, "download", *quiet, *what, "--dest", str(folder)], folder)
+        return run_tool([*pip, "download", *quiet, *what, "--dest", str(folder)], folder)
 
-    return _cached_or_fetched(wanted, downloads, fetch, "pip and a reachable package index", say)
-
-
-def debian_package(wanted: Download, downloads: Path, say: Callable[[str], None]) -> Path:
-    """Download a Debian package file with apt-get (without root rights), unless it is cached.
-
-    If the package lists of the system do not contain it, new lists are downloaded into a temporary
-    folder in `downloads`.
-
-    Raises:
-        DataError: If it cannot be downloaded.
-    """
-
-    def fetch(folder: Path) -> str:
-        apt = shutil.which("apt-get")
-        if apt is None:
-            return "apt-get is not installed"
-        # As root, apt-get would otherwise write as a user without access to the folder.
-        options = ["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2"]
-        download = ["download", f"{wanted.package}={wanted.version}"]
-        if not _run([apt, *options, *download], folder):
-            return ""
-        lists, cache = folder / "lists", folder / "cache"
-        (lists / "partial").mkdir(parents=True)
-        (cache / "archives" / "partial").mkdir(parents=True)
-        options += ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={cache}"]
-        update = ["update", "-o", "APT::Update::Error-Mode=any"]
-        return _run([apt, *options, *update], folder) or _run([apt, *options, *download], folder)
-
-    return _cached_or_fetched(
-        wanted, downloads, fetch, "apt-get and a reachable Debian mirror", say
-    )
-
-
-def npm_package(wanted: Download, downloads: Path, say: Callable[[str], None]) -> Path:
-    """Download a package of the npm registry with npm, unless it is cached.
-
-    No code of the package is run.
-
-    Raises:
-        DataError: If it cannot be downloaded.
-    """
-
-    def fetch(folder: Path) -> str:
-        npm = shutil.which("npm")
-        if npm is None:
-            return "npm is not installed"
-        quiet = ["--loglevel=error", "--ignore-scripts", "--no-update-notifier"]
-        patience = ["--fetch-retries=2", "--fetch-retry-mintimeout=1000"]
-        what = [f"{wanted.package}@{wanted.version}", "--cache", str(folder / "cache")]
-        return _run([npm, "pack", *quiet, *patience, *what], folder)
-
-    return _cached_or_fetched(wanted, downloads, fetch, "npm and a reachable registry", say)
+    return cached_or_fetched(wanted, downloads, fetch, "pip and a reachable package index", say)
 
 
 def pip_command() -> list[str]:
@@ -125,7 +73,7 @@ def pip_command() -> list[str]:
     return [found] if found else []
 
 
-def _cached_or_fetched(
+def cached_or_fetched(
     wanted: Download,
     downloads: Path,
     fetch: Callable[[Path], str],
@@ -155,7 +103,7 @@ def _cached_or_fetched(
     )
 
 
-def _run(command: list[str], folder: Path) -> str:
+def run_tool(command: list[str], folder: Path) -> str:
     """Run a command in a folder; return its error message in one line, or "" on success."""
     done = subprocess.run(
         command,

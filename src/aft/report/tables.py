@@ -10,27 +10,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aft.metrics import compute_metrics
+from aft.tasks import Task
 from aft.training.run_folder import Run
 
-Z = 1.959964  # 97.5 % quantile of the normal distribution
+REGRESSION = Task("regression", ("target",))
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927), valid for small counts and near 0 and 1."""
-    share, correction = right / total, Z**2 / total
-    centre = (share + correction / 2) / (1 + correction)
-    reach = Z * np.sqrt(share * (1 - share) / total + correction / (4 * total)) / (1 + correction)
-    return float(max(0.0, centre - reach)), float(min(1.0, centre + reach))
+    from scipy.stats import binomtest
+
+    found = binomtest(right, total).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def confusion(run: Run) -> NDArray[np.int64]:
     """Counts ``(num_classes, num_classes)``: true class by row, predicted class by column."""
-    index = {name: i for i, name in enumerate(run.task.names)}
-    counts = np.zeros((len(index), len(index)), dtype=np.int64)
-    true = [index[name] for name in run.rows["label"]]
-    predicted = [index[name] for name in run.rows["predicted"]]
-    np.add.at(counts, (true, predicted), 1)
-    return counts
+    from sklearn.metrics import confusion_matrix
+
+    true, predicted = run.rows["label"], run.rows["predicted"]
+    return np.asarray(confusion_matrix(true, predicted, labels=list(run.task.names)), np.int64)
 
 
 def matrix_rows(counts: NDArray[np.int64]) -> list[list[tuple[int, float]]]:
@@ -96,6 +96,8 @@ def label_scores(run: Run) -> tuple[str, list[dict[str, Any]]]:
         every label, otherwise ``F1``. And for each label its name, rows and score (None if no row
         has the label).
     """
+    from sklearn.metrics import average_precision_score
+
     true = [set(value.split("|")) for value in run.rows["label"]]
     chosen = [set(value.split("|")) for value in run.rows["predicted"]]
     ranked = all(f"probability_{name}" in run.rows for name in run.task.names)
@@ -105,7 +107,7 @@ def label_scores(run: Run) -> tuple[str, list[dict[str, Any]]]:
         if not relevant.any():
             score = None
         elif ranked:
-            score = average_precision(np.asarray(run.rows[f"probability_{name}"]), relevant)
+            score = float(average_precision_score(relevant, run.rows[f"probability_{name}"]))
         else:
             hits = np.asarray([name in labels for labels in chosen])
             score = float(2 * (hits & relevant).sum() / (hits.sum() + relevant.sum()))
@@ -114,33 +116,15 @@ def label_scores(run: Run) -> tuple[str, list[dict[str, Any]]]:
     return "average precision" if ranked else "F1", found
 
 
-def average_precision(scores: NDArray[Any], relevant: NDArray[np.bool_]) -> float:
-    """Average precision; rows of equal score share one rank."""
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(relevant[order])
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    gained = np.diff(hits[last], prepend=0)
-    return float((gained * hits[last] / (last + 1)).sum() / relevant.sum())
-
-
 def target_scores(run: Run) -> list[dict[str, Any]]:
     """R², RMSE and MAE of each regression target, with its true and predicted values."""
     found = []
     for name in run.task.names:
         true = np.asarray(run.rows[name], dtype=np.float64)
         predicted = np.asarray(run.rows[f"predicted_{name}"], dtype=np.float64)
-        errors = predicted - true
-        spread = float(np.square(true - true.mean()).sum())
-        found.append(
-            {
-                "name": name,
-                "r2": 1 - float(np.square(errors).sum()) / spread if spread > 0 else None,
-                "rmse": float(np.sqrt(np.square(errors).mean())),
-                "mae": float(np.abs(errors).mean()),
-                "true": true,
-                "predicted": predicted,
-            }
-        )
+        metrics = compute_metrics(predicted[:, None], true[:, None], REGRESSION)
+        score = {key: None if np.isnan(value) else value for key, value in metrics.items()}
+        found.append({"name": name, **score, "true": true, "predicted": predicted})
     return found
 
 

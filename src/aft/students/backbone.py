@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from aft.backbones.network import Network, did_you_mean
+from aft.backbones.network import Network
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError, state_hash
-from aft.errors import StudentError
+from aft.errors import StudentError, did_you_mean
 
 if TYPE_CHECKING:
     from aft.students.towers import ColumnPreprocessing

@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
-from aft.backbones.network import did_you_mean, first_line
+from aft.backbones.network import first_line
 from aft.backbones.specs import Spec
 from aft.backbones.weights import ModelError
-from aft.errors import TeacherError
+from aft.errors import TeacherError, did_you_mean
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.teacher import Teacher, freeze
 

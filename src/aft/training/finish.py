@@ -25,12 +25,7 @@ from aft.students.predictions import compare_with_labels
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
 from aft.training.checkpoints import Progress
-from aft.training.run_folder import (
-    EVALUATION,
-    GATES,
-    RESULT,
-    write_json,
-)
+from aft.training.run_folder import EVALUATION, GATES, RESULT, write_json
 from aft.training.schedule import Schedule
 from aft.training.transfer_model import TransferModel
 from aft.version import __version__

@@ -12,15 +12,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from aft.report.comparison.labels import LETTER, Labelled, label_ends, label_points
-from aft.report.comparison.text import (
-    ALONE,
-    all_methods,
-    gated,
-    leader,
-    method_name,
-    scores,
-    students,
-)
+from aft.report.comparison.text import ALONE, all_methods, gated, leader, method_name, scores
 from aft.report.plots import BLUE, GREY, MUTED, draw_figure, new_axes
 
 # Readable on light and on dark paper.
@@ -35,14 +27,14 @@ def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
     if len({setting["fraction"] for setting in settings}) < 2:
         return None
     lines = {}
-    for name, keeps in all_methods(settings).items():
+    for name in all_methods(settings):
         points = [
             (setting["fraction"], values["mean"], min(scores(values)), max(scores(values)))
             for setting in settings
             if (values := setting["methods"].get(name)) and values["mean"] is not None
         ]
         if points:
-            lines[name] = (np.asarray(points), keeps)
+            lines[name] = np.asarray(points)
     if not lines:
         return None
     fractions = sorted({setting["fraction"] for setting in settings})
@@ -54,7 +46,7 @@ def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
     def paint(figure: Figure) -> None:
         axes = new_axes(figure, f"mean {metric}")
         ends = []
-        for place, (name, (points, keeps)) in enumerate(lines.items()):
+        for place, (name, points) in enumerate(lines.items()):
             strong, colour = name in (ALONE, gated(lines)), colours[name]
             shares, means, lows, highs = points.T
             aside = 2 * (place + 0.5) / len(lines) - 1  # vertical lines side by side
@@ -64,10 +56,9 @@ def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
                 means,
                 color=colour,
                 linewidth=2.4 if strong else 1.3,
-                linestyle=_DASHES if name == ALONE else ":" if keeps else "-",
+                linestyle=_DASHES if name == ALONE else "-",
                 marker="s" if name == ALONE else "o",
                 markersize=5 if strong else 4,
-                markerfacecolor="none" if keeps else colour,
                 zorder=4 if strong else 3,
             )
             if strong:
@@ -92,7 +83,7 @@ def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
     told = "; ".join(
         f"{method_name(name)} "
         + ", ".join(f"{mean:.3f} at {100 * share:.4g}%" for share, mean, *_ in points)
-        for name, (points, _) in lines.items()
+        for name, points in lines.items()
     )
     return draw_figure(paint, f"Mean {metric} against the share of train: {told}", 320)
 
@@ -113,7 +104,6 @@ def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
     told_of = {
         chosen,
         ALONE,
-        *(n for n, v in document["settings"][0]["methods"].items() if v.get("keeps_teachers")),
         document["settings"][0]["best"]["method"],
     }
 
@@ -136,8 +126,7 @@ def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
                 marker="s" if name == ALONE else "o",
                 markersize=8 if strong else 5,
                 alpha=1 if strong else 0.75,
-                markeredgecolor=colour,
-                markerfacecolor="none" if values.get("keeps_teachers") else colour,
+                color=colour,
             )
             if single and name in told_of:
                 bar = (min(own), max(own)) if strong else (values["mean"],) * 2
@@ -172,7 +161,7 @@ def effects(document: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     method = gated(all_methods(settings)) or leader(settings[-1])
     found = [
-        (setting["name"], students(setting).get(method or "")) for setting in settings if method
+        (setting["name"], setting["methods"].get(method or "")) for setting in settings if method
     ]
     known = [(name, values) for name, values in found if values and values["low"] is not None]
     if not known:
@@ -204,7 +193,7 @@ def effects(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def line_colours(names: Mapping[str, Any]) -> dict[str, str]:
-    """Blue for the method that is highlighted, grey for the labels alone, and a separate colour for each other method."""
+    """Blue for the highlighted method, grey for the labels alone, others a colour each."""
     fixed = {ALONE: GREY}
     if own := gated(names):
         fixed[own] = BLUE

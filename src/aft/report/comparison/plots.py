@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from aft.report.comparison.labels import Labelled, label_points
 from aft.report.comparison.text import ALONE, method_name, scores
-from aft.report.plots import BLUE, GREY, INK, MUTED, ORANGE, draw_figure, new_axes
+from aft.report.plots import BLUE, GREY, INK, ORANGE, draw_figure, new_axes
 
 COLOURS = {"better": BLUE, "worse": ORANGE}
 _ROW, _FRAME = 27, 72
@@ -20,8 +20,8 @@ _DASHES = (0, (4, 3))
 
 
 def tone(values: Mapping[str, Any]) -> str:
-    """Colour of a method: blue if better than the labels alone, orange if worse, muted: ceiling."""
-    return MUTED if values.get("keeps_teachers") else COLOURS.get(values["outcome"], GREY)
+    """Colour of a method: blue if better than the labels alone, orange if worse."""
+    return COLOURS.get(values["outcome"], GREY)
 
 
 def draw_errors(methods: Mapping[str, Mapping[str, Any]]) -> Markup | None:
@@ -35,12 +35,7 @@ def draw_errors(methods: Mapping[str, Mapping[str, Any]]) -> Markup | None:
         axes.barh([0], [1], height=0.6, color=GREY)
         for place, values in enumerate(known.values(), start=1):
             ratio, colour = values["error_ratio"], tone(values)
-            if values.get("keeps_teachers"):
-                axes.barh(
-                    [place], [ratio], height=0.6, facecolor="none", edgecolor=colour, hatch="////"
-                )
-            else:
-                axes.barh([place], [ratio], height=0.6, color=colour, alpha=0.75)
+            axes.barh([place], [ratio], height=0.6, color=colour, alpha=0.75)
             ends = [values["error_ratio_low"], values["error_ratio_high"]]
             if None not in ends:
                 axes.plot(ends, [place, place], color=INK, linewidth=1.6)
@@ -65,15 +60,9 @@ def draw_points(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup
     def paint(figure: Figure) -> None:
         axes = _rows(figure, f"{metric} of every run", list(found))
         for place, (name, values) in enumerate(found.items()):
-            colour, hollow = tone(methods[name]), methods[name].get("keeps_teachers")
+            colour = tone(methods[name])
             axes.scatter(
-                values,
-                [place] * len(values),
-                s=30,
-                facecolor="none" if hollow else colour,
-                edgecolor=colour if hollow else "none",
-                alpha=1 if hollow else 0.7,
-                zorder=3,
+                values, [place] * len(values), s=30, color=colour, alpha=0.7, linewidth=0, zorder=3
             )
             if values:
                 mean = sum(values) / len(values)
@@ -113,8 +102,7 @@ def draw_times(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup 
                 [values["mean"]],
                 marker="s" if name == ALONE else "o",
                 markersize=7,
-                markeredgecolor=colour,
-                markerfacecolor="none" if values.get("keeps_teachers") else colour,
+                color=colour,
             )
             label = method_name(name)
             points.append(Labelled(x, values["mean"], label, colour, min(own), max(own)))

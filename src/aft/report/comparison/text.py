@@ -25,7 +25,7 @@ HEADINGS = (
     "error ratio",
     "95% interval",
 )
-CEILING_HEADINGS = ("ceiling", "seeds", "mean", "std", "difference", "95% interval")
+CEILING_HEADINGS = ("linear model", "score")
 CEILINGS = (
     "Ceilings are linear models on stored features, fitted after training. They need the teachers "
     "for every prediction, so they are references for the students above, not alternatives."
@@ -35,21 +35,11 @@ SWITCHED_OFF = 0.01
 NONE = "\N{EN DASH}"
 
 
-def students(setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Methods whose student predicts without the teachers, labels alone first."""
-    return {n: v for n, v in setting["methods"].items() if not v.get("keeps_teachers")}
-
-
-def kept(setting: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Methods that need the teachers for predictions: ceilings, not alternatives."""
-    return {n: v for n, v in setting["methods"].items() if v.get("keeps_teachers")}
-
-
 def remarkable(setting: Mapping[str, Any]) -> list[str]:
     """Verdict of each method that differs from the labels alone or has too few runs."""
     return [
         values["verdict"]
-        for values in students(setting).values()
+        for values in setting["methods"].values()
         if values["verdict"] and values["outcome"] != "no difference shown"
     ]
 
@@ -91,12 +81,8 @@ def other_metrics(
         f"{metric_words(key)}{' (lower is better)' if key in LOWER_IS_BETTER else ''}"
         for key in keys
     ]
-    ceilings = kept(setting)
     rows = [
-        (
-            f"{method_name(name)}{' (keeps teachers)' if name in ceilings else ''}",
-            [_metric_cell(own.get(key)) for key in keys],
-        )
+        (method_name(name), [_metric_cell(own.get(key)) for key in keys])
         for name, own in found.items()
     ]
     return names, rows
@@ -126,13 +112,9 @@ def warnings(setting: Mapping[str, Any], main: str) -> list[str]:
     return found
 
 
-def all_methods(settings: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
-    """Names of the methods of all settings, and whether each keeps the teachers."""
-    found: dict[str, bool] = {}
-    for setting in settings:
-        for name, values in setting["methods"].items():
-            found.setdefault(name, bool(values.get("keeps_teachers")))
-    return {name: found[name] for name in sorted(found, key=lambda name: found[name])}
+def all_methods(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the methods of all settings, in the order of their first setting."""
+    return list(dict.fromkeys(name for setting in settings for name in setting["methods"]))
 
 
 def gated(methods: Iterable[str]) -> str | None:
@@ -148,7 +130,7 @@ def leader(setting: Mapping[str, Any]) -> str | None:
         return str(best)
     means = {
         name: values["mean"]
-        for name, values in students(setting).items()
+        for name, values in setting["methods"].items()
         if name != ALONE and values["mean"] is not None
     }
     return max(means, key=lambda name: means[name], default=None)
@@ -157,11 +139,6 @@ def leader(setting: Mapping[str, Any]) -> str | None:
 def scores(values: Mapping[str, Any]) -> list[float]:
     """Scores of all runs of a method that have one."""
     return [run["score"] for run in values["runs"] if run.get("score") is not None]
-
-
-def fraction_name(fraction: float) -> str:
-    """Format a share of train: ``10% of train``."""
-    return f"{100 * fraction:.4g}% of train"
 
 
 def method_name(name: str) -> str:
@@ -184,7 +161,7 @@ def method_rows(setting: Mapping[str, Any]) -> list[list[str]]:
             text(values["error_ratio"]),
             interval(values["error_ratio_low"], values["error_ratio_high"]),
         ]
-        for name, values in students(setting).items()
+        for name, values in setting["methods"].items()
     ]
 
 
@@ -194,22 +171,8 @@ def _ceiling_name(probe: Mapping[str, Any]) -> str:
 
 
 def ceiling_rows(setting: Mapping[str, Any]) -> list[list[str]]:
-    """One row of text per linear probe and per method that keeps its teachers."""
-    probes = [
-        [_ceiling_name(probe), NONE, text(probe["score"])] + [NONE] * (len(CEILING_HEADINGS) - 3)
-        for probe in setting["probes"]
-    ]
-    return probes + [
-        [
-            f"{name}: student that keeps the teacher{'' if len(setting['teachers']) == 1 else 's'}",
-            str(len(scores(values))),
-            text(values["mean"]),
-            text(values["std"]),
-            text(values["difference"], "{:+.3f}"),
-            interval(values["low"], values["high"], "{:+.3f}"),
-        ]
-        for name, values in kept(setting).items()
-    ]
+    """One row of text per linear model on stored features."""
+    return [[_ceiling_name(probe), text(probe["score"])] for probe in setting["probes"]]
 
 
 def overview_rows(document: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str, str]]]]:
@@ -218,7 +181,7 @@ def overview_rows(document: Mapping[str, Any]) -> list[tuple[str, list[tuple[str
     rows = []
     for setting in document["settings"]:
         cells = []
-        for name, keeps in names.items():
+        for name in names:
             values = setting["methods"].get(name)
             if values is None or values["mean"] is None:
                 cells.append((NONE, "", ""))
@@ -226,7 +189,7 @@ def overview_rows(document: Mapping[str, Any]) -> list[tuple[str, list[tuple[str
             outcome = values["outcome"] or ""
             said = {"no difference shown": "no difference", "": "too few seeds"}
             word = "" if name == ALONE else said.get(outcome, outcome)
-            cells.append((text(values["mean"]), word, "" if keeps else outcome))
+            cells.append((text(values["mean"]), word, outcome))
         rows.append((setting["name"], cells))
     return rows
 

