@@ -253,7 +253,7 @@ class TestViews:
 
 @pytest.mark.parametrize("views", ["clean", 1])
 def test_broken_off_and_resumed(
-    options: dict[str, Any], more: Path, tmp_path: Path, views: int
+    options: dict[str, Any], more: Path, tmp_path: Path, views: Any
 ) -> None:
     options |= {"unlabelled": str(more), "views": views, "safety_net": True, "eval_every": 3}
     whole = aft.train(**options)
@@ -308,7 +308,7 @@ class TestTexts:
 
     @pytest.mark.parametrize("views", ["clean", 2])
     def test_lines_of_a_file(
-        self, common: dict[str, Any], teachers: SimpleNamespace, tmp_path: Path, views: int
+        self, common: dict[str, Any], teachers: SimpleNamespace, tmp_path: Path, views: Any
     ) -> None:
         generator = np.random.default_rng(1)
         lines = [draw_text(list(TOPICS)[i % 3], generator) + " zebra" for i in range(30)]
@@ -335,7 +335,7 @@ class TestTexts:
         common: dict[str, Any],
         teachers: SimpleNamespace,
         tmp_path: Path,
-        views: int | str,
+        views: Any,
         lacking: str,
     ) -> None:
         generator = np.random.default_rng(1)

@@ -161,7 +161,7 @@ def test_standard_error_is_how_far_the_score_varies() -> None:
     """Over many draws of rows, for both metrics."""
     rng = np.random.default_rng(0)
     labels, hit = labels_of(60, 30, 30), np.array([0.9, 0.5, 0.3])
-    scores, errors = {"accuracy": [], "balanced_accuracy": []}, dict[str, list[float]]()
+    scores, errors = (dict[str, list[float]]() for _ in range(2))
     for _ in range(400):
         predicted = np.where(rng.random(len(labels)) < hit[labels], labels, (labels + 1) % 3)
         found = {
@@ -169,7 +169,7 @@ def test_standard_error_is_how_far_the_score_varies() -> None:
             "balanced_accuracy": balanced_accuracy_score(labels, predicted),
         }
         for metric, score in found.items():
-            scores[metric].append(score)
+            scores.setdefault(metric, []).append(float(score))
             errors.setdefault(metric, []).append(
                 standard_error(metric, np.eye(3)[predicted], labels, CLASSES)
             )

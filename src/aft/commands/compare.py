@@ -65,7 +65,7 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
     except KeyboardInterrupt:
         hint = " without --overwrite" if config.overwrite else ""
         raise KeyboardInterrupt(
-            f"stopped; the same command{hint} goes on with what is missing in {out}"
+            f"interrupted; the same command{hint} resumes with what is missing in {out}"
         ) from None
     write_config_file(out / OPTIONS_FILE, saved)
     write_json(out / "compare.json", document)
@@ -85,6 +85,7 @@ def _compare(
     # What is wrong with data, methods, teachers or student is said before long work begins.
     data = load_training_data(run_options(config, whole, ALONE, 0))
     metric = choose_metric(config.metric, data.task, np.asarray(data.splits["train"].labels))
+    config = config.model_copy(update={"metric": metric})  # the same for every run
     for method in methods:
         check_loss(method, data.task)
     for text in config.teachers:

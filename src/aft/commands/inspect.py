@@ -79,6 +79,8 @@ def _place(config: InspectConfig) -> InspectConfig:
     path = Path(config.path).expanduser()
     if (path / CONFIG).is_file():
         return config.model_copy(update={"run": path})
+    if (path / "student.json").is_file() and (path.parent / CONFIG).is_file():
+        return config.model_copy(update={"run": path.parent})
     if (path / IDENTITY).is_file():
         return config.model_copy(update={"features": path.parent})
     if path.is_dir() and find_stores(path):

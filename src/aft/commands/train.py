@@ -88,6 +88,8 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
 
     teachers = extract_for_run(config, samples, accelerator)
     more_teachers = [] if more is None else extract_for_run(config, more, accelerator, True)
+    for own, before in zip(more_teachers, teachers, strict=False):
+        own.missing = None if own.present.all() else before.statistics().mean
     say(*(_describe_teacher(one) for one in teachers), sep="\n", end="\n" * bool(teachers))
 
     saved = make_student(config, data, more is not None)

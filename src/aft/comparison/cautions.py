@@ -71,8 +71,9 @@ def _second_batch(found: Sequence[Mapping[str, Any]]) -> list[str]:
         times = ", ".join(f"{name} {methods[name]['seconds'] / alone:.1f}" for name in ours)
         place = f"With {setting['name']}: " if setting["name"] else ""
         notes.append(
-            f"{place}{' and '.join(ours)} see {rows} in a second batch of every step, which the "
-            f"other methods do not. Training time relative to the labels alone: {times}."
+            f"{place}{' and '.join(ours)} {'sees' if len(ours) == 1 else 'see'} {rows} in a second "
+            "batch of every step; the other methods do not. Training time relative to the labels "
+            f"alone: {times}."
         )
     return notes
 

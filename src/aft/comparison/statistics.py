@@ -70,11 +70,13 @@ def compare_paired(
         )
     differences = np.asarray(treated, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     mean = float(differences.mean())
-    if np.ptp(differences) > 0:
+    rounding = 1e-12 * max(1.0, float(np.abs([*baseline, *treated]).max()))
+    if np.ptp(differences) > rounding:
         test = stats.ttest_1samp(differences, 0.0)
         interval, p_value = test.confidence_interval(confidence), float(test.pvalue)
         low, high = float(interval.low), float(interval.high)
     else:  # equal differences have no spread to test
+        mean = mean if abs(mean) > rounding else 0.0
         low, high, p_value = mean, mean, 1.0 if mean == 0 else 0.0
     return PairedComparison(
         metric,
@@ -202,10 +204,10 @@ def opposed(values: Mapping[str, Any], metric: str) -> list[str]:
 
 
 def describe_difference(metric: str, values: Mapping[str, Any]) -> str:
-    """``accuracy +0.034 (95% interval +0.010 to +0.058)``."""
+    """``accuracy +0.034, 95% interval +0.010 to +0.058``."""
     return (
-        f"{metric_words(metric)} {values['difference']:+.3f} (95% interval {values['low']:+.3f} "
-        f"to {values['high']:+.3f})"
+        f"{metric_words(metric)} {values['difference']:+.3f}, 95% interval {values['low']:+.3f} "
+        f"to {values['high']:+.3f}"
     )
 
 

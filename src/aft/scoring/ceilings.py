@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aft.config.commands import TrainConfig
@@ -17,9 +18,12 @@ from aft.devices import choose_device, choose_num_workers
 from aft.features.stored import extract_teachers
 from aft.metrics import compute_metrics
 from aft.scoring.measures import linear_probe
-from aft.students.run_student import run_student
+from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
 from aft.training.transfer_loss import MOST_FITTED_ROWS
+
+WEIGHTS = tuple(i / 10 for i in range(11))
+"""Weights of the student beside its teachers that are tried on the validation rows."""
 
 
 def score_ceilings(
@@ -27,56 +31,87 @@ def score_ceilings(
 ) -> list[dict[str, Any]]:
     """Score linear models on the features of each teacher, of all, and of all with a student.
 
-    The last one is the upper bound of Residual Feature Integration,
-    https://arxiv.org/abs/2505.11771: a linear model on the concatenated features of a student and
-    its teachers, which needs the teachers for every prediction. The regularization of each linear
-    model is chosen by cross-validation on the training rows.
+    The last is a ceiling like that of Residual Feature Integration,
+    https://arxiv.org/abs/2505.11771: a linear layer on the features of a student and of its
+    teachers side by side, which needs the teachers at every prediction. It is the sum of the
+    student's own last layer and of the linear model on all teachers; their weights are chosen on
+    the validation rows, which neither has seen. The strength of the linear models is chosen by
+    cross-validation on the training rows.
 
     Args:
         options: Options of a run: its data, seed and teachers.
         split: The split to score.
-        metric: The metric to return.
+        metric: The metric to return; higher is better.
         student: Folder of a trained student on the same data.
 
     Returns:
         For each linear model its ``teachers``, whether it includes the ``student``, and its
-        ``score``.
+        ``score``. The last one is on all teachers without the student.
     """
     data = load_training_data(options)
-    train, scored = data.splits["train"], data.splits[split]
-    rows = np.sort(np.random.default_rng(0).permutation(len(train))[:MOST_FITTED_ROWS])
+    train = data.splits["train"]
     device = choose_device(options.device)
+    drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:MOST_FITTED_ROWS])
     trained = extract_teachers(options, train, device)
-    others = extract_teachers(options, scored, device, may_lack=True)
-    for own, before in zip(others, trained, strict=True):
-        own.missing = before.statistics().mean if not own.present.all() else None
-    seen = [one.gather(rows) for one in trained]
-    new = [one.gather(np.arange(len(scored))) for one in others]
-    groups: list[tuple[tuple[int, ...], bool]] = [((i,), False) for i in range(len(seen))]
-    together = tuple(range(len(seen)))
-    groups.insert(0, (together, True))
-    groups += [(together, False)] if len(seen) > 1 else []
-    own_features = [_run(options, student, part) for part in (train.subset(rows), scored)]
-    labels = torch.from_numpy(np.asarray(train.labels)[rows])
-    found = []
-    for group, with_student in groups:
-        parts = [[part[i] for i in group] for part in (seen, new)]
-        if with_student:
-            parts = [[own, *part] for own, part in zip(own_features, parts, strict=True)]
-        features, unseen = (torch.cat(part, dim=1) for part in parts)
-        outputs = linear_probe(features, labels, unseen, data.task)
-        metrics = compute_metrics(outputs.numpy(), np.asarray(scored.labels), data.task)
-        teachers = [options.teachers[i] for i in group]
-        found.append({"teachers": teachers, "student": with_student, "score": metrics[metric]})
-    return found
+    seen = [one.gather(drawn) for one in trained]
+    labels = torch.from_numpy(np.asarray(train.labels)[drawn])
+    held_out = {name: data.splits[name] for name in dict.fromkeys((split, "validation"))}
+    new: dict[str, list[Tensor]] = {}
+    for name, samples in held_out.items():
+        features = extract_teachers(options, samples, device, may_lack=True)
+        for own, before in zip(features, trained, strict=True):
+            own.missing = before.statistics().mean if not own.present.all() else None
+        new[name] = [one.gather(np.arange(len(samples))) for one in features]
+
+    def fit(group: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Outputs for the held-out splits of a linear model on some teachers."""
+        unseen = torch.cat([torch.cat([part[i] for i in group], 1) for part in new.values()])
+        outputs = linear_probe(torch.cat([seen[i] for i in group], 1), labels, unseen, data.task)
+        sizes = [len(samples) for samples in held_out.values()]
+        parts = (part.numpy() for part in outputs.split(sizes))
+        return dict(zip(held_out, parts, strict=True))
+
+    def score(outputs: NDArray[Any], name: str) -> float:
+        return compute_metrics(outputs, np.asarray(held_out[name].labels), data.task)[metric]
+
+    everyone = tuple(range(len(seen)))
+    groups = [*((i,) for i in everyone), *([everyone] if len(seen) > 1 else [])]
+    outputs = [fit(group) for group in groups]
+    student_outputs = _run(options, student, held_out)
+
+    def mix(weight: float, name: str) -> NDArray[Any]:
+        return weight * student_outputs[name] + (1 - weight) * outputs[-1][name]
+
+    best = max(
+        WEIGHTS,
+        key=lambda weight: np.nan_to_num(
+            score(mix(weight, "validation"), "validation"), nan=-np.inf
+        ),
+    )
+    found = [
+        {
+            "teachers": [options.teachers[i] for i in group],
+            "student": False,
+            "score": score(own[split], split),
+        }
+        for group, own in zip(groups, outputs, strict=True)
+    ]
+    joint = {
+        "teachers": list(options.teachers),
+        "student": True,
+        "score": score(mix(best, split), split),
+    }
+    return [joint, *found]
 
 
-def _run(options: TrainConfig, folder: Path, samples: Samples) -> Tensor:
-    """Features of a trained student, ``(n, dim)``."""
-    saved = SavedStudent.load(folder, trust_remote_code=True)  # saved by this comparison
+def _run(
+    options: TrainConfig, folder: Path, splits: Mapping[str, Samples]
+) -> dict[str, NDArray[Any]]:
+    """Outputs of a trained student for each split, ``(n, num_outputs)``."""
+    saved = SavedStudent.load(folder, trust_remote_code=True)  # it was made by this comparison
     device = choose_device(options.device)
-    batches: Sequence[Any] = list(
-        run_student(
+    return {
+        name: compute_logits(
             saved.module.to(device),
             saved.transform,
             samples.only(*(column.name for column in saved.columns)),
@@ -84,5 +119,5 @@ def _run(options: TrainConfig, folder: Path, samples: Samples) -> Tensor:
             num_workers=choose_num_workers(options.num_workers, device),
             device=device,
         )
-    )
-    return torch.cat([features.float().cpu() for _, features in batches])
+        for name, samples in splits.items()
+    }

@@ -125,6 +125,7 @@ def _setting(
         "ceilings": ceiling_rows(setting),
         "searched": searched(setting),
         "times_of": {name: time(values["seconds"]) for name, values in methods.items()},
+        "gated": own,
         "gates": gate_charts(runs[own]) if own and runs.get(own) else [],
         "shares": shares,
         "shares_sentence": shares_sentence(shares) if shares else "",

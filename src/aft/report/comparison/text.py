@@ -25,7 +25,7 @@ HEADINGS = (
     "error ratio",
     "95% interval",
 )
-CEILING_HEADINGS = ("linear model", "score")
+CEILING_HEADINGS = ("linear model on the features of", "score")
 CEILINGS = (
     "Ceilings are linear models on stored features, fitted after training. They need the teachers "
     "for every prediction, so they are references for the students above, not alternatives."
@@ -166,8 +166,7 @@ def method_rows(setting: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _ceiling_name(probe: Mapping[str, Any]) -> str:
-    features = " + ".join([*(["the student"] if probe.get("student") else []), *probe["teachers"]])
-    return f"linear model on the features of {features}"
+    return " + ".join([*(["the student"] if probe.get("student") else []), *probe["teachers"]])
 
 
 def ceiling_rows(setting: Mapping[str, Any]) -> list[list[str]]:
@@ -274,6 +273,8 @@ def introduction(document: Mapping[str, Any]) -> str:
         "are to the labels alone with the same seed. "
     )
     betas = document["betas"]
+    if not any(one["beta"] is not None for s in settings for one in s["methods"].values()):
+        return words.rstrip()
     if len(betas) > 1:
         where = " in each setting" if several else ""
         return words + (
