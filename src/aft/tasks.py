@@ -36,6 +36,12 @@ class Task:
         """Number of outputs of the student."""
         return len(self.names)
 
+    @property
+    def outputs(self) -> str:
+        """The outputs in words: ``6 classes``."""
+        words = {"classification": "classes", "multilabel": "labels", "regression": "targets"}
+        return f"{self.num_outputs} {words[self.kind]}"
+
     def describe(self) -> dict[str, Any]:
         """The task as plain JSON values."""
         return {**asdict(self), "names": list(self.names)}

@@ -75,6 +75,7 @@ def make_run(
         "split": split,
         "rows": counts,
         "metrics": metrics,
+        "intervals": {name: [value - 0.05, value + 0.05] for name, value in metrics.items()},
         "validation": metrics,
         "notes": list(notes),
     }

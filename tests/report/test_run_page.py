@@ -20,7 +20,6 @@ from aft.report.tables import (
     find_changes,
     label_scores,
     most_confused,
-    wilson_interval,
 )
 from aft.training.run_folder import read_run
 from helpers.errors import says
@@ -45,7 +44,7 @@ def test_a_run_of_classification(tmp_path: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     right = round(120 * result["metrics"]["accuracy"])
     (lead,) = page.by_class["lead"]
-    for value in (result["metrics"]["accuracy"], *wilson_interval(right, 120)):
+    for value in (result["metrics"]["accuracy"], *result["intervals"]["accuracy"]):
         assert f"{value:.3f}" in lead
     assert "120 rows" in lead and "test" in lead
     assert f"step {result['best_step']} of 1000" in page.text
@@ -139,15 +138,14 @@ def test_all_metrics_are_shown(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("metric", "name"), [("balanced_accuracy", "Balanced accuracy"), ("macro_f1", "Macro F1")]
 )
-def test_the_interval_is_that_of_accuracy_only(tmp_path: Path, metric: str, name: str) -> None:
+def test_the_interval_is_that_of_the_metric(tmp_path: Path, metric: str, name: str) -> None:
     run = make_run(tmp_path / "run")
     path = run / "result.json"
     result = json.loads(path.read_text())
     path.write_text(json.dumps({**result, "metric": metric}))
     (lead,) = Page(write_run_report(run, None)).by_class["lead"]
     assert lead.startswith(f"{name} {result['metrics'][metric]:.3f} ")
-    right = round(120 * result["metrics"]["accuracy"])
-    assert not any(f"{end:.3f}" in lead for end in wilson_interval(right, 120))
+    assert all(f"{end:.3f}" in lead for end in result["intervals"][metric])
 
 
 @pytest.mark.parametrize("fell_back", [True, False])
@@ -238,22 +236,16 @@ def test_less_confusion_is_good_wherever_it_is() -> None:
     assert rows == [[(4, 1.0), (-4, 1.0)], [(2, -0.5), (-2, -0.5)]]
 
 
-def test_label_scores_with_and_without_probabilities(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path / "run", kind="multilabel", names=("a", "b")))
+def test_label_scores(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run", kind="multilabel", names=("a", "b", "c")))
     table: dict[str, list[Any]] = {"label": ["a", "a|b", "", "a"], "predicted": ["a", "a", "a", ""]}
-    name, scores = label_scores(replace(run, rows=table))
-    assert name == "F1"
-    assert scores[0] == {"name": "b", "rows": 1, "score": 0.0}
-    assert scores[1] == {"name": "a", "rows": 3, "score": pytest.approx(2 / 3)}
     table |= {"probability_a": [0.9, 0.8, 0.7, 0.1], "probability_b": [0.1, 0.9, 0.2, 0.3]}
-    name, scores = label_scores(replace(run, rows=table))
-    assert name == "average precision"
-    assert [row["score"] for row in scores] == [pytest.approx((1 + 1 + 3 / 4) / 3), 1.0]
-
-
-def test_wilson_interval() -> None:
-    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    table |= {"probability_c": [0.5, 0.5, 0.5, 0.5]}
+    assert label_scores(replace(run, rows=table)) == [
+        {"name": "a", "rows": 3, "score": pytest.approx((1 + 1 + 3 / 4) / 3)},
+        {"name": "b", "rows": 1, "score": 1.0},
+        {"name": "c", "rows": 0, "score": None},
+    ]
 
 
 def test_changes_are_matched_by_file_and_counted_both_ways(tmp_path: Path) -> None:

@@ -99,14 +99,9 @@ def _load(config: InspectConfig) -> DataSet:
     )
 
 
-def _outputs(data: DataSet) -> str:
-    what = {"classification": "classes", "multilabel": "labels", "regression": "targets"}
-    return f"{data.task.num_outputs} {what[data.task.kind]}"
-
-
 def _data_lines(data: DataSet) -> list[str]:
     inputs = ", ".join(f"{c.name} ({c.modality})" for c in data.splits["train"].columns)
-    lines = [f"{data.source}: {inputs}; {data.task.kind}, {_outputs(data)}"]
+    lines = [f"{data.source}: {inputs}; {data.task.kind}, {data.task.outputs}"]
     for name, split in data.splits.items():
         lines.append(f"  {name}: {len(split)} rows")
     counts = data.task.counts(data.splits["train"].labels)

@@ -160,8 +160,7 @@ def _describe_data(config: TrainConfig, data: DataSet, metric: str) -> list[str]
         f"{len(split)} {name}{' (held out of train)' if name in data.held_out else ''}"
         for name, split in data.splits.items()
     )
-    what = {"classification": "classes", "multilabel": "labels", "regression": "targets"}
-    lines = [f"{data.source}: {rows}; {data.task.num_outputs} {what[data.task.kind]}"]
+    lines = [f"{data.source}: {rows}; {data.task.outputs}"]
     if config.metric == "auto" and metric != MAIN_METRIC[data.task.kind]:
         lines.append(
             f"decided by {metric}, since class sizes differ a lot (--metric chooses another)"

@@ -186,8 +186,6 @@ class Runs:
                     "best_step": result.summary["best_step"],
                     "seconds": result.summary["training_seconds"],
                 }
-                if "safety_net" in result.summary:
-                    run["fell_back"] = result.summary["safety_net"]["fell_back"]
             else:
                 run["error"] = self.errors.get(name, "not made: no weight could be chosen")
             yield run

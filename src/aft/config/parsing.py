@@ -80,7 +80,7 @@ def make_parser(name: str, kind: type[Options]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"aft {name}",
         usage=_usage(name, kind),
-        description=_description(kind),
+        description=cleandoc(kind.__doc__ or ""),
         formatter_class=_Help,
         allow_abbrev=False,
         add_help=False,
@@ -152,11 +152,7 @@ def _flatten(annotation: Any) -> list[Any]:
     if origin in (Union, types.UnionType):
         return [one for part in get_args(annotation) for one in _flatten(part)]
     if origin is Literal:
-        return [
-            one
-            for part in get_args(annotation)
-            for one in (_flatten(part) if get_origin(part) else [part])
-        ]
+        return list(get_args(annotation))
     if origin is tuple:
         return _flatten(get_args(annotation)[0])
     return [] if annotation is type(None) else [annotation]
@@ -191,10 +187,6 @@ def _usage(name: str, kind: type[Options]) -> str:
     if "teachers" in kind.model_fields:
         parts.append("[--teachers SPEC ...]")
     return " ".join([f"aft {name}", *parts, "[options]"])
-
-
-def _description(kind: type[Options]) -> str:
-    return cleandoc(kind.__doc__ or "")
 
 
 def _as_flag(word: str) -> str:

@@ -14,7 +14,7 @@ from aft.metrics import LOWER_IS_BETTER, metric_words
 from aft.report import plots
 from aft.report.cards import show_input
 from aft.report.rendering import confusion_context, count, render, student_name
-from aft.report.tables import class_scores, confusion, label_scores, target_scores, wilson_interval
+from aft.report.tables import class_scores, confusion, label_scores, target_scores
 from aft.training.run_folder import Run
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ def render_run(run: Run, open_input: OpenInput | None) -> str:
         result=run.result,
         title=_title(run),
         score=run.result["metrics"].get(run.main_metric),
-        interval=_interval(run),
+        interval=(run.result.get("intervals") or {}).get(run.main_metric),
         lower_is_better=LOWER_IS_BETTER,
+        intervals=run.result.get("intervals") or {},
         curves=_curves(run),
         gates=gate_charts([run]),
         shares=_shares(run),
@@ -121,14 +122,6 @@ def _curves(run: Run) -> list[dict[str, Any]]:
         )
         charts.insert(0, {"svg": svg, "two": len(alone[0]) > 0})
     return charts
-
-
-def _interval(run: Run) -> tuple[float, float] | None:
-    """Wilson interval of the accuracy; None if the score is another metric."""
-    if run.main_metric != "accuracy" or not run.rows:
-        return None
-    pairs = list(zip(run.rows["label"], run.rows["predicted"], strict=True))
-    return wilson_interval(sum(a == b for a, b in pairs), len(pairs))
 
 
 def _shares(run: Run) -> list[tuple[str, float]]:

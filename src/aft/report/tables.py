@@ -17,14 +17,6 @@ from aft.training.run_folder import Run
 REGRESSION = Task("regression", ("target",))
 
 
-def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927), valid for small counts and near 0 and 1."""
-    from scipy.stats import binomtest
-
-    found = binomtest(right, total).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
-
-
 def confusion(run: Run) -> NDArray[np.int64]:
     """Counts ``(num_classes, num_classes)``: true class by row, predicted class by column."""
     from sklearn.metrics import confusion_matrix
@@ -88,32 +80,18 @@ def class_scores(run: Run, counts: NDArray[np.int64]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: 2.0 if row["recall"] is None else row["recall"])
 
 
-def label_scores(run: Run) -> tuple[str, list[dict[str, Any]]]:
-    """Score of each label of a multi-label run, in ascending order.
-
-    Returns:
-        The name of the score: ``average precision`` if the evaluation has the probability of
-        every label, otherwise ``F1``. And for each label its name, rows and score (None if no row
-        has the label).
-    """
+def label_scores(run: Run) -> list[dict[str, Any]]:
+    """Name, rows and average precision (None without rows) of each label, in ascending order."""
     from sklearn.metrics import average_precision_score
 
     true = [set(value.split("|")) for value in run.rows["label"]]
-    chosen = [set(value.split("|")) for value in run.rows["predicted"]]
-    ranked = all(f"probability_{name}" in run.rows for name in run.task.names)
     found: list[dict[str, Any]] = []
     for name in run.task.names:
         relevant = np.asarray([name in labels for labels in true])
-        if not relevant.any():
-            score = None
-        elif ranked:
-            score = float(average_precision_score(relevant, run.rows[f"probability_{name}"]))
-        else:
-            hits = np.asarray([name in labels for labels in chosen])
-            score = float(2 * (hits & relevant).sum() / (hits.sum() + relevant.sum()))
+        outputs = run.rows[f"probability_{name}"]
+        score = float(average_precision_score(relevant, outputs)) if relevant.any() else None
         found.append({"name": name, "rows": int(relevant.sum()), "score": score})
-    found.sort(key=lambda row: 2.0 if row["score"] is None else row["score"])
-    return "average precision" if ranked else "F1", found
+    return sorted(found, key=lambda row: 2.0 if row["score"] is None else row["score"])
 
 
 def target_scores(run: Run) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from aft.devices import choose_num_workers
 from aft.features.stored import StoredFeatures
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
-from aft.metrics import compute_metrics
+from aft.metrics import bootstrap_intervals, compute_metrics
 from aft.students.predictions import compare_with_labels
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
@@ -86,7 +86,8 @@ def finish(
         metrics = compute_metrics(logits, np.asarray(samples.labels), data.task)
         summary["validation" if name == "validation" else "metrics"] = metrics
         if name == split:
-            summary |= {"split": split, "metrics": metrics}
+            intervals = bootstrap_intervals(logits, np.asarray(samples.labels), data.task)
+            summary |= {"split": split, "metrics": metrics, "intervals": intervals}
             pyarrow.parquet.write_table(
                 pyarrow.table(compare_with_labels(logits, samples, data.task)),
                 out / EVALUATION,
