@@ -183,12 +183,16 @@ def test_a_repeat_trains_nothing_and_a_lost_run_is_made_again(
 
 
 def test_more_may_be_asked_for_later(
-    found: dict[str, Any], options: dict[str, Any], tmp_path: Path
+    found: dict[str, Any],
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Weights, single teachers, shares of the rows and the ceiling join what is there."""
     out = tmp_path / "out"
     shutil.copytree(options["out"], out)
     before = runs(out)
+    monkeypatch.setattr("aft.commands.train.write_run_report", lambda *_: None)  # dozens of pages
     more = aft.compare(
         **{
             **options,

@@ -129,9 +129,9 @@ def test_all_metrics_are_shown(tmp_path: Path, kind: str) -> None:
     page = Page(write_run_report(run, None))
     metrics = json.loads((run / "result.json").read_text())["metrics"]
     (tiles,) = page.by_class["tiles"]
-    values = (f"{value:.3f}" for value in metrics.values())
     assert tiles == " ".join(
-        f"{value} {name}" for value, name in zip(values, METRICS[kind], strict=True)
+        f"{value:.3f} {name} 95% interval {value - 0.05:.3f} to {value + 0.05:.3f}"
+        for value, name in zip(metrics.values(), METRICS[kind], strict=True)
     )
 
 
