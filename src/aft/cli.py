@@ -1,7 +1,7 @@
 """The command line: `aft COMMAND --option value`.
 
-Exit codes: 0 done, 1 something is wrong (said in a line or two), 2 the command line itself is
-wrong, 130 stopped with Ctrl-C.
+Exit codes: 0 success, 1 error (with a short message), 2 invalid command line, 130 interrupted with
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aft.version import __version__
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its options, and how its result is printed."""
+    """A command: its options and the functions that print its result."""
 
     options: type[Options]
     show: Callable[[Any], str]
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS) or f"; commands are {', '.join(COMMANDS)}"
+        hint = did_you_mean(name, COMMANDS) or f"; expected one of {', '.join(COMMANDS)}"
         return _fail("aft", f"unknown command {name!r}{hint}", 2)
     try:
         return _run(name, rest)
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             place = f" ({error.filename})" if error.filename else ""
             return _fail(f"aft {name}", f"the disk is full{place}; free some space and retry", 1)
         if isinstance(error, PermissionError):
-            return _fail(f"aft {name}", f"no permission for {error.filename}", 1)
+            return _fail(f"aft {name}", f"permission denied: {error.filename}", 1)
         raise
 
 
@@ -110,7 +110,7 @@ def _run(name: str, arguments: list[str]) -> int:
     config = _resolve(command.options, flags, values)
     importlib.import_module("aft.commands.checks").check(config)  # before torch is imported
     result = getattr(importlib.import_module(f"aft.commands.{name}"), name)(config)
-    if os.environ.get("RANK", "0") != "0":  # under torchrun one process prints for all
+    if os.environ.get("RANK", "0") != "0":  # with torchrun, only rank 0 prints
         return 0
     if as_json:
         print(json.dumps(command.as_json(result), ensure_ascii=False, default=str))
@@ -120,11 +120,11 @@ def _run(name: str, arguments: list[str]) -> int:
 
 
 def _resolve(kind: type[Options], flags: dict[str, Any], values: dict[str, Any]) -> Options:
-    """Flags over the values of a configuration file over the defaults."""
+    """Merge options: flags override the configuration file, which overrides the defaults."""
     required = [field for field, info in kind.model_fields.items() if info.is_required()]
     missing = [f"--{name.replace('_', '-')}" for name in required if name not in flags | values]
     stand_ins = {name: "-" for name in required if name not in values}
-    configs.resolve(kind, None, {**stand_ins, **values})  # the file's own mistakes
+    configs.resolve(kind, None, {**stand_ins, **values})  # errors in the file itself
     if missing:
         raise UsageError(f"missing {' and '.join(missing)}")
     try:

@@ -1,4 +1,4 @@
-"""Metrics of every kind of task, and which of them decides."""
+"""Metrics of each kind of task, and the choice of the main metric."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CHOICES = {
     "multilabel": ("mean_average_precision", "micro_f1"),
     "regression": ("r2",),
 }
-"""Metrics that a run may be decided by; the first is the default. Higher is better."""
+"""Main metrics to choose from, per kind of task; the first is the default. Higher is better."""
 MAIN_METRIC = {kind: names[0] for kind, names in CHOICES.items()}
 LOWER_IS_BETTER = frozenset({"nll", "bce", "rmse", "mae"})
 BALANCED = 0.75
-"""Classes count as balanced if their effective number is at least this share of their number."""
+"""Classes are balanced if their effective number is at least this share of their number."""
 
 
 NAMES = {
@@ -36,30 +36,30 @@ NAMES = {
 
 
 def metric_words(name: str) -> str:
-    """A metric's name for people: ``nll`` is the log loss."""
+    """A metric's name in words, e.g. ``log loss`` for ``nll``."""
     return NAMES.get(name, name.replace("_", " "))
 
 
 def choose_metric(asked: str, task: Task, labels: NDArray[Any]) -> str:
-    """The metric that chooses checkpoints and that verdicts rest on.
+    """The metric that chooses checkpoints and determines verdicts.
 
-    ``auto`` takes the first of :data:`CHOICES`; for classes of very different sizes
-    ``balanced_accuracy``, since a gain in accuracy may there be a gain of the largest class alone.
-    Sizes are very different if the effective number of classes, the exponential of the entropy of
-    the class frequencies, is below three quarters of the number of classes.
+    ``auto`` is the first of :data:`CHOICES`, except for imbalanced classes: there it is
+    ``balanced_accuracy``, since accuracy may improve on the largest class alone. Classes are
+    imbalanced if their effective number, the exponential of the entropy of the class frequencies,
+    is below three quarters of the number of classes.
 
     Args:
-        asked: ``auto``, or a name.
+        asked: ``auto``, or the name of a metric.
         task: The task.
         labels: Labels of the training rows, as in :class:`aft.data.Samples`.
 
     Raises:
-        ConfigError: If the metric is not for such a task.
+        ConfigError: If the metric does not apply to the task.
     """
     if asked != "auto":
         if asked not in CHOICES[task.kind]:
             raise ConfigError(
-                f"--metric {asked} is not for {task.kind}: expected {', '.join(CHOICES[task.kind])}"
+                f"got --metric {asked} for {task.kind}: expected {', '.join(CHOICES[task.kind])}"
             )
         return asked
     if task.kind != "classification":
@@ -71,15 +71,15 @@ def choose_metric(asked: str, task: Task, labels: NDArray[Any]) -> str:
 
 
 def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> dict[str, float]:
-    """Score outputs against labels, in float64.
+    """Compute the metrics of outputs against labels, in float64.
 
     Args:
         logits: ``(n, num_outputs)``; for regression the predictions in the targets' units.
         labels: As in :class:`aft.data.Samples`.
-        task: What the outputs mean.
+        task: The task.
 
     Returns:
-        classification: ``accuracy``, ``balanced_accuracy`` and ``macro_f1`` (both a mean over the
+        classification: ``accuracy``, ``balanced_accuracy`` and ``macro_f1`` (both means over the
         classes present), ``nll`` (log loss, nats). multilabel: ``mean_average_precision`` (over
         the labels present), ``micro_f1`` (at probability 0.5), ``bce``. regression: ``r2`` (mean
         over targets), ``rmse``, ``mae`` (in the targets' units).
@@ -91,8 +91,8 @@ def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> d
 
     if task.kind == "multilabel":
         wanted = np.asarray(labels) > 0.5
-        found = [i for i in range(task.num_outputs) if wanted[:, i].any()]
-        precisions = [metrics.average_precision_score(wanted[:, i], outputs[:, i]) for i in found]
+        present = [i for i in range(task.num_outputs) if wanted[:, i].any()]
+        precisions = [metrics.average_precision_score(wanted[:, i], outputs[:, i]) for i in present]
         values = {
             "mean_average_precision": np.mean(precisions) if precisions else math.nan,
             "micro_f1": metrics.f1_score(wanted, outputs > 0, average="micro", zero_division=0.0),
@@ -111,13 +111,15 @@ def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> d
 
 
 def standard_error(metric: str, logits: NDArray[Any], labels: NDArray[Any], task: Task) -> float:
-    """Standard error of a share of right predictions; 0 for metrics that are no such share.
+    """Standard error of a classification metric over the rows; 0 for other tasks.
+
+    For ``macro_f1`` it is the standard error of the balanced accuracy, as an approximation.
 
     Args:
         metric: One of :data:`CHOICES`.
         logits: ``(n, num_outputs)``.
         labels: As in :class:`aft.data.Samples`.
-        task: What the outputs mean.
+        task: The task.
     """
     if task.kind != "classification":
         return 0.0
@@ -125,7 +127,7 @@ def standard_error(metric: str, logits: NDArray[Any], labels: NDArray[Any], task
     if metric == "accuracy":
         score = float(right.mean())
         return math.sqrt(max(0.0, score * (1 - score)) / len(labels))
-    # A mean of the classes' recalls, each the share of right predictions among its rows.
+    # Balanced accuracy is the mean of the class recalls, which are independent proportions.
     groups = [right[labels == label] for label in np.unique(labels)]
     variances = [part.mean() * (1 - part.mean()) / len(part) for part in groups]
     return math.sqrt(float(np.sum(variances))) / len(groups)
@@ -136,15 +138,20 @@ def bootstrap_intervals(
 ) -> dict[str, list[float]]:
     """95 % percentile bootstrap intervals of every metric over the rows (Efron, 1979).
 
-    Arguments are those of :func:`compute_metrics`, and the number and seed of the resamples.
+    Args:
+        logits: As in :func:`compute_metrics`.
+        labels: As in :func:`compute_metrics`.
+        task: As in :func:`compute_metrics`.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end per metric; metrics that are undefined in a resample are left out.
+        Lower and upper end per metric; metrics that are undefined in a resample are omitted.
     """
     generator = np.random.default_rng(seed)
     draws = (generator.integers(len(labels), size=len(labels)) for _ in range(resamples))
-    found = [compute_metrics(logits[rows], labels[rows], task) for rows in draws]
-    values = {name: [one[name] for one in found] for name in found[0]}
+    scores = [compute_metrics(logits[rows], labels[rows], task) for rows in draws]
+    values = {name: [one[name] for one in scores] for name in scores[0]}
     ends = {name: np.percentile(one, [2.5, 97.5]).tolist() for name, one in values.items()}
     return {name: pair for name, pair in ends.items() if np.isfinite(pair).all()}
 
@@ -152,7 +159,7 @@ def bootstrap_intervals(
 def _class_metrics(
     outputs: NDArray[np.float64], labels: NDArray[Any], classes: int
 ) -> dict[str, float]:
-    """The metrics of classification, from counts per class."""
+    """Classification metrics, computed from counts per class."""
     predicted = outputs.argmax(1)
     shifted = outputs - outputs.max(1, keepdims=True)
     log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

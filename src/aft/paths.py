@@ -1,4 +1,4 @@
-"""Paths that the user names: data on this machine, folders of results."""
+"""Paths in options: local data sources and result folders."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from pathlib import Path
 from aft.errors import ConfigError, DataError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
-"""Endings of tables."""
+"""File extensions of tables."""
 
 
 def find_source(source: str) -> Path | None:
-    """The folder or file that a data source names; None for the name of a data set on a hub.
+    """The local folder or file of a data source; None if it is the name of a data set on a hub.
 
     Raises:
-        DataError: If it is written like a path and nothing is there.
+        DataError: If the source looks like a path but does not exist.
     """
     path = Path(source).expanduser()
     if path.is_dir() or path.is_file():
         return path
     looks_like_path = source.startswith((".", "/", "~")) or source.endswith(("/", *TABLES, ".txt"))
     if looks_like_path or source.count("/") > 1 or (os.sep == "\\" and "\\" in source):
-        raise DataError(f"there is no folder or file {source} (looked in {Path.cwd()})")
+        raise DataError(f"no such file or folder: {source} (current folder: {Path.cwd()})")
     return None
 
 
 def result_name(data: str) -> str:
-    """A folder name made from the data's: ``flowers`` for ``~/pictures/flowers.csv``."""
+    """A folder name derived from the data, e.g. ``flowers`` for ``~/pictures/flowers.csv``."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).resolve().stem).strip("-") or "run"
 
 
 def check_own_folder(out: Path, marker: str, what: str) -> bool:
-    """Whether results of the same kind are in a folder; otherwise it must be empty or missing.
+    """Whether a folder contains results of the given kind; false if it is empty or missing.
 
     Args:
         out: The folder.
-        marker: A file that every such folder has.
-        what: What such a folder holds, for the error.
+        marker: Name of a file that every folder of this kind contains.
+        what: The kind of results, for the error message.
 
     Raises:
-        ConfigError: If there is something else.
+        ConfigError: If the folder contains other files.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / marker).is_file():
-        raise ConfigError(f"{out} exists and is no {what} of aft; pass another --out")
+        raise ConfigError(f"{out} exists but is not a {what} of aft; use another --out")
     return True

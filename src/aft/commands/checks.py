@@ -1,4 +1,4 @@
-"""What is wrong with a command's options, found without importing torch or reading data."""
+"""Checks of a command's options that need neither torch nor the data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check(config: Options) -> None:
     """Check paths, the form of model specifications, and options that exclude each other.
 
     Raises:
-        AftError: If something is wrong.
+        AftError: If an option is invalid.
     """
     for source in _sources(config):
         find_source(source)
@@ -30,7 +30,7 @@ def check(config: Options) -> None:
     elif isinstance(config, configs.PredictConfig):
         _check_predict(config)
     elif isinstance(config, configs.InspectConfig) and config.verify and not config.teachers:
-        raise ConfigError("--verify needs --teachers: those whose features to recompute")
+        raise ConfigError("--verify needs --teachers, the teachers whose features to recompute")
 
 
 def _sources(config: Options) -> list[str]:
@@ -55,12 +55,11 @@ def _check_train(config: configs.TrainConfig) -> None:
                 )
     if isinstance(config.views, int) and config.augment == "none":
         raise ConfigError(
-            "--views stores random views, but --augment none allows none: omit one of them"
+            "--views needs random views, but --augment none disables them: omit one of them"
         )
     if config.combine == "product" and len(config.teachers) < 2:
         raise ConfigError(
-            "--combine product multiplies teachers: expected at least 2, "
-            f"got {len(config.teachers)}"
+            f"expected at least 2 --teachers for --combine product, got {len(config.teachers)}"
         )
     if config.steps is not None and config.epochs is not None:
         raise ConfigError(
@@ -72,14 +71,14 @@ def _check_compare(config: configs.CompareConfig) -> None:
     _check_one_process("compare")
     methods = [method for method in dict.fromkeys(config.methods) if method != ALONE]
     if not methods:
-        raise ConfigError("--methods: expected a method beside alone, e.g. --methods alone aft")
+        raise ConfigError("--methods: expected a method other than alone, e.g. --methods alone aft")
     if config.unlabelled == LEFT_OUT and max(config.train_fractions) >= 1:
         raise ConfigError(
-            "--unlabelled left-out takes the rows that --train-fractions leave out: expected "
-            "fractions below 1"
+            "--unlabelled left-out uses the rows that --train-fractions leaves out: expected "
+            f"fractions below 1, got {max(config.train_fractions):g}"
         )
     if not config.teachers:
-        raise ConfigError(f"--teachers is missing: expected at least one for {methods[0]}")
+        raise ConfigError(f"{methods[0]} needs --teachers: expected at least one, got none")
     for method in methods:
         for option, value in VARIANTS.get(method, {}).items():
             if getattr(config, option) == value:
@@ -96,11 +95,11 @@ def _check_teachers(config: configs.ScoreConfig | configs.ExtractConfig) -> None
 
 def _check_one_process(command: str) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(f"{command} runs in one process: start it without torchrun")
+        raise ConfigError(f"{command} needs a single process: run it without torchrun")
 
 
 def _check_predict(config: configs.PredictConfig) -> None:
     if config.out.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"expected --out to end in .csv or .parquet, got {config.out}")
     if config.out.exists() and not config.overwrite:
-        raise ConfigError(f"{config.out} exists: pass another --out, or --overwrite")
+        raise ConfigError(f"{config.out} exists: use another --out, or --overwrite to replace it")

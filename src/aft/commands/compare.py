@@ -1,4 +1,4 @@
-"""The command `compare`: one student, several methods, several seeds."""
+"""The command `compare`: compare methods for one student over several seeds."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ OPTIONS_FILE = "compare.yaml"
 def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str, Any]:
     """Compare methods; options are those of :class:`aft.config.commands.CompareConfig`.
 
-    Runs that are finished are read, others are gone on with or made. A run that fails is noted,
-    and the others go on.
+    Finished runs in the folder are reused and unfinished ones resumed. If a run fails, its error
+    is recorded and the comparison continues.
 
     Returns:
-        What ``compare.json`` in the folder holds: a ``sentence``; for each of ``settings`` (share
-        of the rows and teachers) and each method its weight, its runs, mean, deviation and
-        difference from the labels alone with a 95 % interval, the ceilings and the best method;
-        what teachers and student cost; and what to be careful about.
+        The content of ``compare.json`` in the folder: a ``sentence``; for each of ``settings``
+        (share of the rows and teachers) the ceilings, the best method and, per method, its weight,
+        runs, mean, standard deviation and difference from the labels alone with a 95 % interval;
+        the costs of teachers and student; and cautions.
 
     Raises:
-        AftError: If options, data, student or teachers are wrong, if a run in the folder had other
-            options, or if no method at all could be trained.
-        KeyboardInterrupt: On Ctrl-C; the same command goes on.
+        AftError: If options, data, student or teachers are invalid, if a run in the folder had
+            other options, or if no method could be trained.
+        KeyboardInterrupt: On Ctrl-C; run the same command again to resume.
     """
     config = resolve(CompareConfig, config, options)
     check(config)
@@ -65,24 +65,24 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
     except KeyboardInterrupt:
         hint = " without --overwrite" if config.overwrite else ""
         raise KeyboardInterrupt(
-            f"interrupted; the same command{hint} resumes with what is missing in {out}"
+            f"interrupted; run the same command{hint} to resume the comparison in {out}"
         ) from None
     write_config_file(out / OPTIONS_FILE, saved)
     write_json(out / "compare.json", document)
     try:
         print(f"\nreport: {write_methods_report(out, document, _opener(scored))}", file=sys.stderr)
     except AftError as error:
-        print(f"no page: {error}", file=sys.stderr)
+        print(f"no report: {error}", file=sys.stderr)
     return document
 
 
 def _compare(
     config: CompareConfig, out: Path, methods: list[str]
 ) -> tuple[dict[str, Any], Samples]:
-    """The document, and the rows that were scored with seed 0."""
+    """The content of ``compare.json``, and the rows scored with seed 0."""
     settings = list_settings(config)
     whole = next(one for one in settings if one.fraction == settings[-1].fraction)
-    # What is wrong with data, methods, teachers or student is said before long work begins.
+    # Report errors in data, methods, teachers and student before the long work starts.
     data = load_training_data(run_options(config, whole, ALONE, 0))
     metric = choose_metric(config.metric, data.task, np.asarray(data.splits["train"].labels))
     config = config.model_copy(update={"metric": metric})  # the same for every run
@@ -140,16 +140,16 @@ def _compare(
 
 
 def _check_scores(found: Sequence[Mapping[str, Any]], runs: Runs, metric: str) -> None:
-    """See that something can be said.
+    """Check that there is something to compare.
 
     Raises:
-        AftError: If no method beside the labels alone has a score.
+        AftError: If no method other than the labels alone has a score.
     """
     methods = [
         one for setting in found for name, one in setting["methods"].items() if name != ALONE
     ]
     if all(values["mean"] is None for values in methods):
-        why = next(iter(runs.errors.values()), f"{metric} is not a number in any of them")
+        why = next(iter(runs.errors.values()), f"{metric} is undefined in all of them")
         raise AftError(f"no run with a teacher has a score: {why}")
 
 
@@ -162,7 +162,7 @@ def _conclude(found: Sequence[Mapping[str, Any]]) -> str:
 def _ceilings(
     config: CompareConfig, setting: Setting, runs: Runs, split: str, metric: str
 ) -> list[dict[str, Any]]:
-    """Linear models on the features of teachers, and of the student of the labels alone."""
+    """Linear models on the features of the teachers and of the student from labels alone."""
     alone = runs.make(setting, ALONE, 0)
     if alone is None:
         return []
@@ -171,6 +171,6 @@ def _ceilings(
 
 
 def _opener(samples: Samples) -> Callable[[str], Any]:
-    """The input of a row by the name of its file."""
+    """A function that returns the input of a row, given its file name."""
     position = {file: i for i, file in enumerate(samples.files)}
     return lambda file: samples.input(position[file])

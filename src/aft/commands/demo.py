@@ -1,4 +1,4 @@
-"""The command `demo`: a comparison on real data with a real teacher."""
+"""The command `demo`: an example comparison on public data with a pre-trained teacher."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from aft.ids import default_cache_dir
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What is compared, and on which data.
+    """A demonstration: its data and its comparison.
 
     Attributes:
-        fetch: Gives the data, from a cache folder.
-        downloads: The packages that data and teacher come in.
-        minutes: Computing time on two cores, downloads aside.
+        fetch: Returns the data; called with the cache folder and whether to show progress.
+        downloads: The packages that contain the data and the teacher.
+        minutes: Computing time on two CPU cores in minutes, without downloads.
         settings: Options of `aft compare`.
     """
 
@@ -35,7 +35,7 @@ class Demonstration:
     settings: dict[str, Any]
 
 
-# A share of the labels is used; the other rows join the transfer without theirs.
+# Only a share of the rows keeps its labels; the other rows are used as unlabelled rows.
 _TEXTS: dict[str, Any] = {
     **{"batch_size": 64, "lr": 2e-3, "steps": 200},
     **{"unlabelled": "left-out", "validation_fraction": 0.25},
@@ -62,10 +62,10 @@ def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
     """Run a demonstration; options are those of :class:`aft.config.commands.DemoConfig`.
 
     Returns:
-        What :func:`aft.compare` returns.
+        The result of :func:`aft.compare`.
 
     Raises:
-        AftError: If data or weights cannot be fetched.
+        AftError: If data or weights cannot be downloaded.
     """
     config = resolve(DemoConfig, config, options)
     shown = DEMONSTRATIONS[config.data]
@@ -89,7 +89,7 @@ def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
 
 
 def _announce(shown: Demonstration, cache: Path) -> None:
-    """Say what will be downloaded and how long it takes, before anything is."""
+    """Print the size of the downloads and the computing time before they start."""
     packages = ", ".join(f"{one.package} {one.megabytes} MB" for one in shown.downloads)
     total = sum(one.megabytes for one in shown.downloads)
     print(

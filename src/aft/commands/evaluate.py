@@ -17,7 +17,7 @@ from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
 
 ORDER = ("test", "validation", "all", "train")
-"""Which split is scored where none is named."""
+"""Default split: the first of these that the data has."""
 
 
 def evaluate_samples(
@@ -29,9 +29,13 @@ def evaluate_samples(
     device: torch.device | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
-    """Metrics of a saved student over labelled samples."""
+    """Metrics of a saved student on labelled samples.
+
+    Raises:
+        DataError: If the samples have no labels.
+    """
     if samples.labels is None:
-        raise DataError("expected labelled samples")
+        raise DataError("expected labelled samples, got unlabelled ones")
     logits = compute_logits(
         student.module.to(device or "cpu"),
         student.transform,
@@ -48,10 +52,10 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     """Score a trained student; options are those of :class:`aft.config.commands.EvaluateConfig`.
 
     Returns:
-        ``split``, ``rows`` and the metrics of :func:`compute_metrics`.
+        ``split``, ``rows``, ``bad_inputs`` and the metrics of :func:`compute_metrics`.
 
     Raises:
-        AftError: If run, data or labels do not fit.
+        AftError: If the run cannot be loaded, or the data or labels do not match it.
     """
     config = resolve(EvaluateConfig, config, options)
     student = SavedStudent.load(config.run, config.trust_remote_code)
@@ -59,7 +63,7 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     name: str = config.split or next(s for s in ORDER if s in data.splits)
     if name not in data.splits:
         there = ", ".join(data.splits)
-        hint = "its rows are in none; leave --split out" if there == "all" else f"it has {there}"
+        hint = "it is not split; omit --split" if there == "all" else f"expected one of {there}"
         raise ConfigError(f"{data.source} has no {name} split; {hint}")
     samples = data.splits[name]
     device = choose_device(config.device)
@@ -80,7 +84,7 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
 
 
 def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
-    """The data named, unsplit unless it says so; or the run's own, split as it was in training."""
+    """The data of ``--data`` with its own splits, or the run's data, split as in training."""
     if config.data is not None:
         return load_data(
             config.data,
@@ -91,6 +95,6 @@ def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
             for_training=False,
         )
     if not (config.run / "config.yaml").exists():
-        raise ConfigError(f"{config.run} is a student without its run: name labelled --data")
+        raise ConfigError(f"{config.run} has no config.yaml with the data of its run: use --data")
     trained = resolve(TrainConfig, None, read_config_file(config.run / "config.yaml", TrainConfig))
     return load_training_data(trained, student.task, unlabelled=False)

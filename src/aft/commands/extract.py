@@ -1,4 +1,4 @@
-"""The command `extract`: turn a data set into teacher features, once."""
+"""The command `extract`: compute and store the teacher features of a data set."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
     """Compute features; options are those of :class:`aft.config.commands.ExtractConfig`.
 
     Returns:
-        For each teacher its spec, the samples asked for, width, rows and bytes of its store, the
-        store's folder, and notes.
+        For each teacher: its specification, the number of samples, the feature dimension, rows and
+        bytes of its store, the store's folder, and notes.
 
     Raises:
-        AftError: Whatever in options, data or teachers is wrong, in a sentence.
+        AftError: If options, data or teachers are invalid.
     """
     config = resolve(ExtractConfig, config, options)
     check(config)
@@ -42,7 +42,7 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
         print(line, file=sys.stderr)
     chosen = np.flatnonzero(np.isin(samples.splits, ["", *config.splits]))
     if not len(chosen):
-        raise DataError(f"{config.data} has no rows in {', '.join(config.splits)}")
+        raise DataError(f"expected rows in {', '.join(config.splits)}, got none in {config.data}")
     samples = samples.subset(chosen)
     return [
         {

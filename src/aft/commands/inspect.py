@@ -1,4 +1,4 @@
-"""The command `inspect`: what is in a run, a feature store or a data set."""
+"""The command `inspect`: describe a run, a feature store or a data set."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ SAME = 0.999
 
 
 def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str, Any]:
-    """Look at what is on disk; options are those of :class:`aft.config.commands.InspectConfig`.
+    """Describe files of aft; options are those of :class:`aft.config.commands.InspectConfig`.
 
     Returns:
-        ``lines`` for people, and by what was asked for ``stores``, ``data``, ``run``, ``verify``.
+        ``lines``, the printed text, and, depending on the options, ``stores``, ``data``, ``run``
+        and ``verify``.
 
     Raises:
-        AftError: If what should be looked at is not there, or --verify finds differences.
+        AftError: If the run, store or data set does not exist, or --verify finds differences.
     """
     config = _place(resolve(InspectConfig, config, options))
     found: dict[str, Any] = {"lines": []}
@@ -54,7 +55,7 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
     if config.verify and data is not None:
         found["verify"] = [_verify(config, data, spec) for spec in config.teachers]
         if not config.teachers:
-            raise ConfigError("--verify needs --teachers, those whose features to recompute")
+            raise ConfigError("--verify needs --teachers, the teachers whose features to recompute")
         found["lines"] += [
             f"{v['teacher']}: {v['samples']} samples recomputed, cosine at least "
             f"{v['smallest_cosine']:.6f}"
@@ -70,7 +71,7 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
 
 
 def _place(config: InspectConfig) -> InspectConfig:
-    """The options with what `path` names as the run, the feature store or the data set."""
+    """The options, with `path` assigned to the run, the feature store or the data set."""
     if config.path is None:
         return config
     given = [name for name in ("data", "run") if getattr(config, name) is not None]
@@ -109,12 +110,12 @@ def _data_lines(data: DataSet) -> list[str]:
     lines += [f"    {name:<{width}}  {count}" for name, count in counts.items()]
     if data.report.unused:
         names = ", ".join(data.report.unused)
-        lines.append(f"  columns not used: {names} (--image-column, --text-column name others)")
+        lines.append(f"  unused columns: {names} (choose with --image-column, --text-column)")
     return lines + [f"  {line}" for line in data.report.lines()]
 
 
 def _all_rows(data: DataSet) -> dict[str, Samples]:
-    """The splits, and the rows without labels."""
+    """The splits and, if there are any, the unlabelled rows."""
     return data.splits | ({"unlabelled": data.unlabelled} if data.unlabelled is not None else {})
 
 
@@ -130,13 +131,13 @@ def _write_ids(path: Path, data: DataSet) -> None:
 
 def _read_run(run: Path) -> dict[str, Any]:
     if not (run / CONFIG).exists():
-        raise ConfigError(f"{run} is no run of aft: expected a config.yaml in it")
+        raise ConfigError(f"{run} is not a run of aft: expected a config.yaml, found none")
     return TrainResult.load(run).summary if is_finished(run) else {"finished": False}
 
 
 def _run_lines(run: Path, summary: dict[str, Any]) -> list[str]:
     if summary.get("finished") is False:
-        return [f"{run}: unfinished; aft train --config {run}/config.yaml --resume goes on"]
+        return [f"{run}: unfinished; resume with aft train --config {run}/config.yaml --resume"]
     scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["metrics"].items())
     teachers = ", ".join(teacher["spec"] for teacher in summary["teachers"]) or "none"
     return [
@@ -153,7 +154,7 @@ def _store_values(store: FeatureStore) -> dict[str, Any]:
 
 def _store_lines(folder: Path, stores: list[FeatureStore]) -> list[str]:
     if not stores:
-        return [f"no features in {folder}; aft extract makes some"]
+        return [f"no features in {folder}; run aft extract to compute them"]
     lines = [f"{len(stores)} teachers in {folder}"]
     for store in stores:
         summary = store.summary()
@@ -190,7 +191,7 @@ def _verify(config: InspectConfig, data: DataSet, spec: str) -> dict[str, Any]:
         different = int((~(checked.cosines >= SAME)).sum())
         raise StoreError(
             f"{different} of {len(checked.cosines)} recomputed features differ from those stored "
-            f"in {store.path}; worst is {samples.files[int(checked.positions[worst])]} with cosine "
-            f"{smallest:.4f}. Delete that folder and extract again"
+            f"in {store.path}; worst: {samples.files[int(checked.positions[worst])]} with cosine "
+            f"{smallest:.4f}. Delete this folder and extract again"
         )
     return {"teacher": spec, "samples": len(checked.cosines), "smallest_cosine": smallest}

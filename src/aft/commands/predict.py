@@ -1,4 +1,4 @@
-"""The command `predict`: predict labels of new inputs with the student alone."""
+"""The command `predict`: predict labels of new inputs with a trained student."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
 
     Returns:
         ``out``, ``rows``, ``skipped`` (file and fault of each unreadable input) and ``missing``
-        (for each of several columns the rows that lack it).
+        (number of rows without a value, per column).
 
     Raises:
-        AftError: If the run, the data or the output path do not fit.
+        AftError: If the run cannot be loaded, the data does not match it, or the output path is
+            invalid.
     """
     config = resolve(PredictConfig, config, options)
     check(config)

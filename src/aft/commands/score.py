@@ -31,12 +31,13 @@ MOST_KERNEL_ROWS = 2000
 
 @dataclass
 class ScoreResult:
-    """What :func:`score` finds.
+    """Result of :func:`score`.
 
     Attributes:
-        document: What ``score.json`` holds.
-        recommendation: What to do, with numbers; ``str()`` makes sentences of it.
-        out: The folder with ``score.json`` and ``score.html``.
+        document: Content of ``score.json``.
+        recommendation: The recommendation with its numbers; ``str()`` gives it as sentences.
+        out: Folder with ``score.json`` and ``score.html``.
+        text: The printed table and recommendation.
     """
 
     document: dict[str, Any]
@@ -46,24 +47,24 @@ class ScoreResult:
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """A row for each set of teachers that was scored, and one for the student."""
+        """One row per scored set of teachers, and one for the student."""
         student = self.document["student"]
         return [*self.document["table"], *([student] if student else [])]
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``score.json`` holds, as plain JSON values."""
+        """Content of ``score.json``, as plain JSON values."""
         return self.document
 
 
 def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     """Score teachers; options are those of :class:`aft.config.commands.ScoreConfig`.
 
-    Computes the features of training rows that the store lacks, scores each teacher, sets of them
-    and the student's features before training, and writes ``score.json`` and ``score.html``.
+    Computes missing features of training rows, scores single teachers, sets of teachers and the
+    untrained student's features, and writes ``score.json`` and ``score.html``.
 
     Raises:
-        AftError: Whatever in options, data or models is wrong, in a sentence; also if a linear
-            model can be fitted on no teacher's features.
+        AftError: If options, data or models are invalid, or if no linear model can be fitted on
+            any teacher's features.
     """
     config = resolve(ScoreConfig, config, options)
     check(config)
@@ -95,7 +96,7 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
             own_candidate = Candidate((student.name,), (), own["dim"], probe)
     if not candidates:
         why = next(iter(table[0]["undefined"].values()))
-        raise DataError(f"nothing can be said of these teachers: {why}")
+        raise DataError(f"cannot score these teachers: {why}")
     layers = score_layers(config, teachers, table, samples, rows, device) if config.layers else []
     metric, chance = MAIN_METRIC[data.task.kind], chance_level(labels, data.task)
     advice = recommend(
@@ -140,5 +141,5 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     try:
         say([f"report: {write_score_report(out, document)}"])
     except AftError as error:  # no matplotlib
-        say([f"no page: {error}"])
+        say([f"no report: {error}"])
     return ScoreResult(document, advice, out, score_as_text(document))

@@ -1,4 +1,4 @@
-"""The command `train`: from a configuration to a run folder with a student in it."""
+"""The command `train`: train a student and write its run folder."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ __all__ = ["TrainResult", "train"]
 def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     """Train a student; options are those of :class:`aft.config.commands.TrainConfig`.
 
-    Computes the teacher features that the store lacks, trains, scores the best checkpoint and
-    fills the run folder.
+    Computes missing teacher features, trains the student, scores the best checkpoint and writes
+    the run folder.
 
     Raises:
-        AftError: If options, data or models are wrong; the message says how to correct them.
+        AftError: If options, data or models are invalid; the message explains how to fix them.
         Interrupted: On Ctrl-C, after the state was saved; ``resume=True`` continues the run.
     """
     config = resolve(TrainConfig, config, options)
@@ -72,7 +72,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         open_run(out, config)
     accelerator.wait_for_everyone()
     if is_finished(out):
-        say(f"the run in {out} is finished already")
+        say(f"the run in {out} is already finished")
         return TrainResult.load(out)
 
     started = time.perf_counter()
@@ -163,10 +163,10 @@ def _describe_data(config: TrainConfig, data: DataSet, metric: str) -> list[str]
     lines = [f"{data.source}: {rows}; {data.task.outputs}"]
     if config.metric == "auto" and metric != MAIN_METRIC[data.task.kind]:
         lines.append(
-            f"decided by {metric}, since class sizes differ a lot (--metric chooses another)"
+            f"metric: {metric}, since the classes are imbalanced (choose another with --metric)"
         )
     if not config.teachers and (config.unlabelled not in (None, NOTHING)):
-        lines.append("without --teachers nothing is transferred: unlabelled rows are not used")
+        lines.append("unlabelled rows are not used, since there are no --teachers")
     return lines
 
 

@@ -1,1 +1,1 @@
-"""Which runs a comparison has, and what their scores show."""
+"""Comparisons: their runs, statistics, costs and cautions."""

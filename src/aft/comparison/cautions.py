@@ -1,4 +1,4 @@
-"""What to be careful about when reading a comparison."""
+"""Cautions for the reader of a comparison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aft.data.loading import DataSet
 def list_cautions(
     config: CompareConfig, data: DataSet, found: Sequence[Mapping[str, Any]], split: str
 ) -> list[str]:
-    """Sentences on what limits the results of these runs."""
+    """Sentences about the limitations of the results."""
     notes = []
     compared = sum(
         name != ALONE and values["mean"] is not None
@@ -26,18 +26,18 @@ def list_cautions(
     if compared > 1 and any(setting["best"]["method"] not in (ALONE, None) for setting in found):
         notes.append(
             f"The best of {compared} methods was picked on test scores, so its lead is optimistic: "
-            "of many intervals one may exclude zero by chance. Check with other seeds or data."
+            "one of many intervals may exclude zero by chance. Check with other seeds or data."
         )
     notes += _second_batch(found)
     if split != "test":
         notes.append(
-            "There is no test split. The rows scored here also chose the checkpoints, and with "
-            "seed 0 the weights of the methods, so the scores of methods with a weight are "
-            "optimistic. --test-fraction holds test rows out of train."
+            "There is no test split. The scored rows were also used to choose checkpoints and, "
+            "with seed 0, the weights of the methods, so the scores of methods with a weight are "
+            "optimistic. Use --test-fraction to hold out test rows."
         )
     elif "test" in data.held_out:
         notes.append(
-            "Every seed has test rows of its own (--test-fraction), so some rows that chose the "
+            "Each seed has its own test rows (--test-fraction), so some rows used to choose the "
             "weights with seed 0 are test rows of other seeds. A test split avoids this."
         )
     for setting in found:
@@ -49,14 +49,14 @@ def list_cautions(
             elif count < config.seeds:
                 notes.append(
                     f"{place}{name}: {count} of {config.seeds} seeds have a score; the mean is "
-                    "over these, the difference over those that the labels alone have as well."
+                    "over these, the difference over seeds that also have a score of alone."
                 )
         notes += [place + note for note in _ends_of_the_range(setting)]
     return notes
 
 
 def _second_batch(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the methods of this library see in every step that the others do not."""
+    """Which methods use a second batch in every step, and their training time."""
     notes = []
     for setting in found:
         if not (setting["unlabelled"] or setting["views"]):
@@ -71,15 +71,15 @@ def _second_batch(found: Sequence[Mapping[str, Any]]) -> list[str]:
         times = ", ".join(f"{name} {methods[name]['seconds'] / alone:.1f}" for name in ours)
         place = f"With {setting['name']}: " if setting["name"] else ""
         notes.append(
-            f"{place}{' and '.join(ours)} {'sees' if len(ours) == 1 else 'see'} {rows} in a second "
-            "batch of every step; the other methods do not. Training time relative to the labels "
+            f"{place}{' and '.join(ours)} {'uses' if len(ours) == 1 else 'use'} {rows} in a second "
+            "batch in every step; the other methods do not. Training time relative to the labels "
             f"alone: {times}."
         )
     return notes
 
 
 def _ends_of_the_range(setting: Mapping[str, Any]) -> list[str]:
-    """Which chosen weights are the smallest or largest that were tried."""
+    """Notes on chosen weights that are tied, or at an end of the searched range."""
     ends: dict[str, list[str]] = {"largest": [], "smallest": []}
     tied = []
     for name, values in setting["methods"].items():
@@ -93,12 +93,12 @@ def _ends_of_the_range(setting: Mapping[str, Any]) -> list[str]:
                 ends[end].append(f"{name} ({one['beta']:g})")
     rows = setting["rows"].get("validation")
     notes = [
-        f"Several weights have the same best score on {rows} validation rows, so that the smallest "
-        f"of these was taken rather than chosen: {', '.join(tied)}. More validation rows tell them "
-        "apart (--validation-fraction)."
+        f"Several weights share the best score on {rows} validation rows, and the smallest of them "
+        f"was used: {', '.join(tied)}. Use more validation rows to distinguish them "
+        "(--validation-fraction)."
     ]
     return notes * bool(tied) + [
-        f"The chosen weight is the {end} that was tried: {', '.join(names)}. A {other} one may be "
+        f"The chosen weight is the {end} one searched: {', '.join(names)}. A {other} weight may be "
         "better (--betas)."
         for (end, names), other in zip(ends.items(), ("larger", "smaller"), strict=True)
         if names
@@ -106,12 +106,12 @@ def _ends_of_the_range(setting: Mapping[str, Any]) -> list[str]:
 
 
 def list_left_out(out: Path, methods: Sequence[str]) -> list[str]:
-    """Say which methods have runs in the folder and were not asked for."""
+    """A note on methods with runs in the folder that are not part of this comparison."""
     known = {path.parent.name for path in out.rglob("result.json")}
     others = {re.sub(r"(-beta[^-]*(-\d+)?)?-seed\d+$", "", name) for name in known} - set(methods)
     if not others:
         return []
     return [
-        f"The folder also holds runs of {', '.join(sorted(others))}, which are not in this report; "
-        "name them in --methods to have them in it."
+        f"The folder also contains runs of {', '.join(sorted(others))}, which are not in this "
+        "report; add them to --methods to include them."
     ]

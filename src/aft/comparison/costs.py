@@ -1,4 +1,4 @@
-"""What a forward pass costs: floating-point operations of the student and of every teacher."""
+"""Floating-point operations of the student and of every teacher."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ BACKWARD = 2
 
 
 def measure_costs(config: CompareConfig, samples: Samples, run: TrainResult) -> dict[str, Any]:
-    """Operations of the student's training and of the teachers' one look at the training rows.
+    """Measure the operations of student training and of one teacher pass over the training rows.
 
-    Matrix products, convolutions and attention count, a multiplication with an addition as two;
-    look-ups and what is done element by element do not. A few rows are counted. What
-    torch does not run itself, such as an ONNX teacher, is None; so is a table of features.
+    Matrix products, convolutions and attention are counted, a multiply-add as two operations;
+    look-ups and element-wise operations are not. The count is the mean over a few rows. It is None
+    for models that torch does not run, such as an ONNX teacher, and for a table of features.
 
     Args:
         config: Options of the comparison.
         samples: Training rows.
-        run: A finished run of the student alone.
+        run: A finished run of the student on the labels alone.
 
     Returns:
-        ``student`` with ``flops`` (forward pass of a row), ``training_flops`` (a whole run) and
-        ``rows_seen`` (by it, each as often as it comes);
-        ``teachers``, each with ``spec``, ``flops`` (of a row), ``rows`` and ``total_flops``.
+        ``student`` with ``flops`` (forward pass per row), ``training_flops`` (a complete run) and
+        ``rows_seen`` (by the run, with repetitions);
+        ``teachers``, each with ``spec``, ``flops`` (per row), ``rows`` and ``total_flops``.
 
     Raises:
         AftError: If a model cannot be loaded.
@@ -70,7 +70,7 @@ def _some(rows: Any) -> Any:
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Operations of attention on a CPU, which torch's own counter leaves out."""
+    """Operations of attention on a CPU, which torch's counter does not include."""
     return int(sdpa_flop_count(query, key, value))
 
 
@@ -78,9 +78,9 @@ _UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _atten
 
 
 def _count(batches: Iterable[Any], rows: int) -> float | None:
-    """Operations a row while the batches are made; None where torch has none."""
+    """Operations per row while iterating over the batches; None if torch counts none."""
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its one large operation is not counted
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused operation is not counted
     try:
         with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
             for _ in batches:

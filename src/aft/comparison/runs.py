@@ -1,4 +1,4 @@
-"""The runs of a comparison: which there are, where they lie, and how each is made or read."""
+"""The runs of a comparison: their settings, options and folders, training and loading."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from aft.errors import AftError
 from aft.training.run_folder import TrainResult, is_finished, open_run
 
 UNSEARCHED = frozenset({"soft-labels", "aft-soft"})
-"""Methods of this library: their weight needs no search, and rows without labels and stored views
-join them. The others are as published: they see the labelled rows."""
+"""Methods of this library: their weight needs no search, and they use unlabelled rows and stored
+views. The other methods are as published and use only the labelled rows."""
 NO_BETA = frozenset({ALONE, *UNSEARCHED})
-"""Methods without a weight to choose."""
+"""Methods without a weight to search."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Setting:
     Attributes:
         fraction: Share of the training rows.
         teachers: The teachers' specifications.
-        number: Place of the teacher among all, where it is on its own; 0 for all together.
-        name: For people; empty where there is no other setting.
+        number: Number of the teacher, from 1, if it is used alone; 0 for all teachers together.
+        name: Name in messages and reports; empty if there is only one setting.
     """
 
     fraction: float
@@ -41,20 +41,20 @@ class Setting:
     name: str
 
     def folder(self, method: str) -> str:
-        """Folder of a method's runs; those of the labels alone serve every choice of teachers."""
+        """Folder of a method's runs; the runs of the labels alone are shared by all teachers."""
         share = "" if self.fraction == 1 else f"train-{self.fraction:g}/"
         teacher = f"teacher-{self.number}/" if self.number and method != ALONE else ""
         return f"{share}{teacher}runs/"
 
 
 def list_settings(config: CompareConfig) -> list[Setting]:
-    """Every share of rows, each with all teachers and, if asked for, with each on its own."""
+    """Each share of rows with all teachers and, with ``each_teacher``, with each of them alone."""
     fractions = sorted(set(config.train_fractions))
     choices = [(0, config.teachers)]
     if config.each_teacher and len(config.teachers) > 1:
         choices += [(i, (one,)) for i, one in enumerate(config.teachers, start=1)]
     names = [short_name(one) for one in config.teachers]
-    if len(set(names)) < len(names):  # models of one name that differ in version or options
+    if len(set(names)) < len(names):  # same model with different versions or options
         names = [f"{name} ({number})" for number, name in enumerate(names, start=1)]
     settings = []
     for fraction in fractions:
@@ -67,7 +67,7 @@ def list_settings(config: CompareConfig) -> list[Setting]:
 
 
 def run_name(setting: Setting, method: str, seed: int, beta: float | None = None) -> str:
-    """The folder of a run in that of the comparison."""
+    """Path of a run folder, relative to the folder of the comparison."""
     weight = "" if beta is None else f"-beta{beta:g}"
     return f"{setting.folder(method)}{method}{weight}-seed{seed}"
 
@@ -75,13 +75,13 @@ def run_name(setting: Setting, method: str, seed: int, beta: float | None = None
 def run_options(
     config: CompareConfig, setting: Setting, method: str, seed: int, beta: float | None = None
 ) -> TrainConfig:
-    """The options of one run: all that `train` and `compare` share, and the method's own."""
+    """The options of one run: those shared by `train` and `compare`, and those of the method."""
     values = {
         name: getattr(config, name)
         for name in TrainConfig.model_fields
         if name in CompareConfig.model_fields and name not in ("out", "overwrite")
     }
-    if method not in ("aft", "aft-soft", *VARIANTS):  # the form of a kernel means nothing to others
+    if method not in ("aft", "aft-soft", *VARIANTS):  # other methods have no kernel options
         plain = LossDetails()
         values |= {name: getattr(plain, name) for name in ("kernel", "weights", "combine")}
     elif len(setting.teachers) < 2:  # nothing to multiply
@@ -93,14 +93,14 @@ def run_options(
         values |= {"loss": "aft", "beta": beta, **VARIANTS[method]}
     elif method != ALONE:
         values |= {"loss": method, "beta": "auto" if beta is None else beta}
-    # The labels alone are a method of their own here, so no run trains them a second time.
+    # The labels alone are a separate method here, so runs need no second student.
     values |= {"safety_net": False, "seed": seed, "train_fraction": setting.fraction}
     return resolve(TrainConfig, None, values)
 
 
 def count_runs(config: CompareConfig, methods: Sequence[str], settings: Sequence[Setting]) -> int:
-    """How many runs a comparison has."""
-    more = len(set(config.betas)) - 1  # the search of a method is with seed 0
+    """Number of runs of a comparison."""
+    more = len(set(config.betas)) - 1  # additional runs of the search, with seed 0
     count = len({setting.fraction for setting in settings}) * config.seeds
     for _ in settings:
         count += sum(
@@ -113,15 +113,15 @@ def count_runs(config: CompareConfig, methods: Sequence[str], settings: Sequence
 
 @dataclass
 class Runs:
-    """The runs of a comparison: what was made, and what went wrong.
+    """The runs of a comparison: results and errors.
 
     Attributes:
         config: Options of the comparison.
-        out: Its folder.
+        out: Folder of the comparison.
         train: Trains one run.
-        total: How many runs there are to be.
-        results: Finished runs by the name of their folder.
-        errors: What went wrong in the others.
+        total: Total number of runs.
+        results: Finished runs by folder name.
+        errors: Error messages of failed runs by folder name.
     """
 
     config: CompareConfig
@@ -134,10 +134,10 @@ class Runs:
     def make(
         self, setting: Setting, method: str, seed: int, beta: float | None = None
     ) -> TrainResult | None:
-        """Read, go on with or train one run; what goes wrong in it is noted, and None returned.
+        """Load, resume or train one run; if it fails, record the error and return None.
 
         Raises:
-            ConfigError: If the run that is there had other options.
+            ConfigError: If the folder contains a run with other options.
         """
         name = run_name(setting, method, seed, beta)
         if name not in self.results and name not in self.errors:
@@ -154,27 +154,27 @@ class Runs:
         print(f"\nrun {number} of {self.total}: {name}", file=sys.stderr)
         try:
             self.results[name] = self.train(options)
-        except (AftError, RuntimeError) as error:  # such as a GPU's memory that is full
+        except (AftError, RuntimeError) as error:  # for example out of GPU memory
             self.errors[name] = str(error)
             print(f"{name} failed: {error}", file=sys.stderr)
 
     def search(
         self, setting: Setting, method: str, betas: Sequence[float], metric: str
     ) -> list[dict[str, Any]]:
-        """The validation score of each weight, seed 0; the final split has no part in it."""
-        found: list[dict[str, Any]] = []
+        """Validation score of each weight with seed 0; the final split is not used."""
+        scores: list[dict[str, Any]] = []
         for beta in betas:
             result = self.make(setting, method, 0, beta)
             name = run_name(setting, method, 0, beta)
             score = _finite(result.summary["validation"][metric]) if result else None
             error = {} if result else {"error": self.errors[name]}
-            found.append({"beta": beta, "folder": name, "validation": score, **error})
-        return found
+            scores.append({"beta": beta, "folder": name, "validation": score, **error})
+        return scores
 
     def describe(
         self, setting: Setting, method: str, beta: float | None, metric: str
     ) -> Iterator[dict[str, Any]]:
-        """What is known of the run of each seed."""
+        """Summary of the run of each seed."""
         for seed in range(self.config.seeds):
             name = run_name(setting, method, seed, beta)
             run: dict[str, Any] = {"seed": seed, "folder": name, "score": None}
@@ -187,14 +187,14 @@ class Runs:
                     "seconds": result.summary["training_seconds"],
                 }
             else:
-                run["error"] = self.errors.get(name, "not made: no weight could be chosen")
+                run["error"] = self.errors.get(name, "not trained: no weight could be chosen")
             yield run
 
 
-def choose_beta(looks: Sequence[dict[str, Any]]) -> float | None:
-    """The weight with the best validation score, of equal ones the smallest."""
-    scored = [look for look in looks if look["validation"] is not None]
-    best = max(scored, key=lambda look: (look["validation"], -look["beta"]), default=None)
+def choose_beta(searched: Sequence[dict[str, Any]]) -> float | None:
+    """The weight with the best validation score; the smallest one if scores are tied."""
+    scored = [one for one in searched if one["validation"] is not None]
+    best = max(scored, key=lambda one: (one["validation"], -one["beta"]), default=None)
     return None if best is None else float(best["beta"])
 
 
@@ -205,7 +205,7 @@ def _finite(score: float) -> float | None:
 def train_all(
     config: CompareConfig, setting: Setting, runs: Runs, methods: Sequence[str], metric: str
 ) -> dict[str, Any]:
-    """Every method with every seed, each with the weight that the validation split chose."""
+    """Train every method with every seed, with the weight chosen on the validation split."""
     betas = sorted(set(config.betas))
     beta: dict[str, float | None] = dict.fromkeys(methods)
     searches: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
@@ -218,42 +218,42 @@ def train_all(
         for method in methods:
             if method not in weighted or beta[method] is not None:
                 runs.make(setting, method, seed, beta[method])
-    found: dict[str, dict[str, Any]] = {}
+    summaries: dict[str, dict[str, Any]] = {}
     for method in methods:
         own = list(runs.describe(setting, method, beta[method], metric))
-        alone = None if method == ALONE else found[ALONE]["runs"]
+        alone = None if method == ALONE else summaries[ALONE]["runs"]
         seconds = [run["seconds"] for run in own if "seconds" in run]
-        found[method] = {
+        summaries[method] = {
             "beta": beta[method],
             "search": searches[method],
             "runs": own,
             **summarize_method(method, metric, own, alone),
             "seconds": round(float(np.mean(seconds)), 2) if seconds else None,
         }
-    best = recommend_method(found, metric, ALONE)
-    names = [run["folder"] for values in found.values() for run in values["runs"]]
-    made = [runs.results[name].summary for name in names if name in runs.results]
+    best = recommend_method(summaries, metric, ALONE)
+    names = [run["folder"] for values in summaries.values() for run in values["runs"]]
+    done = [runs.results[name].summary for name in names if name in runs.results]
     return {
         "name": setting.name,
         "fraction": setting.fraction,
         "teachers": list(setting.teachers),
-        "rows": made[0]["rows"] if made else {},
+        "rows": done[0]["rows"] if done else {},
         "unlabelled": max(
-            (one.get("rows_without_labels", 0) for one in made if not one.get("views")), default=0
+            (one.get("rows_without_labels", 0) for one in done if not one.get("views")), default=0
         ),
-        "views": max((one.get("views", 0) for one in made), default=0),
-        "steps": made[0]["steps"] if made else None,
-        "methods": found,
-        "best": {**best, "folder": _pick(runs, found, best["method"], metric)},
+        "views": max((one.get("views", 0) for one in done), default=0),
+        "steps": done[0]["steps"] if done else None,
+        "methods": summaries,
+        "best": {**best, "folder": _pick(runs, summaries, best["method"], metric)},
     }
 
 
 def _pick(runs: Runs, found: Mapping[str, Any], method: str | None, metric: str) -> str | None:
-    """The run of a method that has the best validation score: one to use."""
+    """Folder of a method's run with the best validation score."""
     names = [run["folder"] for run in found[method]["runs"]] if method else []
-    made = [name for name in names if name in runs.results]
+    finished = [name for name in names if name in runs.results]
 
     def score(name: str) -> float:
         return float(np.nan_to_num(runs.results[name].summary["validation"][metric], nan=-np.inf))
 
-    return max(made, key=score, default=None)
+    return max(finished, key=score, default=None)

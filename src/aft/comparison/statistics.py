@@ -1,4 +1,4 @@
-"""Is one method better than another? Paired by seed, with an interval and a verdict in words."""
+"""Paired comparison of methods over seeds: differences, intervals and verdicts in sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aft.metrics import LOWER_IS_BETTER, metric_words
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two methods run with the same seeds.
+    """Comparison of two methods with the same seeds.
 
     Attributes:
         metric: Name of the metric.
@@ -51,7 +51,7 @@ def compare_paired(
     treated: Sequence[float],
     confidence: float = 0.95,
 ) -> PairedComparison:
-    """Paired t test and interval of the differences (Student's t, one value per seed).
+    """Paired t test and confidence interval of the differences, with one value per seed.
 
     Args:
         metric: Name of the metric.
@@ -66,7 +66,7 @@ def compare_paired(
 
     if len(baseline) != len(treated) or len(baseline) < 2:
         raise InputError(
-            f"expected at least 2 pairs, got {len(baseline)} baseline and {len(treated)} values"
+            f"expected at least 2 pairs, got {len(baseline)} and {len(treated)} values"
         )
     differences = np.asarray(treated, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     mean = float(differences.mean())
@@ -75,7 +75,7 @@ def compare_paired(
         test = stats.ttest_1samp(differences, 0.0)
         interval, p_value = test.confidence_interval(confidence), float(test.pvalue)
         low, high = float(interval.low), float(interval.high)
-    else:  # equal differences have no spread to test
+    else:  # equal differences: zero variance, no t test
         mean = mean if abs(mean) > rounding else 0.0
         low, high, p_value = mean, mean, 1.0 if mean == 0 else 0.0
     return PairedComparison(
@@ -96,20 +96,20 @@ def summarize_method(
     runs: Sequence[Mapping[str, Any]],
     alone: Sequence[Mapping[str, Any]] | None,
 ) -> dict[str, Any]:
-    """One method of several: its mean, and its difference from the labels alone, paired by seed.
+    """Summarize a method: its mean, and its difference from the labels alone, paired by seed.
 
     Args:
-        method: Its name.
-        metric: The metric that the verdict rests on; higher is better and 1 is the best.
-        runs: One run per seed: its ``score`` (None where there is none) and all its ``metrics``.
-        alone: The same of the labels alone; None if this is the labels alone.
+        method: Name of the method.
+        metric: The metric of the verdict; higher is better and 1 is the maximum.
+        runs: One run per seed, with its ``score`` (or None) and all its ``metrics``.
+        alone: The runs of the labels alone; None if the method is the labels alone.
 
     Returns:
-        ``mean``, ``std``; ``pairs`` (seeds that both have), ``difference`` with ``low`` and
-        ``high`` (95 % interval), ``p_value``, ``outcome``; ``error_ratio``, the mean over seeds of
-        (1 - score) / (1 - score alone), with ``error_ratio_low`` and ``error_ratio_high``;
-        ``metrics``, the same of every metric; and ``verdict``, one or two sentences. Undefined
-        values are None.
+        ``mean``, ``std``; ``pairs`` (number of seeds with both scores), ``difference`` with
+        ``low`` and ``high`` (95 % interval), ``p_value``, ``outcome``; ``error_ratio``, the mean
+        over seeds of (1 - score) / (1 - score alone), with ``error_ratio_low`` and
+        ``error_ratio_high``; ``metrics``, with mean and difference of every metric; and
+        ``verdict``, one or two sentences. Undefined values are None.
     """
     scores = [run["score"] for run in runs]
     own = [score for score in scores if score is not None]
@@ -126,7 +126,7 @@ def summarize_method(
     values["pairs"] = len(pairs)
     if len(pairs) < 2:
         values["verdict"] = (
-            f"No verdict on {method}: {len(pairs)} of {len(scores)} seeds can be compared, at "
+            f"No verdict on {method}: {len(pairs)} of {len(scores)} seeds can be compared; at "
             "least 2 are needed."
         )
         return values
@@ -141,9 +141,9 @@ def summarize_method(
         verdict = f"{method} is {paired.outcome} than the labels alone ({numbers})."
     against = opposed(values, metric)
     if against:
-        verdict += f" But other metrics moved the other way: {'; '.join(against)}."
+        verdict += f" But other metrics changed in the opposite direction: {'; '.join(against)}."
     values["verdict"] = verdict
-    if all(base < 1 for base in before):  # else there is no error to divide by
+    if all(base < 1 for base in before):  # else the ratio divides by zero
         ratios = [(1 - score) / (1 - base) for base, score in pairs]
         spread = compare_paired("error", [0.0] * len(ratios), ratios)
         values["error_ratio"] = spread.difference
@@ -164,13 +164,13 @@ def _pairs(
 def _summarize_metrics(
     runs: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]] | None
 ) -> dict[str, dict[str, Any]]:
-    """Mean of every metric, and its difference from the labels alone with the outcome."""
-    found: dict[str, dict[str, Any]] = {}
+    """Mean of every metric, with its difference from the labels alone and the outcome."""
+    summaries: dict[str, dict[str, Any]] = {}
     names = dict.fromkeys(name for run in runs for name in run.get("metrics", ()))
     for name in names:
         own = [run.get("metrics", {}).get(name) for run in runs]
         known = [value for value in own if value is not None]
-        found[name] = {
+        summaries[name] = {
             "mean": float(np.mean(known)) if known else None,
             **dict.fromkeys(("difference", "low", "high", "outcome")),
         }
@@ -179,21 +179,21 @@ def _summarize_metrics(
         if len(pairs) > 1:
             before, after = zip(*pairs, strict=True)
             paired = compare_paired(name, before, after)
-            found[name] |= {
+            summaries[name] |= {
                 "difference": paired.difference,
                 "low": paired.low,
                 "high": paired.high,
                 "outcome": paired.outcome,
             }
-    return found
+    return summaries
 
 
 def opposed(values: Mapping[str, Any], metric: str) -> list[str]:
-    """The other metrics that moved against the verdict beyond their intervals, in words.
+    """The other metrics that contradict the verdict, as descriptions of their differences.
 
     Args:
-        values: What :func:`summarize_method` returns.
-        metric: The metric that the verdict rests on.
+        values: The result of :func:`summarize_method`.
+        metric: The metric of the verdict.
     """
     other = {"better": "worse", "worse": "better"}.get(values["outcome"] or "")
     return [
@@ -204,7 +204,7 @@ def opposed(values: Mapping[str, Any], metric: str) -> list[str]:
 
 
 def describe_difference(metric: str, values: Mapping[str, Any]) -> str:
-    """``accuracy +0.034, 95% interval +0.010 to +0.058``."""
+    """A difference in words, e.g. ``accuracy +0.034, 95% interval +0.010 to +0.058``."""
     return (
         f"{metric_words(metric)} {values['difference']:+.3f}, 95% interval {values['low']:+.3f} "
         f"to {values['high']:+.3f}"
@@ -214,14 +214,15 @@ def describe_difference(metric: str, values: Mapping[str, Any]) -> str:
 def recommend_method(
     found: Mapping[str, Mapping[str, Any]], metric: str, alone: str
 ) -> dict[str, Any]:
-    """The method to use: of those shown to be better than the labels alone, the best mean.
+    """Recommend the method with the best mean among those better than the labels alone.
 
-    Where none is shown to be better the labels alone are recommended, which need no teachers.
+    If no method is shown to be better, the labels alone are recommended, since they need no
+    teachers.
 
     Args:
-        found: What :func:`summarize_method` says of each method, the labels alone among them.
-        metric: The metric that verdicts rest on.
-        alone: Name of the labels alone.
+        found: The result of :func:`summarize_method` for each method and for the labels alone.
+        metric: The metric of the verdicts.
+        alone: Name of the labels alone in `found`.
 
     Returns:
         ``method``, its ``outcome`` and a ``sentence``.
@@ -237,7 +238,7 @@ def recommend_method(
         sentence = found[best]["verdict"]
         if highest != best:
             sentence += (
-                f" {highest} has a higher mean {what} ({means[highest]:.3f} against "
+                f" {highest} has a higher mean {what} ({means[highest]:.3f} versus "
                 f"{means[best]:.3f}), but is not shown to be better than the labels alone."
             )
         return {"method": best, "outcome": "better", "sentence": sentence}
@@ -253,7 +254,7 @@ def recommend_method(
     sentence = f"No method is shown to be better than the labels alone ({means[alone]:.3f})."
     values = found[highest]
     if values["outcome"] is None:
-        sentence += f" {highest} has the highest mean, {means[highest]:.3f}, from too few seeds."
+        sentence += f" {highest} has the highest mean, {means[highest]:.3f}, but too few seeds."
     else:
         sentence += (
             f" {highest} has the highest mean, {means[highest]:.3f}, but the interval of its "
@@ -263,11 +264,11 @@ def recommend_method(
 
 
 def count_outcomes(settings: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
-    """In how many settings each method was better or worse than the labels alone, in sentences.
+    """Sentences on how often each method was better or worse than the labels alone.
 
     Args:
-        settings: For each setting the result of :func:`summarize_method` for each method.
-            Methods without an outcome are left out.
+        settings: For each setting, the result of :func:`summarize_method` for each method.
+            Methods without an outcome are ignored.
     """
     outcomes: dict[str, list[str]] = {}
     for methods in settings:
@@ -275,8 +276,8 @@ def count_outcomes(settings: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
             if values["outcome"] is not None:
                 outcomes.setdefault(name, []).append(values["outcome"])
     if not outcomes:
-        return "Nothing can be said: too few seeds have scores."
-    told, silent = [], []
+        return "No verdict: too few seeds have scores."
+    sentences, undecided = [], []
     for name, found in outcomes.items():
         words = [
             f"{word} than the labels alone in {found.count(word)}"
@@ -284,9 +285,9 @@ def count_outcomes(settings: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
             if word in found
         ]
         if words:
-            told.append(f"{name} is {' and '.join(words)} of {len(found)} settings.")
+            sentences.append(f"{name} is {' and '.join(words)} of {len(found)} settings.")
         else:
-            silent.append(name)
-    if silent:
-        told.append(f"No difference from the labels alone is shown of {', '.join(silent)}.")
-    return " ".join(told)
+            undecided.append(name)
+    if undecided:
+        sentences.append(f"No difference from the labels alone shown: {', '.join(undecided)}.")
+    return " ".join(sentences)

@@ -1,4 +1,4 @@
-"""Students: the small models to train, named ``source:name?option=value``."""
+"""Students: the small models to train, specified as ``source:name?option=value``."""
 
 from aft.students.backbone import Backbone, load_backbone
 from aft.students.build import build_student, rebuild_backbone

@@ -1,4 +1,4 @@
-"""A student's backbone, built by its specification."""
+"""The backbone of a student, built from its specification."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-# A network is built the same way for a teacher and for a student.
+# The same modules build the networks of teachers and of students.
 _SOURCES = {
     "hf": "aft.backbones.huggingface",
     "python": "aft.backbones.user_file",
@@ -34,7 +34,7 @@ _SOURCES = {
 }
 
 
-_HUBS = ("hf",)  # may come with code of their own
+_HUBS = ("hf",)  # models from these sources may include their own code
 
 
 @dataclass
@@ -42,16 +42,16 @@ class Backbone:
     """A student without its classifier.
 
     Attributes:
-        module: Trainable; takes ``(B, 3, size, size)``, tokens ``(B, L)`` or a dictionary of these,
-            returns features ``(B, dim)``.
-        dim: Width of the features.
-        preprocessing: From an image, a text or a dictionary of these to an input.
-        info: JSON values on where it is from: ``spec`` as the user wrote it, ``architecture_spec``
-            (builds the same architecture again without weights or network), ``weights``
+        module: Trainable network; takes images ``(B, 3, size, size)``, tokens ``(B, L)`` or a
+            dictionary of these, and returns features ``(B, dim)``.
+        dim: Feature dimension.
+        preprocessing: Maps an image, a text or a dictionary of these to an input.
+        info: JSON values about its origin: ``spec`` as the user wrote it, ``architecture_spec``
+            (rebuilds the architecture without weights or internet access), ``weights``
             (``pretrained (…)``, ``random`` or a file), ``weights_sha256``, ``licence``,
             ``layer``, ``versions``.
-        files: Texts by file name that belong beside the saved weights.
-        untrained: Names of parameters that start from random weights beside pre-trained ones.
+        files: Text files, by name, to save beside the weights.
+        untrained: Names of randomly initialised parameters in an otherwise pre-trained network.
     """
 
     module: nn.Module
@@ -63,7 +63,7 @@ class Backbone:
 
     @property
     def modality(self) -> str:
-        """What it takes: ``image`` or ``text``."""
+        """Modality of its inputs: ``image`` or ``text``."""
         return "text" if isinstance(self.preprocessing, Tokenization) else "image"
 
 
@@ -74,23 +74,23 @@ def load_backbone(
     texts: Callable[[], Iterable[str]] | None = None,
     trust_remote_code: bool = False,
 ) -> Backbone:
-    """Build a student's backbone by its specification.
+    """Build a student's backbone from its specification.
 
     Args:
         spec: ``source:name?option=value&…`` with the source ``timm``, ``torchvision``, ``hf``
             (transformers), ``small`` or ``python`` (a function in a file).
         seed: Seed of random weights, unless the specification has an option ``seed``.
-        texts: Gives the texts to train on, from which ``small:static`` makes its vocabulary.
-        trust_remote_code: Whether code that comes with a hub's model may run.
+        texts: Returns the training texts, from which ``small:static`` builds its vocabulary.
+        trust_remote_code: Whether to run code from a model repository on the hub.
 
     Raises:
         StudentError: If the source is unknown or the model cannot be built.
-        ConfigError: If the specification is not written ``source:name?option=value``.
+        ConfigError: If the specification is not of the form ``source:name?option=value``.
     """
     parsed = Spec.parse(spec) if isinstance(spec, str) else spec
     if parsed.source not in _SOURCES:
         raise StudentError(
-            f"unknown source {parsed.source!r} of student {spec}; known are "
+            f"unknown source {parsed.source!r} of student {spec}; expected one of "
             f"{', '.join(_SOURCES)}{did_you_mean(parsed.source, _SOURCES)}"
         )
     options: dict[str, Any] = {}
@@ -123,9 +123,9 @@ def load_backbone(
 
 def _architecture(network: Network) -> Spec:
     spec = network.spec
-    if spec.source == "python":  # only the function knows what its options mean
+    if spec.source == "python":  # the meaning of its options is unknown here
         return spec
     if isinstance(network.preprocessing, Tokenization):
-        raise StudentError(f"{spec} cannot be built anew from its own folder")
+        raise StudentError(f"{spec} cannot be rebuilt from a saved student folder")
     size = str(network.preprocessing.size)
     return Spec(spec.source, spec.name, {"weights": "random", "size": size})

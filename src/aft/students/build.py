@@ -1,4 +1,4 @@
-"""Build the student of a data set from its specifications, or anew from a saved folder."""
+"""Build a student from its specifications, or rebuild it from a saved folder."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ def build_student(
     seed: int = 0,
     trust_remote_code: bool = False,
 ) -> tuple[Backbone, tuple[InputColumn, ...]]:
-    """Build the student of a data set.
+    """Build the student for a data set.
 
     Args:
-        specs: One model, or one a column, each written ``[COLUMN=]source:name?option=value``.
+        specs: One model, or one per column, each ``[COLUMN=]source:name?option=value``.
         samples: Training samples.
-        unlabelled: Training inputs without labels, whose words join a vocabulary.
-        fusion: How several models' features are joined: ``concat`` or ``product``.
-        layers: Keep only so many first layers of ``hf`` models.
+        unlabelled: Unlabelled training samples; their words are added to the vocabulary.
+        fusion: How to combine the features of several models: ``concat`` or ``product``.
+        layers: Number of layers of ``hf`` models to keep, counted from the input.
         seed: Seed of random weights.
-        trust_remote_code: Whether code that comes with a hub's model may run.
+        trust_remote_code: Whether to run code from a model repository on the hub.
 
     Returns:
-        The backbone, and the columns that it takes.
+        The backbone and the input columns that it takes.
 
     Raises:
         StudentError: If a model cannot be built.
-        ConfigError: If the models do not fit the columns.
+        ConfigError: If the models do not match the columns.
     """
     if layers is not None and not any(split_column(text)[1].startswith("hf:") for text in specs):
-        raise ConfigError(f"--student-layers is for hf: students, got {' '.join(specs)}")
+        raise ConfigError(f"--student-layers needs an hf: student, got {' '.join(specs)}")
     if fusion == "product" and len(specs) == 1:
-        raise ConfigError(f"--fusion product joins the models of two columns, got only {specs[0]}")
+        raise ConfigError(f"--fusion product needs models of two columns, got only {specs[0]}")
     towers: dict[str, Backbone] = {}
     takes: dict[str, tuple[str, ...]] = {}
     for text in specs:
@@ -73,11 +73,11 @@ def build_student(
             raise ConfigError(_takes_part(rest, backbone.modality, samples.columns))
         if len(specs) > 1 and (asked is None or name in towers):
             each = " ".join(f"{column.name}=…" for column in samples.columns)
-            raise ConfigError(f"expected one model a column, written {each}, got {' '.join(specs)}")
+            raise ConfigError(f"expected one model per column, as {each}, got {' '.join(specs)}")
         towers[name], takes[name] = backbone, names
     taken = [column for names in takes.values() for column in names]
     if len(set(taken)) < len(taken):
-        raise ConfigError(f"expected one model a column, got {' '.join(specs)}")
+        raise ConfigError(f"expected one model per column, got {' '.join(specs)}")
     columns = tuple(column for column in samples.columns if column.name in taken)
     if len(specs) == 1:
         return backbone, columns
@@ -93,16 +93,16 @@ def rebuild_backbone(
     folder: Path,
     trust_remote_code: bool = False,
 ) -> Backbone:
-    """The architecture of a saved student, from what stands in its folder alone.
+    """Rebuild the architecture of a saved student from its folder alone.
 
     Args:
-        info: :attr:`Backbone.info`.
+        info: :attr:`Backbone.info` of the saved student.
         preprocessing: The description of its preprocessing.
-        folder: Holds :attr:`Backbone.files`.
-        trust_remote_code: Whether the code that a student needs may run.
+        folder: Folder with :attr:`Backbone.files`.
+        trust_remote_code: Whether to run the code that the student needs.
 
     Raises:
-        StudentError: If it needs code that is not trusted, or cannot be built.
+        StudentError: If the student needs code that is not trusted, or cannot be built.
     """
     if "towers" in info:
         from aft.students.towers import join
@@ -116,8 +116,8 @@ def rebuild_backbone(
     spec = Spec.parse(info["architecture_spec"])
     if spec.source == "python" and not trust_remote_code:
         raise StudentError(
-            f"the student in {folder} is built by {spec}; read that file, then pass "
-            "--trust-remote-code to run it"
+            f"the student in {folder} is built by {spec}, which is not trusted; read that file, "
+            "then use --trust-remote-code to run it"
         )
 
     def placed(text: str) -> str:
@@ -127,7 +127,7 @@ def rebuild_backbone(
     backbone = load_backbone(
         Spec(spec.source, placed(spec.name), options), trust_remote_code=trust_remote_code
     )
-    if isinstance(backbone.preprocessing, Preprocessing):  # some weights have their own
+    if isinstance(backbone.preprocessing, Preprocessing):  # weights may change it
         backbone.preprocessing = Preprocessing.from_description(preprocessing)
     return backbone
 
@@ -145,6 +145,6 @@ def _takes_part(model: str, modality: str, columns: Sequence[InputColumn]) -> st
     first = next(c.name for c in columns if c.modality == modality)
     each = " ".join(f"{c.name}=…" for c in columns)
     return (
-        f"the data has the columns {names}, but {model} takes {modality}s only. Give a model for "
-        f"each (--student {each}), or say that this column is enough: --student {first}={model}"
+        f"the data has the columns {names}, but {model} takes only {modality}s. Use one model per "
+        f"column (--student {each}), or only this column: --student {first}={model}"
     )

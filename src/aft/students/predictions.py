@@ -1,4 +1,4 @@
-"""Tables of predictions."""
+"""Prediction tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aft.tasks import Task
 def compare_with_labels(
     logits: NDArray[np.float32], samples: Samples, task: Task
 ) -> dict[str, list[Any]]:
-    """Columns ``file``, ``label``, ``predicted``, ``probability``; for regression each target."""
+    """Columns ``file``, ``label``, ``predicted``, ``probability``; for regression, per target."""
     labels = np.asarray(samples.labels)
     columns: dict[str, list[Any]] = {"file": list(samples.files)}
     predicted = prediction_columns(logits, task, all_probabilities=task.kind == "multilabel")
@@ -34,13 +34,13 @@ def prediction_columns(
     """Columns of a prediction table.
 
     Args:
-        logits: ``(n, num_outputs)``.
-        task: What the outputs mean.
-        all_probabilities: Also one column a class.
+        logits: Outputs of the student, shape ``(n, num_outputs)``.
+        task: The task.
+        all_probabilities: Whether to add one probability column per class.
 
     Returns:
-        ``label`` and ``probability``; for several labels a row both hold the labels above
-        probability 0.5 joined by ``|``. For regression one column a target.
+        ``label`` and ``probability``; for multilabel tasks all labels with a probability above
+        0.5 and their probabilities, joined by ``|``. For regression one column per target.
     """
     if task.kind == "regression":
         return {name: logits[:, i].tolist() for i, name in enumerate(task.names)}

@@ -1,4 +1,4 @@
-"""Run a trained student over samples."""
+"""Run a student on samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aft.students.student import Student
 
 
 class Prepared(Dataset[Inputs]):
-    """The transformed inputs of samples, by position."""
+    """Transformed inputs of samples, indexed by position."""
 
     def __init__(self, samples: Samples, transform: Callable[[Any], Inputs]) -> None:
         self.samples = samples
@@ -68,15 +68,15 @@ def run_student(
     device: torch.device | None = None,
     progress: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits and features of the samples, batch by batch, in their order.
+    """Yield logits and features of the samples, batch by batch, in order.
 
     Args:
         student: The network.
-        transform: From a sample's input to the network's.
-        samples: What to run it over.
-        batch_size: Inputs at once.
-        num_workers: Processes that read inputs.
-        device: Where the network is.
+        transform: Maps a sample's input to the network's input.
+        samples: The samples.
+        batch_size: Inputs per batch.
+        num_workers: Number of processes that read inputs.
+        device: Device of the network.
         progress: Whether to show a progress bar.
     """
     device = device or torch.device("cpu")

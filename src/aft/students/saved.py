@@ -1,4 +1,4 @@
-"""A trained student on disk, with all that is needed to use it alone."""
+"""Save and load a trained student with everything needed for prediction."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from aft.tasks import Task
 
 @dataclass
 class SavedStudent:
-    """A student with all that is needed to use it alone.
+    """A student with everything needed for prediction.
 
     Attributes:
         module: The network.
-        task: What its outputs mean.
+        task: The task.
         columns: The input columns that it takes.
-        backbone: How inputs are prepared, and where the weights came from.
+        backbone: Holds the preprocessing and the origin of the weights.
     """
 
     module: Student
@@ -39,16 +39,16 @@ class SavedStudent:
 
     @property
     def transform(self) -> Callable[[Any], Any]:
-        """From a sample's input to the network's."""
+        """Maps a sample's input to the network's input."""
         return self.backbone.preprocessing.evaluate()
 
     def logits(self, inputs: Sequence[Any], batch_size: int = 64) -> Tensor:
-        """The outputs for inputs in memory, on the device where the network is.
+        """Compute the outputs for inputs in memory, on the network's device.
 
         Args:
-            inputs: PIL images or texts; for several columns dictionaries by column, in which what
-                is missing may be None or left out.
-            batch_size: Inputs at once.
+            inputs: PIL images or texts; for several columns dictionaries by column name, in which
+                missing values may be None or left out.
+            batch_size: Inputs per batch.
 
         Returns:
             ``(n, num_outputs)`` on the CPU; for regression the predicted values.
@@ -58,15 +58,15 @@ class SavedStudent:
         if len(names) > 1:
             inputs = [{name: one.get(name) for name in names} for one in inputs]
         device = next(self.module.parameters()).device
-        found = []
+        outputs = []
         with torch.inference_mode():
             for start in range(0, len(inputs), batch_size):
                 batch = collate([prepare(one) for one in inputs[start : start + batch_size]])
-                found.append(self.module(to_device(batch, device)).logits.float().cpu())
-        return torch.cat(found)
+                outputs.append(self.module(to_device(batch, device)).logits.float().cpu())
+        return torch.cat(outputs)
 
     def save(self, folder: Path) -> None:
-        """Write ``model.safetensors``, ``student.json`` and what the networks need beside them."""
+        """Write ``model.safetensors``, ``student.json`` and :attr:`Backbone.files`."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
         (folder / "model.safetensors").write_bytes(save(state))
@@ -84,15 +84,15 @@ class SavedStudent:
 
     @classmethod
     def load(cls, folder: str | Path, trust_remote_code: bool = False) -> SavedStudent:
-        """Read what :meth:`save` wrote; needs neither teachers nor a network.
+        """Load a saved student; needs neither teachers nor internet access.
 
         Args:
             folder: A run folder, or the ``student`` folder in it.
-            trust_remote_code: Whether a student made by a ``python:`` function may run that
-                function's file.
+            trust_remote_code: Whether to run the file of a student that is built by a ``python:``
+                function.
 
         Raises:
-            StudentError: If there is no student in `folder`, or it needs code that is not
+            StudentError: If `folder` contains no student, or the student needs code that is not
                 trusted.
         """
         folder = Path(folder)
@@ -104,8 +104,8 @@ class SavedStudent:
         except FileNotFoundError as error:
             if (folder / "compare.json").exists():
                 raise StudentError(
-                    f"{folder} is a comparison of several runs: name one of them, as in "
-                    f"{folder / 'runs'}"
+                    f"expected a run, but {folder} is a comparison of several runs: use one of the "
+                    f"runs in {folder / 'runs'}"
                 ) from None
             raise StudentError(
                 f"expected a finished run or student folder, but {error.filename or folder} "

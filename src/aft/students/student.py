@@ -1,4 +1,4 @@
-"""The student: a backbone with one linear layer."""
+"""The student: a backbone and a linear layer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from aft.tasks import Task
 
 
 class StudentOutput(NamedTuple):
-    """What a student returns.
+    """Output of a student.
 
     Attributes:
-        logits: ``(B, num_outputs)``; for regression the predicted values in their own units.
-        features: ``(B, dim)``, what enters the last linear layer.
+        logits: Shape ``(B, num_outputs)``; for regression the predictions in the targets' units.
+        features: Shape ``(B, dim)``, the input of the last linear layer.
     """
 
     logits: Tensor
@@ -41,18 +41,18 @@ class Rescale(nn.Module):
 
 
 class Student(nn.Module):
-    """A small network: backbone, then one linear layer.
+    """A backbone followed by a linear layer.
 
     Args:
-        backbone: Inputs to features ``(B, dim)``.
-        dim: Width of the features.
+        backbone: Maps inputs to features ``(B, dim)``.
+        dim: Feature dimension.
         num_outputs: Number of classes or regression targets.
         target_mean: For regression, the mean of each target, ``(num_outputs,)``.
         target_std: For regression, the standard deviation of each target, ``(num_outputs,)``.
 
     Attributes:
-        untrained: Names of parameters that start from random weights: those of the head, and of
-            the backbone where it has such beside pre-trained ones.
+        untrained: Names of randomly initialised parameters: those of the head, and any in an
+            otherwise pre-trained backbone.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ def new_student(
     target_mean: Tensor | None = None,
     target_std: Tensor | None = None,
 ) -> Student:
-    """A backbone with a fresh head for the task."""
+    """A student with a new head for the task."""
     if task.kind == "regression" and target_mean is None:
         target_mean, target_std = torch.zeros(task.num_outputs), torch.ones(task.num_outputs)
     student = Student(backbone.module, backbone.dim, task.num_outputs, target_mean, target_std)

@@ -1,4 +1,4 @@
-"""A student with one network a column of the data, whose features are joined."""
+"""A student with one network per column of the data, whose features are joined."""
 
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ Part = Preprocessing | Tokenization
 Value = Image | str | None
 
 WIDEST_FACTOR = 64
-"""Features of a tower that is wider are mapped to so many before they are multiplied."""
+"""Wider towers are projected to this dimension before features are multiplied."""
 
 
 class Towers(nn.Module):
-    """One network a column; their features side by side, or multiplied with each other.
+    """One network per column; their features are concatenated or multiplied.
 
-    Each tower's features are first brought to one scale: in every row to mean 0 and variance 1
-    over the tower's features. Else the tower with the larger numbers would decide what the head
-    and a transfer loss see, and at the start of training the head's steps would suit only one.
-    It is done row by row, so that a sample's features do not depend on the others in its batch.
+    Each tower's features are first normalised per row to mean 0 and variance 1. Otherwise, the
+    tower with the larger values would dominate the head and the transfer loss, and early in
+    training the head's learning rate would suit only one tower. Normalisation is per row, so that
+    a sample's features do not depend on the other samples in its batch.
 
     References:
         For ``product``: Zadeh et al., "Tensor Fusion Network for Multimodal Sentiment Analysis",
-        EMNLP 2017, arXiv 1707.07250. With ``[1, a]`` and ``[1, b]`` the outer product holds the
-        features of each tower alone and all products of two.
+        EMNLP 2017, arXiv 1707.07250. The outer product of ``[1, a]`` and ``[1, b]`` contains the
+        features of each tower and all pairwise products.
 
     Args:
-        towers: A network a column, each from that column's batch to ``(B, dims[column])``.
-        dims: Width of each tower's features.
-        fusion: ``concat``, of width ``sum(dims)``, or ``product`` for two towers, of width
-            ``(1 + a) * (1 + b)``. There a tower of more than 64 features is first mapped to 64 by
-            a learned matrix that starts orthogonal, so that the width is at most 4,225.
+        towers: One network per column, which maps the column's batch to ``(B, dims[column])``.
+        dims: Feature dimension of each tower.
+        fusion: ``concat``, of dimension ``sum(dims)``, or ``product`` for two towers, of dimension
+            ``(1 + a) * (1 + b)``. For ``product``, a tower with more than 64 features is first
+            projected to 64 by a learned matrix with orthogonal initialisation, so that the
+            dimension is at most 4,225.
 
     Attributes:
-        dim: Width of the joined features.
-        columns: The columns in the order in which their features are joined.
+        dim: Dimension of the joined features.
+        columns: The columns, in the order in which their features are joined.
 
     Raises:
-        StudentError: If there is no tower, if there are not two for ``product``, if a tower has
-            fewer than two features, or if `fusion` is neither.
+        StudentError: If there is no tower, if ``product`` does not get exactly two towers, if a
+            tower has fewer than two features, or if `fusion` is unknown.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Towers(nn.Module):
         _check(dims, fusion)
         self.columns = tuple(towers)
         self.fusion = fusion
-        # Lists: a column may have any name, a submodule not.
+        # Lists, since column names need not be valid submodule names.
         self.towers = nn.ModuleList(towers.values())
         widths = [dims[column] for column in self.columns]
         self.maps = nn.ModuleList()
@@ -76,14 +77,14 @@ class Towers(nn.Module):
             self.dim = sum(widths)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Features ``(B, dim)`` of a batch with one tensor a column."""
+        """Features ``(B, dim)`` of a batch with one tensor per column."""
         parts = []
         for column, tower in zip(self.columns, self.towers, strict=True):
             features = tower(inputs[column])
             parts.append(F.layer_norm(features, features.shape[-1:]))
         if self.fusion == "concat":
             return torch.cat(parts, dim=1)
-        # Multiplied in full precision: half of it would round the sums of head and kernel.
+        # Multiply in float32: bf16 would round the sums in the head and the kernel.
         a, b = (
             F.pad(narrow(part).float(), (1, 0), value=1.0)
             for narrow, part in zip(self.maps, parts, strict=True)
@@ -91,35 +92,35 @@ class Towers(nn.Module):
         return (a[:, :, None] * b[:, None, :]).flatten(1)
 
     def extra_repr(self) -> str:
-        """Columns and fusion, for ``print``."""
+        """Columns, fusion and dimension, for ``repr``."""
         return f"columns={list(self.columns)}, fusion={self.fusion!r}, dim={self.dim}"
 
 
 @dataclass(frozen=True)
 class ColumnPreprocessing:
-    """How a sample of several columns becomes the input of :class:`Towers`.
+    """Preprocessing of samples with several columns for :class:`Towers`.
 
     Attributes:
         parts: The preprocessing of each tower.
-        takes: The columns of the data that a tower takes where that is not the one of its name:
-            the two texts of a pair.
+        takes: The data columns of each tower whose input is not the column of its name, such as
+            the two texts of a text pair.
     """
 
     parts: dict[str, Part]
     takes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Description as plain JSON values."""
         columns = {name: part.describe() for name, part in self.parts.items()}
         takes = {"takes": {k: list(v) for k, v in self.takes.items()}} if self.takes else {}
         return {"kind": "columns", "columns": columns, **takes}
 
     def evaluate(self) -> ColumnTransform:
-        """The same result every time."""
+        """The deterministic transform for evaluation."""
         return self._transform({name: part.evaluate() for name, part in self.parts.items()})
 
     def augment(self, kind: Augmentation = "standard") -> ColumnTransform:
-        """Random views of the images, see :meth:`Preprocessing.augment`."""
+        """The transform with random views of images, see :meth:`Preprocessing.augment`."""
         return self._transform({name: part.augment(kind) for name, part in self.parts.items()})
 
     def _transform(self, transforms: dict[str, Callable[[Any], Tensor]]) -> ColumnTransform:
@@ -129,14 +130,14 @@ class ColumnPreprocessing:
 
 @dataclass(frozen=True)
 class ColumnTransform:
-    """From the values of a sample's columns to the tensors that the towers take.
+    """Maps the values of a sample's columns to the input tensors of the towers.
 
-    A missing image becomes one in the mean colour of its model, zeros after normalisation; a
-    missing text an empty one.
+    A missing image is replaced by zeros, which is the model's mean colour after normalisation; a
+    missing text is treated as an empty text.
 
     Attributes:
-        transforms: What is done to the value of each column.
-        sizes: Height and width of the towers' images.
+        transforms: The transform of each tower.
+        sizes: Image size (height and width) of each image tower, in pixels.
         takes: As in :class:`ColumnPreprocessing`.
     """
 
@@ -145,7 +146,7 @@ class ColumnTransform:
     takes: Mapping[str, tuple[str, ...]]
 
     def __call__(self, values: Mapping[str, Value]) -> dict[str, Tensor]:
-        """One tensor a tower; `values` may hold columns that no tower takes."""
+        """One tensor per tower; `values` may contain columns that no tower takes."""
         inputs = {}
         for name, transform in self.transforms.items():
             columns = self.takes.get(name, (name,))
@@ -164,17 +165,17 @@ def join(
     seed: int = 0,
     takes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Backbone:
-    """Make one student of several.
+    """Join several backbones to one.
 
     Args:
-        backbones: One student a column.
+        backbones: One backbone per column.
         fusion: As in :class:`Towers`.
-        seed: Of the maps that ``product`` learns.
+        seed: Seed of the learned projections of ``product``.
         takes: As in :class:`ColumnPreprocessing`.
 
     Returns:
-        A student whose ``info`` holds that of each tower under ``towers``, with architectures
-        that look for the tower's files in a folder of its own, see :func:`column_folder`.
+        A backbone whose ``info`` contains that of each tower under ``towers``. Each tower's files
+        are in a folder of its own, see :func:`column_folder`.
 
     Raises:
         StudentError: As :class:`Towers`.
@@ -215,35 +216,35 @@ def join(
 
 
 def column_folder(column: str) -> str:
-    """The name of the folder for a column's files: the column's own where that can be a folder.
+    """The name of the folder for a column's files: the column name, escaped where necessary.
 
-    Letters, digits, ``-`` and ``_`` stay; any other character becomes ``%`` and its code, so that
-    no column leads out of the student's folder.
+    Letters, digits, ``-`` and ``_`` are kept; any other character becomes ``%`` and its
+    hexadecimal code, so that the path never leaves the student's folder.
     """
-    return re.sub(r"[^\w-]", lambda found: f"%{ord(found[0]):02X}", column)
+    return re.sub(r"[^\w-]", lambda match: f"%{ord(match[0]):02X}", column)
 
 
 def _check(dims: Mapping[str, int], fusion: str) -> None:
     if fusion not in get_args(Fusion):
-        raise StudentError(f"expected the fusion to be concat or product, got {fusion!r}")
+        raise StudentError(f"expected fusion concat or product, got {fusion!r}")
     if not dims:
         raise StudentError("expected at least one network for the student, got none")
     if fusion == "product" and len(dims) != 2:
         raise StudentError(
-            "a student with fusion product multiplies the features of two networks, got "
-            f"{len(dims)} ({', '.join(dims)}); use fusion concat, which joins any number"
+            "expected two networks for fusion product, got "
+            f"{len(dims)} ({', '.join(dims)}); use fusion concat for any other number"
         )
     for column, dim in dims.items():
         if dim < 2:
             raise StudentError(
-                f"the student's network for {column} has {dim} feature; to be joined with another "
-                "it needs at least two, since their mean is taken off"
+                f"the student's network for {column} has {dim} feature; expected at least 2, since "
+                "the mean over its features is subtracted"
             )
 
 
 def _part(backbone: Backbone) -> Part:
     part = backbone.preprocessing
-    assert not isinstance(part, ColumnPreprocessing)  # towers are not towers themselves
+    assert not isinstance(part, ColumnPreprocessing)  # towers are not nested
     return part
 
 
@@ -256,7 +257,7 @@ def _narrow(width: int) -> nn.Module:
 
 
 def _moved(info: Mapping[str, Any], column: str) -> dict[str, Any]:
-    """What is known of a tower, its architecture's files in the column's folder."""
+    """The info of a tower, with the paths of its files moved to the column's folder."""
     spec, here = Spec.parse(str(info["architecture_spec"])), "{folder}"
 
     def moved(text: str) -> str:
@@ -275,7 +276,7 @@ def _weights(weights: Mapping[str, str]) -> str:
 
 
 def _inside(weights: str) -> str:
-    """``pretrained (IMAGENET1K_V1)`` without its own brackets."""
+    """The content of the brackets: ``IMAGENET1K_V1`` for ``pretrained (IMAGENET1K_V1)``."""
     if weights.startswith("pretrained (") and weights.endswith(")"):
         return weights[len("pretrained (") : -1]
     return weights

@@ -1,1 +1,1 @@
-"""The loop, the loss of a run, the safety net, the run folder."""
+"""Training: loop, schedule, transfer loss, safety net and run folder."""

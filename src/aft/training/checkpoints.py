@@ -1,4 +1,4 @@
-"""Where a run is, which of its weights are the best, and both on disk, whole or not at all."""
+"""Progress of a run, selection of the best checkpoint, and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Best:
     """The best evaluation on the validation split so far.
 
     Attributes:
-        step: The step whose weights are kept; -1 before the first evaluation.
+        step: Step of the checkpoint that is kept; -1 before the first evaluation.
         score: The highest score.
-        stale: Evaluations since there was a higher one.
+        stale: Number of evaluations since the highest score.
         error: Standard error of the highest score.
     """
 
@@ -33,15 +33,16 @@ class Best:
     error: float = 0.0
 
     def update(self, step: int, score: float, error: float = 0.0) -> bool:
-        """Record an evaluation; returns whether its weights are the ones to keep.
+        """Record an evaluation; returns whether to keep the weights of this step.
 
-        Of the checkpoints that the validation split cannot tell from the best, the latest is kept
-        (the one-standard-error rule of Breiman et al., 1984): its learning rate is the lowest.
+        Keeps the latest checkpoint whose score is within one standard error of the best (the
+        one-standard-error rule of Breiman et al., 1984): later checkpoints have a lower learning
+        rate.
 
         Args:
-            step: Its step.
-            score: Higher is better; NaN counts as no score.
-            error: The standard error of the score.
+            step: Step of the evaluation.
+            score: Validation score, higher is better; NaN counts as no score.
+            error: Standard error of the score.
         """
         self.stale += 1
         if score > self.score:
@@ -54,14 +55,14 @@ class Best:
 
 @dataclass
 class Progress:
-    """Where a run is; goes into the checkpoint.
+    """Progress of a run; part of the checkpoint.
 
     Attributes:
-        step: Steps made.
-        best: Of the student.
-        alone: Of the student beside it that learns from the labels alone.
-        finished: Whether the run came to its end.
-        seconds: Spent in :meth:`aft.training.trainer.Trainer.fit`, looks at validation among them.
+        step: Number of completed steps.
+        best: Best evaluation of the student.
+        alone: Best evaluation of the second student, which learns from the labels alone.
+        finished: Whether training is complete.
+        seconds: Time in :meth:`aft.training.trainer.Trainer.fit`, including evaluations.
     """
 
     step: int = 0
@@ -71,7 +72,7 @@ class Progress:
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The progress as plain values."""
         return asdict(self)
 
     @classmethod
@@ -81,19 +82,19 @@ class Progress:
 
 
 def weights_on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a module, to be written."""
+    """The state dict of a module as contiguous CPU tensors, ready to be saved."""
     return {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file that is there whole, or not at all.
+    """Write a file atomically: to a temporary file, which is synchronised and renamed.
 
     Args:
         path: The file.
-        write: Writes it at the path that it is given.
+        write: Called with the path of the temporary file; writes its content.
 
     Raises:
-        StudentError: If it cannot be written, for example because the disk is full.
+        StudentError: If the file cannot be written, for example because the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -103,12 +104,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors tell a full disk in words of their own
-        reason = error.strerror if isinstance(error, OSError) else "writing broke off"
+        # torch and safetensors report a full disk with exceptions of their own
+        reason = error.strerror if isinstance(error, OSError) else "writing failed"
         free = shutil.disk_usage(path.parent).free
         raise StudentError(
-            f"cannot write {path}: {reason} ({free:,} bytes are free there). The last whole "
-            "checkpoint is kept; make room and run again with --resume"
+            f"cannot write {path}: {reason} ({free:,} bytes free). The last complete "
+            "checkpoint is kept; free some space and run again with --resume"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a finished run leaves: scores, predictions, gates."""
+"""Results of a finished run: scores, predictions and gates."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from aft.version import __version__
 
 
 def final_split(data: DataSet) -> str:
-    """The split of the final score."""
+    """Name of the split for the final score: ``test`` if there is one, else ``validation``."""
     return "test" if "test" in data.splits else "validation"
 
 
 class Scorer:
-    """Outputs of students for the splits of a data set.
+    """Computes the outputs of students on the splits of a data set.
 
     Args:
         config: Options of the run.
         data: The data set.
-        device: Where the students are.
+        device: Device of the students.
     """
 
     def __init__(self, config: TrainConfig, data: DataSet, device: torch.device) -> None:
@@ -51,7 +51,7 @@ class Scorer:
         self.device = device
 
     def __call__(self, saved: SavedStudent, split: str) -> NDArray[np.float32]:
-        """Outputs of a student, ``(n, num_outputs)``."""
+        """Outputs of a student on a split, shape ``(n, num_outputs)``."""
         return compute_logits(
             saved.module,
             saved.transform,
@@ -70,14 +70,14 @@ def finish(
     score: Scorer,
     summary: dict[str, Any],
 ) -> None:
-    """Score the best checkpoint, then write ``result.json``, which makes the run finished.
+    """Score the best checkpoint, then write ``result.json``, which marks the run as finished.
 
     Args:
-        out: The run's folder.
-        data: Its data.
+        out: Folder of the run.
+        data: The data set.
         saved: The student.
-        score: Gives the student's outputs.
-        summary: What ``result.json`` is to hold; scores are added.
+        score: Computes the student's outputs.
+        summary: Content of ``result.json``; the scores are added to it.
     """
     split = final_split(data)
     for name in dict.fromkeys((split, "validation")):
@@ -104,7 +104,7 @@ def summarize(
     progress: Progress,
     schedule: Schedule,
 ) -> dict[str, Any]:
-    """What ``result.json`` says of how a run was made."""
+    """The part of ``result.json`` that describes how the student was trained."""
     return {
         "version": __version__,
         "student": " + ".join(config.student),
@@ -131,7 +131,7 @@ def summarize(
 def save_gates(
     out: Path, model: TransferModel, teachers: Sequence[StoredFeatures]
 ) -> dict[str, Any]:
-    """Keep the gates of AFT; returns the share of the gated kernel that each teacher has."""
+    """Save the gates of AFT; returns each teacher's share of the gated kernel."""
     loss = model.transfer_loss
     if not isinstance(loss, AFTLoss | AFTSoftLoss):
         return {}

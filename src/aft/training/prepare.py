@@ -1,4 +1,4 @@
-"""What a run needs before its first step: features, rows for the transfer loss, the student."""
+"""Preparation of a run: teacher features, rows for the transfer loss, student and model."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from aft.training.transfer_loss import count_views, make_loss, weight_of_transfe
 from aft.training.transfer_model import TransferModel
 
 VIEW_SEED = 0
-"""Of stored views: the same for every run's seed, so that teachers see them once."""
+"""Seed of stored views: the same for every run, so that teachers process each view only once."""
 
 
 def extract_for_run(
     config: TrainConfig, samples: Samples, accelerator: Accelerator, may_lack: bool = False
 ) -> list[StoredFeatures]:
-    """The stored features of each teacher for these samples, computed where the store lacks them.
+    """The stored features of each teacher for these samples; missing features are computed.
 
     Args:
         config: Options of the run.
         samples: The samples.
-        accelerator: Its processes share the work.
-        may_lack: Whether every sample may lack the input of a teacher.
+        accelerator: The work is divided among its processes.
+        may_lack: Whether a teacher's input may be missing in all samples.
     """
     features = extract_teachers(
         config,
@@ -57,9 +57,10 @@ def extract_for_run(
 
 
 def transfer_pool(config: TrainConfig, data: DataSet) -> tuple[Samples | None, int]:
-    """Rows that join the transfer loss without their labels, and how many views of each.
+    """Rows that join the transfer loss without labels, and the number of views per row.
 
-    Unlabelled rows as they are (0 views), or stored views of these and of the labelled ones.
+    These are the unlabelled rows themselves (0 views), or stored views of the labelled and
+    unlabelled rows.
     """
     if not config.teachers or config.beta == 0:
         return None, 0
@@ -74,26 +75,30 @@ def transfer_pool(config: TrainConfig, data: DataSet) -> tuple[Samples | None, i
 def check_shares(
     config: TrainConfig, samples: Samples, pool: Samples | None, processes: int
 ) -> None:
-    """See that every process has a row of every batch."""
+    """Check that every process gets at least one row of every batch.
+
+    Raises:
+        ConfigError: If a batch has fewer rows than there are processes.
+    """
     sizes = [(config.batch_size, len(samples), "training rows")]
     if pool is not None:
         size = config.unlabelled_batch_size or 2 * config.batch_size
-        sizes.append((size, len(pool), "rows without labels"))
+        sizes.append((size, len(pool), "unlabelled rows or views"))
     for size, rows, what in sizes:
         if min(size, rows) < processes:
             raise ConfigError(
-                f"{processes} processes share batches of {size} out of {rows} {what}: expected at "
-                "least one row for each"
+                f"expected at least one row per process, got {processes} processes for batches of "
+                f"{size} out of {rows} {what}"
             )
 
 
 def _copy_student(student: Student) -> Student:
-    """The second student, with the same weights to start from."""
+    """The second student, with the same initial weights."""
     try:
         return copy.deepcopy(student)
     except Exception as error:
         raise StudentError(
-            f"this student cannot be copied: {error}. --no-safety-net trains without a second one"
+            f"cannot copy the student: {error}. Use --no-safety-net to train without a second one"
         ) from None
 
 
@@ -106,12 +111,12 @@ def _target_statistics(samples: Samples, task: Task) -> tuple[Tensor | None, Ten
 
 
 def make_student(config: TrainConfig, data: DataSet, use_unlabelled: bool) -> SavedStudent:
-    """The student with the weights that it starts from.
+    """Build the student with its initial weights.
 
     Args:
         config: Options of the run.
         data: The data set.
-        use_unlabelled: Whether the words of unlabelled rows join its vocabulary.
+        use_unlabelled: Whether to build the vocabulary from unlabelled rows as well.
     """
     train = data.splits["train"]
     torch.manual_seed(config.seed)
@@ -127,15 +132,16 @@ def make_student(config: TrainConfig, data: DataSet, use_unlabelled: bool) -> Sa
     student = new_student(backbone, data.task, *_target_statistics(train, data.task))
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if is_pretrained(backbone):
-        # Features of any size give even first guesses, and no gradient of a random head harms
-        # the pre-trained weights (as in Kolesnikov et al., Big Transfer, 2020).
+        # A zero head gives uniform initial predictions whatever the scale of the features, and a
+        # random head's gradients would harm the pre-trained weights (as in Kolesnikov et al., Big
+        # Transfer, 2020).
         for parameter in student.head.parameters():
             torch.nn.init.zeros_(parameter)
     return SavedStudent(student, data.task, columns, backbone)
 
 
 def is_pretrained(backbone: Backbone) -> bool:
-    """Whether a backbone starts from other than random weights."""
+    """Whether a backbone starts from pre-trained weights."""
     return bool(backbone.info["weights"] != "random")
 
 
@@ -147,15 +153,15 @@ def make_model(
     schedule: Schedule,
     device: torch.device,
 ) -> TransferModel:
-    """The student with its transfer loss, and the second student of the safety net.
+    """Build the student with its transfer loss and the second student of the safety net.
 
     Args:
         config: Options of the run.
         saved: The student.
         train: The labelled rows.
         pool: Rows that join the transfer loss without labels.
-        schedule: How the model is trained.
-        device: Where losses that need the student's starting features run it.
+        schedule: The training schedule.
+        device: Device on which losses that need the student's initial features run the student.
     """
     rows = len(train.samples)
     loss = make_loss(
@@ -183,7 +189,7 @@ def make_model(
 
 
 def _class_weights(config: TrainConfig, samples: Samples, task: Task) -> Tensor | None:
-    """Weights of the classes in the task loss, of mean 1 over the training rows."""
+    """Class weights of the task loss, shape (num_classes,); their mean over training rows is 1."""
     if config.class_weights == "none":
         return None
     if task.kind != "classification":
@@ -194,7 +200,7 @@ def _class_weights(config: TrainConfig, samples: Samples, task: Task) -> Tensor 
 
 
 def list_notes(config: TrainConfig, saved: SavedStudent, train: PreparedRows) -> list[str]:
-    """Sentences on what people should know of the inputs of teachers and student."""
+    """Sentences for the user about the inputs of the teachers and the student."""
     notes = [note for features in train.teachers for note in features.notes]
     preprocessing = saved.backbone.preprocessing
     if isinstance(preprocessing, Tokenization):
@@ -202,7 +208,7 @@ def list_notes(config: TrainConfig, saved: SavedStudent, train: PreparedRows) ->
     lacking = ~np.all([features.present for features in train.teachers], axis=0)
     if config.combine == "product" and lacking.any():
         notes.append(
-            f"{lacking.sum()} training rows lack an input of a teacher; a product of teachers "
-            "ignores them, --combine concat does not"
+            f"{lacking.sum()} training rows lack an input of a teacher; --combine product ignores "
+            "them, --combine concat does not"
         )
     return notes

@@ -1,4 +1,4 @@
-"""A run's folder: when it may be written, what is in it."""
+"""The run folder: its files, how they are written and how they are read."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class TrainResult:
     Attributes:
         out: The run folder.
         metrics: The final score of the best checkpoint, see :func:`aft.metrics.compute_metrics`.
-        split: What was scored: ``test``, or ``validation`` where there is no test split.
-        summary: Everything in the run's ``result.json``.
+        split: The scored split: ``test``, or ``validation`` if there is no test split.
+        summary: Content of the run's ``result.json``.
     """
 
     out: Path
@@ -57,11 +57,11 @@ class TrainResult:
         """Read a finished run.
 
         Raises:
-            ConfigError: If there is none in this folder.
+            ConfigError: If the folder contains no finished run.
         """
         out = Path(out)
         if not is_finished(out):
-            raise ConfigError(f"{out} holds no finished run of aft")
+            raise ConfigError(f"expected a finished run of aft in {out}, found none")
         summary = json.loads((out / RESULT).read_text())
         return cls(out, summary["metrics"], summary["split"], summary)
 
@@ -69,18 +69,18 @@ class TrainResult:
         """The trained student.
 
         Raises:
-            StudentError: If it cannot be read.
+            StudentError: If the student cannot be read.
         """
         return SavedStudent.load(self.out, trust_remote_code=True)
 
 
 def is_finished(out: Path) -> bool:
-    """Whether the run in this folder came to its end."""
+    """Whether the run in this folder is finished."""
     return (out / RESULT).exists()
 
 
 def free_folder(data: str) -> Path:
-    """A folder that does not exist yet, named after the data: ``runs/flowers-1``."""
+    """A new folder name derived from the data source, e.g. ``runs/flowers-1``."""
     name = result_name(data)
     number = 1
     while Path(f"runs/{name}-{number}").exists():
@@ -89,32 +89,32 @@ def free_folder(data: str) -> Path:
 
 
 def open_run(out: Path, config: TrainConfig) -> None:
-    """Make the folder ready, or refuse: nothing is replaced that was not offered for it.
+    """Create the run folder. An existing run is replaced only with ``overwrite``.
 
     Raises:
-        ConfigError: If something is there and neither resume nor overwrite says what to do, if
-            it is no run, or if a run to go on with had other options.
+        ConfigError: If the folder contains a run and neither ``resume`` nor ``overwrite`` is set,
+            if it contains other files, or if the run to resume had other options.
     """
     if check_own_folder(out, CONFIG, "run"):
-        begun = (out / CHECKPOINTS / LAST).exists()  # before, there is nothing to lose
+        begun = (out / CHECKPOINTS / LAST).exists()  # before, nothing is lost
         if config.overwrite:
             shutil.rmtree(out)
         elif config.resume and (begun or is_finished(out)):
             _check_same(out, config)
         elif is_finished(out):
             raise ConfigError(
-                f"{out} holds a finished run; name another --out, or pass --overwrite to replace it"
+                f"{out} contains a finished run; use another --out, or --overwrite to replace it"
             )
         elif begun:
             raise ConfigError(
-                f"{out} holds an unfinished run; pass --resume to go on with it, or --overwrite to "
+                f"{out} contains an unfinished run; use --resume to continue it, or --overwrite to "
                 "start again"
             )
     out.mkdir(parents=True, exist_ok=True)
 
 
 def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
-    """Write what the run is made of: its options, its data, what could not be read."""
+    """Write the options, a description of the data, and the list of unreadable inputs."""
     write_config_file(out / CONFIG, config)
     write_json(out / DATA, data.describe())
     if data.report.bad_inputs:
@@ -123,13 +123,13 @@ def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write JSON for people and programs alike."""
+    """Write indented JSON."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _check_same(out: Path, config: TrainConfig) -> None:
     saved = resolve(TrainConfig, None, read_config_file(out / CONFIG, TrainConfig))
-    before = saved.model_dump(mode="json")  # options that it does not name had their defaults
+    before = saved.model_dump(mode="json")  # options missing in the file get their defaults
     now = config.model_dump(mode="json")
     changed = [
         f"{name} {before[name]!r} -> {now[name]!r}"
@@ -138,8 +138,8 @@ def _check_same(out: Path, config: TrainConfig) -> None:
     ]
     if changed:
         raise ConfigError(
-            f"the run in {out} had other options: {'; '.join(changed)}. Give the same ones to "
-            "resume it, or name another --out"
+            f"the run in {out} had other options: {'; '.join(changed)}. Use the same options to "
+            "resume it, or another --out"
         )
 
 
@@ -148,7 +148,7 @@ class RunLog:
 
     Args:
         folder: The run folder.
-        step: The step that a run goes on from; later lines of an earlier try are dropped.
+        step: Step from which the run resumes; logged lines of later steps are removed.
         enabled: False in all processes but the first.
     """
 
@@ -168,7 +168,7 @@ class RunLog:
         self.board = SummaryWriter(folder / "tensorboard", purge_step=purge)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Add one line: the step, the split and the values."""
+        """Append one line with the step, the split and the values."""
         if not self.enabled:
             return
         with self.path.open("a") as file:
@@ -184,13 +184,13 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Finish the TensorBoard file."""
+        """Close the TensorBoard file."""
         if self.board is not None:
             self.board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics; a line that was being written is left out."""
+    """All complete lines of a run's metrics; an incomplete last line is ignored."""
     path = folder / METRICS
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
@@ -203,7 +203,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run left behind.
+    """The content of a finished run folder.
 
     Attributes:
         folder: The run folder.
@@ -211,8 +211,8 @@ class Run:
         config: ``config.yaml``.
         data: ``data.json``.
         metrics: The lines of ``metrics.jsonl``.
-        gates: One array ``(dim,)`` a teacher; empty without teachers or without gates.
-        rows: Columns of ``evaluation.parquet``: one row for each sample of the final split.
+        gates: One array ``(dim,)`` per teacher; empty without teachers or without gates.
+        rows: Columns of ``evaluation.parquet``, with one row per sample of the final split.
         bad_inputs: File and fault of each input that could not be read.
     """
 
@@ -227,7 +227,7 @@ class Run:
 
     @property
     def task(self) -> Task:
-        """What the student predicts."""
+        """The task of the student."""
         return Task.from_description(self.result["task"])
 
     @property
@@ -237,26 +237,26 @@ class Run:
 
     @property
     def teachers(self) -> list[dict[str, Any]]:
-        """``spec``, ``dim`` and more of each teacher."""
+        """``spec``, ``dim`` and other values of each teacher."""
         return list(self.result.get("teachers") or ())
 
     @property
     def safety_net(self) -> dict[str, Any]:
-        """How a second student did that learned from the labels alone; empty without one."""
+        """Comparison with the second student, trained on the labels alone; empty without one."""
         return dict(self.result.get("safety_net") or {})
 
     @property
     def columns(self) -> list[dict[str, str]]:
-        """``name`` and ``modality`` of each input column; empty where that was not recorded."""
+        """``name`` and ``modality`` of each input column; empty if they were not recorded."""
         return list(self.result.get("columns") or ())
 
     @property
     def modalities(self) -> list[str]:
-        """What inputs consist of: ``image``, ``text`` or both."""
+        """Modalities of the inputs: ``image``, ``text`` or both."""
         return sorted({column["modality"] for column in self.columns}) or ["image"]
 
     def curve(self, split: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Steps and values of one metric; both empty where it was never logged."""
+        """Steps and values of one metric; both are empty if it was never logged."""
         lines = [
             m for m in self.metrics if m["split"] == split and math.isfinite(m.get(name, math.nan))
         ]
@@ -265,14 +265,14 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a finished run; all but ``result.json`` may be missing.
+    """Read a finished run; all files except ``result.json`` may be missing.
 
     Raises:
-        DataError: If the folder holds no finished run.
+        DataError: If the folder contains no finished run.
     """
     if not (folder / RESULT).is_file():
         raise DataError(
-            f"expected a finished run in {folder}, found no result.json; train it first"
+            f"expected a finished run in {folder}, found no result.json; run aft train first"
         )
     return Run(
         folder=folder,

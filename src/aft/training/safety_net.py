@@ -1,4 +1,4 @@
-"""The safety net: which of two students is kept, with transfer or from the labels alone."""
+"""The safety net: keep the student trained with transfer, or the one from the labels alone."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from aft.training.finish import Scorer, final_split
 from aft.training.transfer_model import TransferModel
 
 NOT_WORSE = 2.0
-"""By how many standard errors the student may be behind the one that learned from the labels
-alone, on validation rows, before that one is kept."""
+"""The student from the labels alone is kept if the student with transfer is worse on validation
+rows by more than this number of standard errors."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Two students on the same held-out rows: with transfer, and from the labels alone.
+    """Comparison of two students, with transfer and from the labels alone, on held-out rows.
 
     Attributes:
-        difference: Mean over rows of the score with transfer less that without.
-        standard_error: Of this mean.
-        fell_back: Whether the student that learned from the labels alone was kept.
+        difference: Mean over rows of the score with transfer minus the score without.
+        standard_error: Standard error of this mean.
+        fell_back: Whether the student from the labels alone was kept.
     """
 
     difference: float
@@ -46,26 +46,27 @@ def judge(
     task: Task,
     metric: str,
 ) -> Choice:
-    """Whether the transfer did harm.
+    """Decide whether the transfer harmed the student.
 
-    Rows are scored by themselves: right or wrong; for several labels the share that is right; for
-    regression minus the squared error, in units of the targets' variance. The standard error of
-    the mean difference is taken with two made-up rows beside the real ones, one for either student
-    and as large as the others' differences are: else four rows of which all speak for one student
-    would look certain (Agresti and Min, 2005, for paired proportions).
+    Each row has a score: 1 if the prediction is correct, else 0; for multilabel tasks the share of
+    correct labels; for regression minus the squared error, in units of the targets' variance. The
+    standard error of the mean difference is computed with two pseudo-rows added, one in favour of
+    each student, whose size is the root mean square of the non-zero differences. Without them, a
+    few rows that all favour one student would give a standard error near zero (Agresti and Min,
+    2005, for paired proportions).
 
     Args:
         logits: Outputs of the student with transfer, ``(n, num_outputs)``.
-        alone: Those of the student that learned from the labels alone.
+        alone: Outputs of the student from the labels alone, ``(n, num_outputs)``.
         labels: As in :class:`aft.data.Samples`.
-        task: What the outputs mean.
+        task: The task.
         metric: The metric of the run.
     """
     difference = _row_scores(logits, labels, task) - _row_scores(alone, labels, task)
     if task.kind == "classification" and metric != "accuracy":
         difference = difference * _class_weights(labels)
-    apart = difference[difference != 0]
-    size = math.sqrt(float((apart**2).mean())) if len(apart) else 0.0
+    nonzero = difference[difference != 0]
+    size = math.sqrt(float((nonzero**2).mean())) if len(nonzero) else 0.0
     rows = np.append(difference, [size, -size])
     mean, error = float(difference.mean()), float(rows.std(ddof=1) / math.sqrt(len(rows)))
     return Choice(mean, error, mean < -NOT_WORSE * error)
@@ -83,7 +84,7 @@ def _row_scores(
 
 
 def _class_weights(labels: NDArray[Any]) -> NDArray[np.float64]:
-    """Weights of the rows, of mean 1, with which every class counts the same."""
+    """Row weights with mean 1 that give every class the same total weight."""
     classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return np.asarray(len(labels) / (len(classes) * counts[index]), dtype=np.float64)
 
@@ -96,17 +97,17 @@ def choose_student(
     metric: str,
     score: Scorer,
 ) -> tuple[SavedStudent, dict[str, Any]]:
-    """The student to keep, and what the run's summary says of the choice.
+    """Choose the student to keep; returns it with values for the run's summary.
 
-    Without a student beside it the one with transfer is kept, and nothing is said.
+    Without a second student, the student with transfer is kept and the values are empty.
 
     Args:
         model: Both students, with their best weights.
-        data: The data set; its validation rows decide.
+        data: The data set; the choice is made on its validation rows.
         saved: The student with transfer.
-        progress: Which steps' weights those are.
+        progress: Holds the steps of the best weights.
         metric: The metric of the run.
-        score: Gives the students' outputs.
+        score: Computes the students' outputs.
     """
     if not isinstance(model.alone, Student):
         return saved, {}
@@ -129,35 +130,35 @@ def choose_student(
             }
         )
     with_transfer, without = scored
-    found: dict[str, Any] = {
+    safety_net: dict[str, Any] = {
         "metric": metric,
         "with_transfer": with_transfer,
         "alone": without,
         **asdict(choice),
     }
-    found["sentence"] = describe_choice(found, len(labels))
+    safety_net["sentence"] = describe_choice(safety_net, len(labels))
     kept = alone if choice.fell_back else saved
     best_step = scored[choice.fell_back]["best_step"]
-    return kept, {"best_step": best_step, "safety_net": found}
+    return kept, {"best_step": best_step, "safety_net": safety_net}
 
 
 def describe_choice(found: Mapping[str, Any], rows: int) -> str:
-    """A sentence on what the safety net saw.
+    """A sentence about the decision of the safety net.
 
     Args:
         found: ``safety_net`` of a run's summary.
         rows: Number of validation rows.
     """
     scores = [found[name]["validation"] for name in ("with_transfer", "alone")]
-    seen = (
-        f"on {rows} validation rows {found['metric']} is {scores[0]:.3f} with the teachers and "
+    scores_text = (
+        f"on {rows} validation rows, {found['metric']} is {scores[0]:.3f} with the teachers and "
         f"{scores[1]:.3f} from the labels alone"
     )
     if found["fell_back"]:
         return (
-            f"the safety net stepped in: {seen}, so the student that learned from the labels alone "
-            "was kept"
+            f"the safety net kept the student from the labels alone: {scores_text}, a difference "
+            "of more than two standard errors"
         )
     behind = found["difference"] < 0
-    why = ", which is within two standard errors" if behind else ""
-    return f"the student with the teachers was kept: {seen}{why}"
+    why = ", a difference within two standard errors" if behind else ""
+    return f"the student with the teachers was kept: {scores_text}{why}"

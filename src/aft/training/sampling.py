@@ -1,7 +1,7 @@
-"""Which samples make the batch of a step, and as which random views.
+"""Selection of the samples of each batch, and their random views.
 
-Everything random is a function of the seed, the step or epoch, and the sample, never of what was
-drawn before.
+All randomness is a function of the seed, the step or epoch, and the sample. It never depends on
+earlier draws.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from aft.features.stored import StoredFeatures
 Transform = Callable[[Any], Inputs]
 ViewBatch = tuple[Inputs, NDArray[np.int64]]
 """A batch of inputs, and the positions of its samples."""
-VIEW, BATCH, STEP, UNLABELLED = 1, 2, 3, 4  # what a random stream is for
+VIEW, BATCH, STEP, UNLABELLED = 1, 2, 3, 4  # purposes of random streams
 
 
 @dataclass(frozen=True)
 class PreparedRows:
-    """Samples with what a model makes of them.
+    """Samples with their transform and teacher features.
 
     Attributes:
         samples: The samples, with the columns that the student takes.
-        transform: From a sample's input to the student's.
+        transform: Maps a sample's input to the student's input.
         teachers: The stored features of each teacher for these samples.
     """
 
@@ -41,15 +41,15 @@ class PreparedRows:
 
 
 def stream(*parts: int) -> int:
-    """A seed for one purpose, unrelated to those of other purposes."""
+    """A seed for one purpose, independent of the seeds for other purposes."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def seed_everything(seed: int, device: str = "cpu") -> None:
-    """Seed torch's default generators; for the CPU alone where no other device computes.
+    """Seed torch's default generators; with device ``cpu`` only the CPU generator.
 
-    Where CUDA was never used, `torch.manual_seed` notes every call, with the stack it came from,
-    for the day that it will be: slow for each sample, and kept for ever.
+    Before CUDA is initialised, `torch.manual_seed` queues every call with its stack trace, to be
+    repeated at initialisation. Per sample that is slow, and the queue is never freed.
     """
     if device == "cpu":
         torch.default_generator.manual_seed(seed)
@@ -58,7 +58,7 @@ def seed_everything(seed: int, device: str = "cpu") -> None:
 
 
 class Views(Dataset[tuple[Inputs, int]]):
-    """Random views of samples; the view depends on seed, epoch and position alone."""
+    """Random views of samples; a view depends only on the seed, the epoch and the position."""
 
     def __init__(self, samples: Samples, augment: Transform, seed: int) -> None:
         self.samples = samples
@@ -83,19 +83,19 @@ def collate_views(views: list[tuple[Inputs, int]]) -> ViewBatch:
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
-    """The batches of some steps, each a list of (epoch, position).
+    """The batches of a range of steps, each a list of (epoch, position).
 
-    Every epoch is a permutation cut into whole batches; what is left over rests until the next.
-    A data set smaller than a batch is one batch.
+    Every epoch is a permutation divided into full batches; the remaining samples are skipped in
+    that epoch. A data set smaller than a batch is one batch.
 
     Args:
         num_samples: Size of the data set.
-        batch_size: Samples a step, over all processes.
-        steps: The steps to make batches for.
-        seed: Of the order.
-        rank: Number of this process.
-        world_size: How many share each batch.
-        purpose: Which random stream draws the order.
+        batch_size: Samples per step, over all processes.
+        steps: The steps for which to produce batches.
+        seed: Seed of the order.
+        rank: Rank of this process.
+        world_size: Number of processes that share each batch.
+        purpose: The random stream that determines the order.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How a run is trained: its options as numbers, its optimizer, its learning rates."""
+"""Training schedule: hyperparameters, optimizer and learning rate schedule."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ SGD_FACTOR = 30
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a run is trained.
+    """Hyperparameters of training.
 
     Attributes:
         steps: Number of optimizer steps.
-        batch_size: Samples a step, over all processes.
-        unlabelled_batch_size: Samples without labels beside them.
+        batch_size: Labelled samples per step, over all processes.
+        unlabelled_batch_size: Unlabelled samples per step, over all processes.
         optimizer: ``adamw``, ``adam`` or ``sgd``.
-        lr: Highest learning rate of the student's body.
-        head_lr: Highest learning rate of its last layer and of parts with random weights.
-        loss_lr: Highest learning rate of the transfer loss's own parameters.
-        weight_decay: Of matrices and kernels; biases and norms have none.
-        warmup: Share of the steps with a rising rate.
-        clip_norm: Largest norm of the gradient of the student; 0 does not clip.
-        eval_every: Steps between looks at the validation split.
-        patience: Looks without a better score before stopping; None never stops early.
-        seed: Of everything random.
+        lr: Peak learning rate of the student's backbone.
+        head_lr: Peak learning rate of its last layer and of parts with random weights.
+        loss_lr: Peak learning rate of the transfer loss's parameters.
+        weight_decay: Weight decay of matrices and kernels; biases and norms have none.
+        warmup: Share of the steps with linear warmup.
+        clip_norm: Maximum gradient norm of each student; 0 disables clipping.
+        eval_every: Steps between evaluations on the validation split.
+        patience: Evaluations without a better score before stopping; None disables early stopping.
+        seed: Random seed.
     """
 
     steps: int
@@ -56,7 +56,7 @@ class Schedule:
 
 
 def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Optimizer:
-    """Groups: matrices, and biases and norms, of body and untrained parts; the loss's own."""
+    """The optimizer, with parameter groups by learning rate and weight decay."""
     named = []
     for student in (model.student, model.alone):
         if student is not None:
@@ -80,7 +80,7 @@ def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Opti
 
 
 def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: linear rise, then a cosine down to zero."""
+    """Learning rate factor per step: linear warmup, then cosine decay to zero."""
     rise = round(steps * warmup)
 
     def factor(step: int) -> float:
@@ -92,15 +92,15 @@ def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
 
 
 def make_schedule(config: TrainConfig, num_samples: int, pretrained: bool) -> Schedule:
-    """The schedule that a run's options ask for.
+    """The schedule for a run's options.
 
     Args:
-        config: The options.
-        num_samples: Labelled training rows.
+        config: Options of the run.
+        num_samples: Number of labelled training rows.
         pretrained: Whether the student starts from pre-trained weights.
 
     Raises:
-        ConfigError: If the options contradict each other.
+        ConfigError: If both ``steps`` and ``epochs`` are set.
     """
     per_epoch = max(1, num_samples // config.batch_size)
     if config.steps is not None and config.epochs is not None:

@@ -1,8 +1,7 @@
-"""The one training loop, on Hugging Face Accelerate.
+"""The training loop, built on Hugging Face Accelerate.
 
-Everything random in a step is a function of the seed, the step and the sample, never of what was
-drawn before. So a run that was stopped goes on exactly as if it had not been, whatever the number
-of workers.
+All randomness in a step is a function of the seed, the step and the sample, never of earlier draws.
+So a resumed run gives exactly the same result as an uninterrupted one, with any number of workers.
 """
 
 from __future__ import annotations
@@ -50,34 +49,34 @@ from aft.training.transfer_model import TransferModel
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped a run; its state is on disk."""
+    """Raised when the user interrupts a run, after its state has been saved."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step}; the same command with --resume goes on")
+        super().__init__(f"interrupted after step {step}; to resume, run again with --resume")
         self.step = step
 
 
 def make_accelerator(device: torch.device, precision: str = "fp32") -> Accelerator:
-    """An accelerator for this device; several in one process may differ in precision."""
+    """An accelerator for this device; successive ones in a process may differ in precision."""
     AcceleratorState._reset_state(True)
     mixed = {"fp32": "no", "bf16": "bf16"}[precision]
     return Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
 
 
 class Trainer:
-    """Trains a :class:`TransferModel` over stored teacher features.
+    """Trains a :class:`TransferModel` with stored teacher features.
 
     Args:
-        model: Student and loss.
-        task: What the student's outputs mean.
+        model: Student and transfer loss.
+        task: The task.
         train: Labelled samples.
-        validation: Held-out samples that choose the checkpoint.
+        validation: Held-out samples, used to choose the checkpoint.
         pool: Samples without labels, which join the transfer loss.
         metric: The metric that chooses the checkpoint; higher is better.
-        schedule: How to train.
-        accelerator: Devices, processes and precision.
-        folder: Where checkpoints go.
-        num_workers: Processes that read inputs.
+        schedule: The training schedule.
+        accelerator: Device, processes and precision.
+        folder: Folder of the checkpoints.
+        num_workers: Number of processes that read inputs.
         progress: Whether to show a progress bar.
     """
 
@@ -114,28 +113,28 @@ class Trainer:
 
     @property
     def last(self) -> Path:
-        """The checkpoint that a run goes on from."""
+        """Path of the checkpoint to resume from."""
         return self.folder / LAST
 
     @property
     def best(self) -> Path:
-        """The weights that scored best on the validation split, within its uncertainty."""
+        """Path of the best weights on the validation split, see :meth:`Best.update`."""
         return self.folder / BEST
 
     @property
     def best_alone(self) -> Path:
-        """The same of the student that learns from the labels alone."""
+        """Path of the best weights of the student that learns from the labels alone."""
         return self.folder / BEST_ALONE
 
     def fit(self, log: RunLog) -> Progress:
-        """Train to the end, or until patience runs out; leaves the best weights in the model.
+        """Train until the last step or early stopping, then load the best weights.
 
         Args:
-            log: Where metrics go.
+            log: Receives the metrics.
 
         Raises:
             Interrupted: On Ctrl-C or SIGTERM, after the state was saved.
-            StudentError: If the loss is no longer a number.
+            StudentError: If the loss is not finite.
         """
         schedule, state = self.schedule, self.progress
         started = time.perf_counter() - state.seconds
@@ -147,7 +146,7 @@ class Trainer:
             disable=not self.show,
             dynamic_ncols=True,
         )
-        with bar, _stop_signals() as stopped:
+        with bar, _stop_signals() as interrupted:
             for batch in self._batches() if not state.finished else ():
                 values: dict[str, float] = self._step(*batch)
                 state.step += 1
@@ -165,7 +164,7 @@ class Trainer:
                     self.save()
                 if state.finished:
                     break
-                if stopped.is_set():
+                if interrupted.is_set():
                     state.seconds = time.perf_counter() - started
                     self.save()
                     raise Interrupted(state.step)
@@ -176,7 +175,7 @@ class Trainer:
         return state
 
     def _step(self, batch: ViewBatch, unlabelled: ViewBatch | None) -> dict[str, float]:
-        """One optimizer step on a batch with labels, and perhaps one without."""
+        """One optimizer step on a labelled batch and, optionally, an unlabelled one."""
         accelerator, step = self.accelerator, self.progress.step
         device = accelerator.device
         seed_everything(
@@ -193,11 +192,11 @@ class Trainer:
         out = self.model(to_device(inputs, device), features or None, labels, *more)
         if not torch.isfinite(out["loss"]):
             raise StudentError(
-                f"the loss is {out['loss'].item()} at step {step + 1}: training diverged. Lower "
-                f"--lr (now {self.schedule.lr:g}) or --beta; the last checkpoint is kept"
+                f"the loss is {out['loss'].item()} at step {step + 1}: training diverged. Use a "
+                f"lower --lr (now {self.schedule.lr:g}) or --beta; the last checkpoint is kept"
             )
         self.optimizer.zero_grad()
-        # The student that learns from the labels alone shares no weight with the other.
+        # The two students share no weights, so adding their losses does not mix their gradients.
         accelerator.backward(out["loss"] + out.get("alone_loss", 0.0))
         if self.schedule.clip_norm > 0:
             model = self.module
@@ -209,12 +208,12 @@ class Trainer:
         return {name: out[name].item() for name in out if name.endswith("loss")}
 
     def _batches(self) -> Iterator[tuple[ViewBatch, ViewBatch | None]]:
-        """This process's part of every batch from the current step on."""
+        """This process's part of each batch, starting at the current step."""
         schedule = self.schedule
         labelled = self._load(self.train, schedule.batch_size, schedule.seed, BATCH)
         if self.pool is None:
             return ((batch, None) for batch in labelled)
-        seed = stream(schedule.seed, UNLABELLED)  # views apart from those of the labelled
+        seed = stream(schedule.seed, UNLABELLED)  # other views than the labelled rows have
         return zip(
             labelled,
             self._load(self.pool, schedule.unlabelled_batch_size, seed, UNLABELLED),
@@ -243,7 +242,7 @@ class Trainer:
         )
 
     def _evaluate(self, log: RunLog) -> float:
-        """Score the validation split; keep the weights if they are the best so far."""
+        """Evaluate on the validation split; save the weights if :meth:`Best.update` says so."""
         state, model = self.progress, self.module
         score, error = self._score(model.student, log, "validation")
         if state.best.update(state.step, score, error):
@@ -276,7 +275,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
-        """Write the whole training state to :attr:`last`: it is there whole, or not at all."""
+        """Write the training state to :attr:`last`, atomically."""
         if self.accelerator.is_main_process:
             state = {
                 "model": weights_on_cpu(self.module),
@@ -288,10 +287,10 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> None:
-        """Go on from :attr:`last`.
+        """Load the training state from :attr:`last`.
 
         Raises:
-            StudentError: If the checkpoint cannot be read, or is of another model.
+            StudentError: If the checkpoint cannot be read, or belongs to another model.
         """
         try:
             state = torch.load(self.last, weights_only=True, map_location="cpu")
@@ -301,23 +300,23 @@ class Trainer:
             self.progress = Progress.from_dict(state["progress"])
         except Exception as error:
             raise StudentError(
-                f"cannot read the checkpoint {self.last}, or it is of another version of aft; "
-                f"--overwrite instead of --resume trains anew: {error}"
+                f"cannot load the checkpoint {self.last}, damaged or from another version of aft "
+                f"({error}). Use --overwrite instead of --resume to start again"
             ) from None
 
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Set an event on Ctrl-C or SIGTERM, so that the step under way is finished first."""
-    stopped = threading.Event()
+    """Set an event on Ctrl-C or SIGTERM, so that the current step can finish."""
+    received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stopped
+        yield received
         return
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     for number in handlers:
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, lambda *_: received.set())
     try:
-        yield stopped
+        yield received
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The transfer loss that a run's options name, fitted to stored features where it has to be."""
+"""Builds the transfer loss for a run's options; some losses are fitted to stored features."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from aft.training.sampling import Transform
 from aft.training.schedule import Schedule
 
 MOST_FITTED_ROWS = 20_000
-"""Losses that are fitted before training see so many rows of the stored features at most."""
+"""Maximum number of rows for losses that are fitted to stored features before training."""
 FACTOR_DIM = 128
 SOFT = ("soft-labels", "aft-soft")
-"""Losses with soft labels, which rows without labels and stored views are for."""
+"""Losses with soft labels; these use unlabelled rows and stored views by default."""
 AUTO_VIEWS = 4
 AUTO_BETA = {
     **{"aft": 3.0, "aft-no-kernel": 1.0, "kd": 1.0, "kernel-kd": 1.0, "rkd": 1.0, "ft": 1.0},
@@ -57,23 +57,23 @@ def make_loss(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> nn.Module | None:
-    """The loss of a run; None without teachers.
+    """The transfer loss of a run; None without teachers.
 
-    What is fitted here depends on the seed, the student's starting weights and the stored features
-    alone, so that a resumed run makes the same.
+    Fitted losses depend only on the seed, the student's initial weights and the stored features,
+    so a resumed run gets the same loss.
 
     Args:
-        options: Which loss, and how.
+        options: Name and options of the loss.
         teachers: Stored features of the training samples.
-        student: With the weights that it starts from.
+        student: The student with its initial weights.
         inputs: The training samples, with the columns that the student takes.
-        transform: From a sample's input to the student's, without augmentation.
-        task: What the student learns.
-        seed: Of what is drawn at random.
-        device: Where the student is run, for losses that need its starting features.
+        transform: Maps a sample's input to the student's input, without augmentation.
+        task: The task.
+        seed: Random seed.
+        device: Device to run the student on, for losses that need its initial features.
 
     Raises:
-        ConfigError: If the loss does not fit the task.
+        ConfigError: If the loss does not support the task.
     """
     if not teachers:
         return None
@@ -123,32 +123,33 @@ def make_loss(
 
 
 def count_views(config: TrainConfig, unlabelled: bool) -> int:
-    """How many stored views of each training row join the transfer loss.
+    """Number of stored views per training row in the transfer loss.
 
     Args:
         config: Options of the run.
-        unlabelled: Whether there are rows without labels.
+        unlabelled: Whether there are unlabelled rows.
     """
     if config.views == "auto":
         wanted = config.loss in SOFT and not unlabelled and config.augment != "none"
         tables = any(split_column(one)[1].startswith("features:") for one in config.teachers)
-        return AUTO_VIEWS if wanted and not tables else 0  # a table knows nothing of views
+        return AUTO_VIEWS if wanted and not tables else 0  # a table of features has no views
     return 0 if config.views == "clean" else config.views
 
 
 def weight_of_transfer(config: TrainConfig, schedule: Schedule, rows: int, pool: int) -> float:
     """The weight of the transfer loss, beta.
 
-    ``auto`` needs no search: a soft label is in the units of the task loss, so every row's counts
-    as much as a label. The task loss is a mean over the labelled rows of a step, the transfer loss
-    one over all rows, and beta is the ratio of these numbers. The other losses are in units of
-    their own and have the weight that the benchmarks chose most often.
+    With ``auto``, a loss with soft labels needs no search, since it has the units of the task
+    loss: one soft label weighs as much as one label. The task loss is a mean over the labelled
+    rows of a step and the transfer loss a mean over all rows, so beta is the number of all rows
+    divided by the number of labelled rows. The other losses have other units; ``auto`` is the
+    weight that was chosen most often in the benchmarks.
 
     Args:
         config: Options of the run.
-        schedule: Its schedule.
+        schedule: The training schedule.
         rows: Number of labelled training rows.
-        pool: Number of rows without labels, or stored views, that join the transfer loss.
+        pool: Number of unlabelled rows, or stored views, that join the transfer loss.
     """
     if config.beta != "auto":
         return config.beta
@@ -163,15 +164,15 @@ def _kernel_options(options: LossOptions) -> dict[str, Any]:
 
 
 def check_loss(loss: str, task: Task) -> None:
-    """See that a loss is for such a task.
+    """Check that a loss supports a task.
 
     Raises:
-        ConfigError: If it is not.
+        ConfigError: If it does not.
     """
     if loss == "logit-kd" and task.kind != "classification":
-        raise ConfigError(f"logit-kd is for classification, the task is {task.kind}")
+        raise ConfigError(f"logit-kd needs a classification task, got {task.kind}")
     if loss == "b-tuning" and task.kind == "multilabel":
-        raise ConfigError("b-tuning is for classification and regression, the task is multilabel")
+        raise ConfigError("b-tuning needs a classification or regression task, got multilabel")
 
 
 def _some_rows(number: int, seed: int) -> NDArray[np.int64]:

@@ -16,20 +16,20 @@ from aft.students.student import Rescale, StudentOutput
 class TransferModel(nn.Module):
     """A student and its transfer loss in one module, for any training loop.
 
-    The loss lives inside so that data-parallel training synchronises its parameters and
-    checkpoints hold them.
+    The loss is a submodule, so that data-parallel training synchronises its parameters and
+    checkpoints contain them.
 
     Args:
         student: Returns ``(logits, features)``.
         transfer_loss: Called with student features and teacher features; None trains on the
-            labels alone. Its attribute ``needs`` may ask for ``logits`` in place of the first, or
-            for ``both``, a pair of logits and features.
+            labels alone. With the attribute ``needs = "logits"`` the first argument is the
+            logits, with ``needs = "both"`` a pair of logits and features.
         beta: Weight of the transfer loss.
-        task: ``classification``, ``multilabel`` or ``regression``; picks the task loss.
+        task: ``classification``, ``multilabel`` or ``regression``; determines the task loss.
         label_smoothing: For classification, see :func:`torch.nn.functional.cross_entropy`.
-        alone: A second student, trained beside the first on the labels alone, to see whether the
-            transfer pays. Neither changes what the other learns.
-        class_weights: For classification, the weight of each class in the task loss,
+        alone: A second student, trained in parallel on the labels alone, to measure whether the
+            transfer helps. The two students do not influence each other.
+        class_weights: For classification, the weight of each class in the task loss, shape
             ``(num_classes,)``.
     """
 
@@ -52,7 +52,7 @@ class TransferModel(nn.Module):
         self.beta = beta
         self.task = task
         self.label_smoothing = label_smoothing
-        # Not in checkpoints: they follow from the data.
+        # Not part of checkpoints: computed from the data.
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(
@@ -63,20 +63,21 @@ class TransferModel(nn.Module):
         unlabelled: Inputs | None = None,
         unlabelled_features: Tensor | list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """One batch.
+        """Outputs and losses of one batch.
 
         Args:
             inputs: The student's inputs, see :func:`aft.backbones.batches.collate`.
-            teacher_features: ``(B, sum of dims)``, or one ``(B, dim)`` a teacher; without them
-                there is no transfer loss.
-            labels: As in :class:`aft.data.Samples`; without them there is no task loss.
-            unlabelled: Inputs of ``U`` rows without labels, which join the transfer loss.
-            unlabelled_features: The teachers' features of these, as `teacher_features`.
+            teacher_features: Shape ``(B, sum of dims)``, or a list with one ``(B, dim)`` per
+                teacher; if None, there is no transfer loss.
+            labels: As in :class:`aft.data.Samples`; if None, there is no task loss.
+            unlabelled: Inputs of ``U`` unlabelled rows, which join the transfer loss.
+            unlabelled_features: Teacher features of these rows, in the form of
+                `teacher_features`.
 
         Returns:
-            ``logits``, ``features`` and, as far as they are known, ``task_loss``,
-            ``transfer_loss`` and ``loss`` (task loss + beta * transfer loss); ``alone_loss``, the
-            task loss of the student that learns from the labels alone, where there is one.
+            ``logits``, ``features`` and, if they are defined, ``task_loss``, ``transfer_loss``,
+            ``loss`` (task loss + beta * transfer loss) and ``alone_loss``, the task loss of the
+            second student.
         """
         out: dict[str, Tensor] = {}
         if self.alone is not None and labels is not None:
@@ -99,7 +100,7 @@ class TransferModel(nn.Module):
         return out
 
     def _scale(self) -> Tensor | float:
-        """The size of a standardized output, in the units of the student's."""
+        """The scale of the student's outputs: the targets' standard deviation, or 1."""
         rescale = getattr(self.student, "rescale", None)
         return rescale.scale if isinstance(rescale, Rescale) else 1.0
 
@@ -115,7 +116,7 @@ class TransferModel(nn.Module):
 
 
 def _fork_random(module: nn.Module) -> AbstractContextManager[None]:
-    """Whatever is drawn at random inside leaves no trace, on the CPU and on a module's CUDA GPU."""
+    """Restores the random state of the CPU and of the module's CUDA GPU on exit."""
     device = next(module.parameters()).device
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
