@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aft.data.loading import DataSet
-from aft.metrics import compute_metrics
+from aft.metrics import compute_metrics, metric_words
 from aft.students.saved import SavedStudent
 from aft.students.student import Student
 from aft.tasks import Task
@@ -151,8 +151,8 @@ def describe_choice(found: Mapping[str, Any], rows: int) -> str:
     """
     scores = [found[name]["validation"] for name in ("with_transfer", "alone")]
     scores_text = (
-        f"on {rows} validation rows, {found['metric']} is {scores[0]:.3f} with the teachers and "
-        f"{scores[1]:.3f} from the labels alone"
+        f"on {rows} validation rows, {metric_words(found['metric'])} is {scores[0]:.3f} with the "
+        f"teachers and {scores[1]:.3f} from the labels alone"
     )
     if found["fell_back"]:
         return (
