@@ -78,6 +78,8 @@ def _place(config: InspectConfig) -> InspectConfig:
     if given:
         raise ConfigError(f"expected a path or --{given[0]}, got both")
     path = Path(config.path).expanduser()
+    if (path / "compare.json").is_file():
+        raise ConfigError(f"{path} is a comparison: read its report.md, or inspect a run inside it")
     if (path / CONFIG).is_file():
         return config.model_copy(update={"run": path})
     if (path / "student.json").is_file() and (path.parent / CONFIG).is_file():

@@ -72,8 +72,8 @@ def _second_batch(found: Sequence[Mapping[str, Any]]) -> list[str]:
         place = f"With {setting['name']}: " if setting["name"] else ""
         notes.append(
             f"{place}{' and '.join(ours)} {'uses' if len(ours) == 1 else 'use'} {rows} in a second "
-            "batch in every step; the other methods do not. Training time relative to the labels "
-            f"alone: {times}."
+            "batch in every step; the other methods do not. A student's own vocabulary then has "
+            f"their words too. Training time relative to the labels alone: {times}."
         )
     return notes
 

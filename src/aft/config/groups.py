@@ -242,7 +242,8 @@ class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     clip_norm: float = Field(1.0, ge=0)
     """Largest gradient norm of the student; 0 turns clipping off."""
     metric: Literal["auto", MetricName] = "auto"
-    """The metric that chooses checkpoints and that verdicts rest on. auto: accuracy if classes have
+    """The metric that chooses checkpoints (the latest within one standard error of the best) and
+    that verdicts rest on. auto: accuracy if classes have
     similar sizes, else balanced_accuracy; mean_average_precision for multi-label; r2 for
     regression."""
     class_weights: Literal["none", "balanced"] = "none"

@@ -104,8 +104,8 @@ class SavedStudent:
         except FileNotFoundError as error:
             if (folder / "compare.json").exists():
                 raise StudentError(
-                    f"expected a run, but {folder} is a comparison of several runs: use one of the "
-                    f"runs in {folder / 'runs'}"
+                    f"expected a run, but {folder} is a comparison: use one of the runs inside "
+                    "it, for example the one that its report recommends"
                 ) from None
             raise StudentError(
                 f"expected a finished run or student folder, but {error.filename or folder} "

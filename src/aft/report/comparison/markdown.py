@@ -77,7 +77,7 @@ def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
     if folders:
         parts += [
             "## Recommended student",
-            "The run of the recommended method with the best validation score:",
+            "Of the method to use, the run with the best validation score:",
             _bullets(folders),
         ]
     if document["errors"]:

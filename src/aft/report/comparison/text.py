@@ -264,8 +264,8 @@ def introduction(document: Mapping[str, Any]) -> str:
     scored = max((one["rows"].get(split, 0) for one in settings), default=0)
     trained = f"{', '.join(fewer)} or {most}" if fewer else most
     words = (
-        f"{document['student']} ({document['num_parameters']:,} parameters, initial weights: "
-        f"{start}) was trained on {trained} rows with each method and {document['seeds']} "
+        f"{document['student']} ({document['num_parameters']:,} parameters on the labels alone; "
+        f"weights: {start}) was trained on {trained} rows with each method and {document['seeds']} "
         f"seed{'' if document['seeds'] == 1 else 's'}"
         f"{f' in {len(settings)} settings' if several else ''}. All methods use the same steps, "
         f"batches and learning rates{' within a setting' if several else ''}. The score is "
