@@ -216,9 +216,7 @@ def test_what_does_not_fit_is_said(pictures_with_texts: dict[str, Any], teachers
     other = ("image=small:cnn-tiny", "title=small:static")
     assert "no input column 'title'" in complaint(student=other)
     assert "takes images" in complaint(teachers=f"text={teachers['colours']}")
-    assert "joins the models of two columns" in complaint(
-        student="image=small:cnn", fusion="product"
-    )
+    assert "--fusion product" in complaint(student="image=small:cnn", fusion="product")
     assert "is for hf: students" in complaint(student="image=small:cnn", student_layers=1)
     assert "one model a column" in complaint(student=("image=small:cnn", "image=small:cnn-tiny"))
     assert "no column 'headline'" in complaint(text_column="headline")
