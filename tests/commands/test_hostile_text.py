@@ -189,6 +189,7 @@ def test_labels_of_one_file_are_whole_numbers_and_of_another_not(tmp_path: Path)
 # Texts --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("run_pages")
 def test_texts_of_any_kind_and_length_train_a_student(
     common: dict[str, Any], python: str, tmp_path: Path
 ) -> None:

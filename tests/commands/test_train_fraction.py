@@ -110,6 +110,7 @@ def test_targets_are_thinned_as_a_whole(tmp_path: Path) -> None:
     assert data.task.kind == "regression" and data.train_rows == (40, 100)
 
 
+@pytest.mark.usefixtures("run_pages")
 def test_a_run_says_what_it_used_and_is_scored_on_its_own_split(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

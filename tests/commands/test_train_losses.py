@@ -46,6 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("run_pages")
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_run_with_each_loss(loss: str, run: dict[str, Any], tmp_path: Path) -> None:
     beta = {"rkd": 10.0, "b-tuning": 3.0}.get(loss, 0.1)
@@ -99,6 +100,7 @@ def test_a_checkpoint_of_another_version_is_told(
     assert says(error.value, "last.pt", "--overwrite", "score_scale")
 
 
+@pytest.mark.usefixtures("run_pages")
 @pytest.mark.parametrize("loss", ["aft", "aft-soft"])
 def test_the_page_says_what_weighs_the_features(
     loss: str, run: dict[str, Any], tmp_path: Path

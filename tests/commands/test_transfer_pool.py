@@ -93,6 +93,7 @@ def break_off(options: dict[str, Any], step: int) -> None:
 
 
 class TestRowsWithoutLabels:
+    @pytest.mark.usefixtures("run_pages")
     def test_they_change_the_student(
         self, options: dict[str, Any], more: Path, tmp_path: Path
     ) -> None:
@@ -293,6 +294,10 @@ def test_two_processes_equal_one(options: dict[str, Any], more: Path, tmp_path: 
         assert first.keys() == second.keys()
         for key, value in first.items():
             torch.testing.assert_close(second[key], value, rtol=1e-4, atol=1e-5)
+    gates = [
+        load_file(out / "feature_weights.safetensors")["0"] for out in (options["out"], two["out"])
+    ]
+    torch.testing.assert_close(*gates, rtol=1e-4, atol=1e-5)
 
 
 class TestTexts:
