@@ -42,7 +42,10 @@ def _show_pairs(result: dict[str, Any]) -> str:
 
 def _show_predictions(result: dict[str, Any]) -> str:
     lines = [f"{result['rows']} rows  ->  {result['out']}"]
-    lines += [f"skipped {file}: {fault}" for file, fault in result["skipped"]]
+    skipped = [f"skipped {file}: {fault}" for file, fault in result["skipped"]]
+    lines += skipped[:20]
+    if len(skipped) > 20:
+        lines.append(f"… and {len(skipped) - 20} more; --json lists all")
     lines += [f"no {name} in {count} of them" for name, count in result["missing"].items()]
     return "\n".join(lines)
 

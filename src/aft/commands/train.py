@@ -13,7 +13,6 @@ import numpy as np
 from aft.backbones.specs import shorten_paths
 from aft.commands.checks import check
 from aft.config.commands import TrainConfig, resolve
-from aft.config.groups import NOTHING
 from aft.data.loading import DataSet
 from aft.data.options import load_training_data
 from aft.devices import choose_device, choose_num_workers
@@ -165,8 +164,8 @@ def _describe_data(config: TrainConfig, data: DataSet, metric: str) -> list[str]
         lines.append(
             f"metric: {metric}, since the classes are imbalanced (choose another with --metric)"
         )
-    if not config.teachers and (config.unlabelled not in (None, NOTHING)):
-        lines.append("unlabelled rows are not used, since there are no --teachers")
+    if not config.teachers:
+        lines.append("no --teachers: trained on the labels only, without unlabelled rows or --loss")
     return lines
 
 

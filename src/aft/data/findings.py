@@ -56,7 +56,7 @@ class DataReport:
             names = some([f"{file} ({fault})" for file, fault in self.bad_inputs])
             found.append(f"{len(self.bad_inputs)} unreadable or empty inputs skipped: {names}")
         if self.unlabelled_used:
-            found.append(f"{self.unlabelled_used} unlabelled rows, used for the transfer only")
+            found.append(f"{self.unlabelled_used} unlabelled rows, for the transfer only")
         if self.unlabelled_left_out:
             found.append(f"{self.unlabelled_left_out} unlabelled rows left out")
         if self.unlabelled_seen:

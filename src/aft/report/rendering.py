@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from aft.backbones.specs import short_name, shorten_paths, split_column
+from aft.features.extraction import format_seconds
 from aft.metrics import metric_words
 from aft.report.tables import confusion, matrix_rows, most_confused
 from aft.training.run_folder import Run
@@ -22,13 +23,6 @@ def number(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "\N{EN DASH}"
     return f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Format a duration: ``40 s``, ``12 min`` or ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -63,7 +57,7 @@ def render(template: str, **context: Any) -> str:
     environment.filters |= {
         "number": number,
         "metric": metric_words,
-        "duration": duration,
+        "duration": format_seconds,
         "count": count,
         "split_column": lambda spec: split_column(shorten_paths(spec)),
     }
