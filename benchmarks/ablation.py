@@ -1,11 +1,11 @@
-"""What each switch of `aft train` brings: the default with one change at a time.
+"""Ablation: the default of `aft train` with one change at a time.
 
-    python benchmarks/ablation.py                  # three tasks, three seeds; goes on when repeated
+    python benchmarks/ablation.py                  # three tasks, three seeds
     python benchmarks/ablation.py --tasks snippets --seeds 5
 
-Tasks and budgets are those of suite.py; the score of the student with transfer is taken, whatever
-the safety net decides. Runs are kept in runs/ablation, numbers in benchmarks/results/ablation.json.
-About an hour and a half on one core.
+Tasks and budgets are those of suite.py. The safety net is off, so the score is always that of the
+student with transfer. Runs are kept in runs/ablation, scores in benchmarks/results/ablation.json;
+run the same command again to resume. Takes about an hour and a half on one core.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "beta 10": {"beta": 10.0},
     "beta 30": {"beta": 30.0},
 }
-"""Options that differ from the default; steps and unlabelled_batch_size are multiples."""
+"""Options that differ from the default. ``steps`` is a multiple of the steps of the task,
+``unlabelled_batch_size`` of its batch size."""
 FOR = {
     "views (4) of all rows": "unlabelled",
     "no unlabelled rows, but their place taken by 4 views": "unlabelled",
@@ -53,8 +54,8 @@ FOR = {
     "8 views": "views",
     "logit KD, the same rows": "classes",
 }
-"""Changes that mean something for some tasks only: with rows without labels, without any, and
-with classes."""
+"""Changes that apply only to some tasks: those with unlabelled rows, those without (where stored
+views take their place), or those with classes."""
 
 
 def main() -> None:
@@ -62,8 +63,12 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=suite.TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--changes", nargs="+", choices=CHANGES, default=list(CHANGES))
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="folder of runs")
-    parser.add_argument("--tables", action="store_true", help="write the table, train nothing")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/ablation"), help="folder for the runs"
+    )
+    parser.add_argument(
+        "--tables", action="store_true", help="only write the table, without training"
+    )
     options = parser.parse_args()
     before = json.loads(FILE.read_text())["scores"] if FILE.exists() else {}
     if not options.tables:
@@ -83,7 +88,7 @@ PAGES = ["docs/benchmarks.md"]
 
 
 def applies(change: str, task: str) -> bool:
-    """Whether a change means something for a task."""
+    """Whether a change applies to a task."""
     options = suite.TASKS[task].options
     there = {
         "unlabelled": "unlabelled" in options,
@@ -94,7 +99,7 @@ def applies(change: str, task: str) -> bool:
 
 
 def train(name: str, change: str, seed: int, out: Path) -> float:
-    """The final score of the student with transfer."""
+    """Test score of the student trained with a change."""
     task, cache = suite.TASKS[name], default_cache_dir() / "demo"
     options = {k: v for k, v in task.options.items() if k not in ("betas", "seeds", "leave_out")}
     options["train_fraction"] = options.pop("train_fractions", (1.0,))[0]
@@ -119,7 +124,7 @@ def train(name: str, change: str, seed: int, out: Path) -> float:
 
 
 def write(scores: dict[str, Any]) -> None:
-    """Keep the numbers."""
+    """Write all scores to the results file."""
     result = {
         "command": "python benchmarks/ablation.py",
         "version": aft.__version__,

@@ -1,14 +1,17 @@
-"""Is the advice of `aft score` any good? What it says of the suite's tasks, beside what came true.
+"""How good is the advice of `aft score`? Its advice on the suite's tasks against measured gains.
 
-    python benchmarks/advice.py                # all of it; goes on when repeated; 40 minutes on
-    python benchmarks/advice.py --rank stamps  # a core; or only some of the rankings
-    python benchmarks/advice.py --tables       # or only calibration and tables, from results/
+    python benchmarks/advice.py                # everything
+    python benchmarks/advice.py --rank stamps  # only this ranking, then the advice
+    python benchmarks/advice.py --tables       # only calibration and tables, from results/
 
-Rankings: on three tasks the student is trained with each of several teachers on its own, and the
-order of the test scores is compared with the order of each score that `aft score` gives. Advice:
-every task that suite.py has measured is scored as a user would, and verdict and expected gain are
-set beside the measured gain. Run suite.py first. The shares that expected gains are made of go to
-src/aft/scoring/calibration.json.
+Takes about 40 minutes on one core; run the same command again to resume. Run suite.py first.
+
+Rankings: on three tasks, the student is trained with each of several teachers separately. The
+ranking of the teachers by test score is compared with their ranking by each score of `aft score`.
+
+Advice: `aft score` runs on every task that suite.py runs without --full, as a user would run it.
+Its verdict and expected gain are compared with the measured gain. The calibration of the expected
+gains is written to src/aft/scoring/calibration.json.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from aft.scoring.measures import Calibration, expect_gain
 from data_sets import DATA_SETS
 
 OURS = tables.OURS
-"""The method whose gain is expected: the default of aft train."""
+"""The method whose gain is predicted: the default of `aft train`."""
 RESULTS = Path(__file__).parent / "results"
 CALIBRATION_FILE = Path(__file__).parent.parent / "src" / "aft" / "scoring" / "calibration.json"
 RUNS = Path("runs") / "advice"
@@ -43,12 +46,12 @@ SCORES = tuple(advice_tables.SCORE_WORDS)
 FROM_SUITE = ("label_column", "validation_fraction", "unlabelled", "student_layers")
 TRAINING = ("batch_size", "steps", "eval_every", "lr", "head_lr")
 PRIOR = 1.0
-"""How many tasks with a large gap the mean of all counts as, beside those of a group."""
+"""Weight of the mean over all tasks in a group's share, in tasks with a large gap."""
 PRIOR_SD = 0.1
-"""How far the share is taken to deviate in as many more: few tasks may agree by chance."""
+"""Prior standard deviation of the share, with weight PRIOR: few tasks may agree by chance."""
 SMALL_GAP = 0.2
-"""The gap at which tasks differ as much for other reasons as by their shares: gains differ by about
-0.02 where there is no gap, and shares by about 0.1."""
+"""The gap at which gains vary as much for other reasons as because of the share. Without a gap,
+gains vary by about 0.02; shares vary by about 0.1; the quotient is this gap."""
 GROUPS = [(pretrained, unlabelled) for pretrained in (False, True) for unlabelled in (False, True)]
 
 
@@ -78,16 +81,17 @@ RANKED: dict[str, Callable[[Path], dict[str, str]]] = {
 
 
 class Outcome(NamedTuple):
-    """What a task says of calibration.
+    """One task as a data point of the calibration.
 
     Attributes:
-        task: Its name in the suite.
-        pretrained: Whether its student starts from pre-trained weights.
-        unlabelled: Whether rows without labels join.
-        gap: Cross-validated probe on the teachers less that on the student's starting features.
-        gap_se: Its standard error.
+        task: Name in the suite.
+        pretrained: Whether the student starts from pre-trained weights.
+        unlabelled: Whether unlabelled rows are used.
+        gap: Cross-validated probe score on the teachers' features minus that on the features of
+            the student before training.
+        gap_se: Standard error of the gap.
         gain: Measured gain over the student alone.
-        gain_se: Its standard error over seeds.
+        gain_se: Standard error of the gain over seeds.
     """
 
     task: str
@@ -100,14 +104,18 @@ class Outcome(NamedTuple):
 
     @property
     def data(self) -> str:
-        """The data set, which the task's name begins with."""
+        """The data set: the first part of the task's name."""
         return self.task.partition("-")[0]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rank", nargs="*", choices=RANKED, help="rankings to make (all)")
-    parser.add_argument("--tables", action="store_true", help="train and score nothing")
+    parser.add_argument(
+        "--rank", nargs="*", choices=RANKED, help="rankings to compute (default: all)"
+    )
+    parser.add_argument(
+        "--tables", action="store_true", help="only calibration and tables, without training"
+    )
     options = parser.parse_args()
     file = RESULTS / "advice.json"
     found = json.loads(file.read_text()) if file.exists() else {"ranks": {}, "tasks": {}}
@@ -147,9 +155,9 @@ def _write(file: Path, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rank(name: str) -> dict[str, Any]:
-    """Train with each teacher on its own, and compare the order with that of each score.
+    """Train with each teacher separately, and correlate the test scores with each score.
 
-    Without the safety net, which would hide the harm that a poor teacher does.
+    The safety net is off, because it would hide the harm done by a poor teacher.
     """
     rows: list[dict[str, Any]] = []
     training = {key: suite.TASKS[name].options[key] for key in TRAINING if _has(name, key)}
@@ -172,7 +180,7 @@ def rank(name: str) -> dict[str, Any]:
 
 
 def spearman(scores: Sequence[float | None], means: Sequence[float]) -> float | None:
-    """Rank correlation over the teachers that have the score; None with fewer than 3 of these."""
+    """Rank correlation over the pairs with a score; None if undefined or for fewer than 3 pairs."""
     pairs = [(a, b) for a, b in zip(scores, means, strict=True) if a is not None]
     if len(pairs) < 3 or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
         return None
@@ -183,7 +191,7 @@ def spearman(scores: Sequence[float | None], means: Sequence[float]) -> float | 
 
 
 def task_options(name: str) -> dict[str, Any]:
-    """What `aft score` and `aft train` are told of a task."""
+    """The options of a task for `aft score` and `aft train`."""
     task = suite.TASKS[name]
     options = {key: task.options[key] for key in FROM_SUITE if key in task.options}
     (fraction,) = task.options.get("train_fractions", (1.0,))
@@ -199,7 +207,7 @@ def task_options(name: str) -> dict[str, Any]:
 
 
 def advise(name: str) -> dict[str, Any]:
-    """What `aft score` says of a task before any training."""
+    """The result of `aft score` on a task, before any training."""
     found = aft.score(**task_options(name), seed=0, out=RUNS / f"score-{name}")
     advice, own = found.recommendation, found.document["student"]
     return {
@@ -216,7 +224,7 @@ def advise(name: str) -> dict[str, Any]:
 
 
 def measured(name: str) -> dict[str, Any] | None:
-    """What the suite measured on a task; None where it has not been there."""
+    """The gain that the suite measured on a task; None if there is no result."""
     file = RESULTS / "suite" / f"{name}.json"
     if not file.exists():
         return None
@@ -256,7 +264,7 @@ def count_data(outcomes: Sequence[Outcome]) -> int:
 
 
 def weigh(one: Outcome, outcomes: Sequence[Outcome], said: Mapping[str, Any]) -> dict[str, Any]:
-    """The gain to be expected from other data sets alone, and what was wrong with the advice."""
+    """The expected gain, calibrated on other data sets only, and the errors of the advice."""
     others = [other for other in outcomes if other.data != one.data]
     expected = None
     if count_data(others) > 1:
@@ -266,7 +274,7 @@ def weigh(one: Outcome, outcomes: Sequence[Outcome], said: Mapping[str, Any]) ->
 
 
 def find_misses(said: Mapping[str, Any], expected: Sequence[float] | None) -> list[str]:
-    """In which ways the measured gain was not what was said."""
+    """In which ways the advice was wrong, given the measured gain."""
     misses = []
     shown = said["gain_low"] > 0
     if said["verdict"] == "use" and not shown:
@@ -279,7 +287,7 @@ def find_misses(said: Mapping[str, Any], expected: Sequence[float] | None) -> li
 
 
 def sum_up(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """How far off expected gains were, beside expecting none; None without a task to say it of."""
+    """Errors of the expected gains, and of expecting none; None if no task has an expected gain."""
     known = [said for said in tasks.values() if said.get("expected") is not None]
     if not known:
         return None
@@ -298,21 +306,22 @@ def sum_up(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def calibrate(outcomes: Sequence[Outcome]) -> dict[tuple[bool, bool], Calibration]:
-    """The share of the gap that became gain, for each kind of task.
+    """Estimate the share of the gap that becomes gain, for each kind of task.
 
-    A task's share is its gain divided by its gap. Where the gap is small other things decide, so it
-    counts ``weight = gap² / (gap² + SMALL_GAP²)``. A group's share is the weighted mean of its
-    tasks' and of the mean of all, which counts as one task with a large gap: a group without a task
-    has the mean of all, and one with two tasks of a gap of 0.2 is half its own.
+    A task's share is its gain divided by its gap. With a small gap the quotient is mostly noise, so
+    a task has the weight ``gap² / (gap² + SMALL_GAP²)``. A group's share is the weighted mean of
+    the shares of its tasks and of the mean over all tasks. The latter has the weight ``PRIOR``: a
+    group without tasks gets the mean over all tasks, and in a group of two tasks with a gap of 0.2
+    the group's own tasks have half the weight.
 
-    How much tasks differ is the same for all groups. It is seen in how far each gain is from what
-    the other data sets expect of it (from what all do, where there are fewer than three): of the
-    squared distance the part ``weight`` is put down to the share, the rest to the spread that there
-    is without a gap. Beside the tasks counts one more, whose share deviates by ``PRIOR_SD``, and
-    whose gain by what the seeds leave open.
+    The deviations are the same for all groups. They are estimated from the squared error of the
+    gain that is predicted from the other data sets (from all, if there are fewer than two others).
+    The part ``weight`` of a squared error is attributed to the share, the rest to the spread of
+    gains without a gap. A prior counts as ``PRIOR`` tasks: its share deviates by ``PRIOR_SD``, its
+    gain by the standard error over seeds.
 
     Args:
-        outcomes: Of at least one task.
+        outcomes: At least one task.
     """
     shares = _group_shares(outcomes)
     seeds = fmean(one.gain_se**2 for one in outcomes)

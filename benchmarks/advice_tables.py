@@ -1,4 +1,4 @@
-"""Tables of docs/score.md: how good the advice of `aft score` was, from results/advice.json."""
+"""The tables of docs/score.md on the accuracy of the advice, from results/advice.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCORE_WORDS = {
 
 
 def write(found: Mapping[str, Any], words: Words) -> None:
-    """How good the advice of `aft score` was."""
+    """Write the tables on the accuracy of the advice."""
     text = ""
     if found["tasks"]:
         text += advice_table(found["tasks"], words) + "\n"
@@ -27,9 +27,9 @@ def write(found: Mapping[str, Any], words: Words) -> None:
 
 
 def advice_table(tasks: Mapping[str, Any], words: Words) -> str:
-    """A row a task: what was said before training, what came true, and what was wrong."""
+    """One row per task: the advice before training, the measured gain, and what was missed."""
     lines = [
-        "| data | student, its weights | rows with (without) labels | teachers' lead before "
+        "| data | student, initial weights | labelled (unlabelled) rows | teachers' lead before "
         "training | verdict | expected gain | measured gain | lead over the trained student | "
         "missed |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -52,19 +52,22 @@ def advice_table(tasks: Mapping[str, Any], words: Words) -> str:
 
 
 def say_advice(found: Mapping[str, Any]) -> str:
-    """What all tasks say of expected gains."""
-    leads = ((found["by_gap"], "before training"), (found["by_test_gap"], "over the trained one"))
-    ranks = [f"{value:+.2f} with the lead {words}" for value, words in leads if value is not None]
+    """The accuracy of the expected gains over all tasks, in sentences."""
+    leads = (
+        (found["by_gap"], "before training"),
+        (found["by_test_gap"], "over the trained student"),
+    )
+    ranks = [f"{value:+.2f} for the lead {words}" for value, words in leads if value is not None]
     return (
-        f"{found['within']} of {found['tasks']} measured gains lie in their intervals. The "
-        f"expected gain is off by {found['error']:.3f} on average; to expect none is off by "
-        f"{found['error_of_nothing']:.3f}."
-        + (f" Rank correlation of the measured gain: {', '.join(ranks)}." if ranks else "")
+        f"{found['within']} of {found['tasks']} measured gains are inside the interval of the "
+        f"expected gain. The mean absolute error of the expected gain is {found['error']:.3f}; "
+        f"always expecting no gain has {found['error_of_nothing']:.3f}."
+        + (f" Rank correlation with the measured gain: {', '.join(ranks)}." if ranks else "")
     )
 
 
 def rank_table(ranks: Mapping[str, Any], words: Words) -> str:
-    """A row a score: how well it orders teachers."""
+    """One row per score: its rank correlation with the test score of the student."""
     lines = [
         f"| score | {' | '.join(words[name][0] for name in ranks)} | mean |",
         "|---" * (len(ranks) + 2) + "|",
@@ -79,7 +82,7 @@ def rank_table(ranks: Mapping[str, Any], words: Words) -> str:
 
 
 def teacher_table(ranks: Mapping[str, Any], words: Words) -> str:
-    """A row a teacher: its scores, and what the student reaches with it."""
+    """One row per teacher: its scores, and the test score of the student trained with it."""
     lines = [
         f"| data | teacher | {' | '.join(SCORE_WORDS.values())} | test score of the student |",
         "|---" * (len(SCORE_WORDS) + 3) + "|",

@@ -1,8 +1,9 @@
-"""Run the demo and keep its numbers; the table of docs/demo.md is made from them.
+"""Run the demos, save their scores, and write the table of docs/demo.md.
 
-python benchmarks/demo_result.py --data reviews clipart --seeds 5
+    python benchmarks/demo_result.py --data reviews reuters --seeds 5
 
-The texts take about three minutes on two cores, images about ten; interrupted runs are resumed.
+Each takes three to four minutes on two cores. Run the same command again to resume an interrupted
+run.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def write_tables() -> None:
-    """Put the table into its page."""
+    """Write the table into docs/demo.md."""
     files = [RESULTS / f"demo-{name}.json" for name in NAMES]
     rows = [json.loads(file.read_text()) for file in files if file.exists()]
     tables.put("demo results", table(rows), ["docs/demo.md"])

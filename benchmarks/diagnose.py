@@ -1,11 +1,11 @@
-"""How much of what a student takes over holds on rows that it has never seen.
+"""Does the similarity to the teachers that a student learns generalize to test rows?
 
-For runs of the suite with seed 0: how alike student and teachers find the training rows, and how
-alike as many test rows: CKA of their features, 0 for unrelated ones and 1 for the same up to
-rotation and scale, in the form without bias by the number of rows (Song et al. 2012, JMLR; Nguyen
-et al. 2021, arXiv 2010.15327). A method that raises the first and not the second has the student
-learn its teachers' view by heart. Needs the runs of `python benchmarks/suite.py`; about five
-minutes.
+For the runs of the suite with seed 0, this script measures the similarity of the student's and the
+teachers' features, on training rows and on equally many test rows. The measure is debiased CKA
+(Song et al. 2012, JMLR; Nguyen et al. 2021, arXiv 2010.15327): 0 for unrelated features, 1 for
+features that are equal up to rotation and scale. If a method raises the similarity on training rows
+only, the student overfits the teachers' features. Needs the runs of `python benchmarks/suite.py`;
+takes about five minutes.
 
     python benchmarks/diagnose.py
 """
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def as_markdown(found: dict[str, Any]) -> str:
-    """A row a task and method, a column a weight."""
+    """One row per task and method, one column per weight."""
     rows: list[dict[str, Any]] = found["rows"]
     betas = sorted({row["beta"] for row in rows} - {0.0})
     alone = {row["task"]: row for row in rows if row["method"] == "alone"}
@@ -68,8 +68,8 @@ def as_markdown(found: dict[str, Any]) -> str:
         lines.append(f"| {task} | {method} | {each} |")
     return (
         "\n".join(lines)
-        + "\n\nLikeness of student and teachers on training rows / on as many test "
-        "rows: score on these test rows. One seed.\n"
+        + "\n\nEach cell gives the similarity (debiased CKA) of student and teacher features "
+        "on training rows / on equally many test rows: score on these test rows. One seed.\n"
         f"Made by `{found['command']}` ({found['machine']}).\n"
     )
 
@@ -79,7 +79,7 @@ def show(row: dict[str, Any]) -> str:
 
 
 def diagnose(folder: Path, task: str) -> list[dict[str, Any]]:
-    """Each of the methods at every weight: what is alike on train and on test, and the scores."""
+    """Similarity and score on training and test rows, for each method at every weight."""
     runs = sorted(path.parent for path in folder.rglob("result.json"))
     seed0 = [run for run in runs if run.name.endswith("-seed0")]
     rows = []
@@ -93,7 +93,7 @@ def diagnose(folder: Path, task: str) -> list[dict[str, Any]]:
 
 
 def measure(folder: Path, comparison: Path) -> dict[str, Any]:
-    """Of one run."""
+    """Similarity and score of one run on training and test rows."""
     run = aft.TrainResult.load(folder)
     config = TrainConfig(**read_config_file(folder / "config.yaml", TrainConfig))
     teachers = json.loads((comparison / "compare.json").read_text())["teachers"]
@@ -120,7 +120,7 @@ def some(samples: Samples, count: int) -> Samples:
 
 
 def unbiased_cka(a: Tensor, b: Tensor) -> float:
-    """Of features ``(n, D_a)`` and ``(n, D_b)``."""
+    """Debiased CKA of features ``(n, D_a)`` and ``(n, D_b)``."""
     kernels = [(one.double() @ one.double().T).fill_diagonal_(0) for one in (a, b)]
 
     def hsic(k: Tensor, m: Tensor) -> float:
@@ -137,7 +137,7 @@ def known_teachers(config: TrainConfig, samples: Samples) -> Any:
 
 
 def known_features(one: Any) -> Tensor:
-    """Standardized, as the losses see them."""
+    """Features of a teacher, standardized as for the losses."""
     features = one.gather(np.arange(len(one.samples)))
     std = features.std(0)
     standardized: Tensor = (features - features.mean(0)) / torch.where(std > 1e-6, std, 1.0)

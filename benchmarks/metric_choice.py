@@ -1,10 +1,10 @@
-"""Which metric should choose checkpoints, and do class weights help, where class sizes differ?
+"""Which metric should choose checkpoints, and do class weights help, if class sizes differ?
 
     python benchmarks/metric_choice.py --seeds 5
 
-Trains the student of the suite with the default loss on few labels, once per metric and class
-weighting, and scores the test split by every metric. The table goes into docs/training.md. About
-ten minutes on two cores.
+Trains the text student of the suite with the default loss on few labels, once per metric and class
+weighting, and evaluates every metric on the test split. The table is written to docs/training.md.
+Takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from data_sets import DATA_SETS
 
 RESULTS = Path(__file__).parent / "results" / "metric_choice.json"
 TASKS = {"reuters": 0.06, "sms": 0.1}
-"""Data sets with class sizes that differ a lot, and the share of the labels to use."""
+"""Imbalanced data sets, and the share of their labels to use."""
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 SCORES = (*METRICS, "nll")
 WEIGHTS = ("none", "balanced")
@@ -79,7 +79,7 @@ def main() -> None:
 
 def as_table(document: dict[str, Any]) -> str:
     lines = [
-        f"| data | chosen by | class weights | {' | '.join(map(metric_words, SCORES))} |",
+        f"| data | checkpoint metric | class weights | {' | '.join(map(metric_words, SCORES))} |",
         "|---|---|---" + "|---" * len(SCORES) + "|",
     ]
     for key, scores in document["scores"].items():

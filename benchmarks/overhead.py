@@ -1,7 +1,7 @@
-"""What the transfer loss adds to a training step, side by side in one process.
+"""How much time does the transfer loss add to a training step?
 
-Steps with and without the loss alternate, so that whatever else the machine does meets both.
-Teacher features are gathered from a store on disk, as in training.
+Steps with and without the loss alternate in one process, so that other load on the machine affects
+both equally. Teacher features are read from a store on disk, as in training.
 
     python benchmarks/overhead.py
 """
@@ -75,7 +75,7 @@ def make_store(folder: Path, dim: int, rows: int = 4096) -> FeatureStore:
 def time_steps(
     spec: str, store: FeatureStore, batch_size: int, steps: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each step with the loss, and of each step without."""
+    """Seconds per step with the loss, and without it."""
     torch.manual_seed(0)
     backbone = load_backbone(spec)
     task = Task("classification", tuple(map(str, range(10))))
@@ -99,7 +99,7 @@ def time_steps(
             optimizers[transfer].zero_grad()
             out["loss"].backward()
             optimizers[transfer].step()
-            if step >= 2:  # the first pay for warming up
+            if step >= 2:  # the first two warm up
                 seconds[transfer].append(time.perf_counter() - start)
     return seconds[True], seconds[False]
 

@@ -1,6 +1,6 @@
 """The experiments of the AFT paper: every student of a recipe in paper/, with `aft compare`.
 
-Needs a model hub and a GPU; what was stopped goes on when the command is repeated. See
+Needs a model hub and a GPU. Run the same command again to resume an interrupted run. See
 docs/paper.md.
 
     python benchmarks/paper.py --list
@@ -30,10 +30,10 @@ class Recipe:
     """A file in paper/.
 
     Attributes:
-        students: The model of each student, or its models, one a column.
-        compare: Options of `aft compare`, but for student and out.
-        splits: Which split of the data set on the hub is train and which test; empty: as they are.
-        template: What texts are put into for every hf: model, see docs/models.md.
+        students: The model of each student, or its models, one per column.
+        compare: Options of `aft compare`, except student and out.
+        splits: Names of the hub data set's splits to use as train and test; empty: unchanged.
+        template: The template for texts of every hf: model, see docs/models.md.
     """
 
     students: list[str | list[str]]
@@ -43,7 +43,7 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
-        """Read a file; ConfigError if `aft compare` does not take what is in it."""
+        """Read a file; ConfigError if `aft compare` does not accept its options."""
         values = {"splits": {}, "template": None, **yaml.safe_load(path.read_text("utf-8"))}
         if unknown := values.keys() - cls.__dataclass_fields__.keys():
             raise ConfigError(f"{path} has unknown keys: {', '.join(sorted(unknown))}")
@@ -68,7 +68,7 @@ class Recipe:
 
 
 def fetch_splits(data: str, splits: dict[str, str], folder: Path) -> Path:
-    """Save splits of a data set on the hub under the names that `aft` reads them by."""
+    """Save splits of a hub data set under the names that `aft` expects."""
     if not folder.exists():
         import datasets
 
@@ -84,7 +84,7 @@ def fetch_splits(data: str, splits: dict[str, str], folder: Path) -> Path:
 
 
 def run(recipe: Recipe, out: Path, students: int | None = None, **options: Any) -> None:
-    """Compare with each student, and print each result in a sentence."""
+    """Run the comparison for each student, and print each result in a sentence."""
     if recipe.splits:
         options["data"] = str(fetch_splits(recipe.compare["data"], recipe.splits, out / "data"))
     for student in recipe.students[:students]:
@@ -98,9 +98,9 @@ def main() -> None:
     known = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", nargs="?", choices=known, metavar="RECIPE")
-    parser.add_argument("--list", action="store_true", help="name the recipes")
-    parser.add_argument("--students", type=int, help="only the first so many")
-    parser.add_argument("--steps", type=int, help="other steps than the recipe's")
+    parser.add_argument("--list", action="store_true", help="list the recipes")
+    parser.add_argument("--students", type=int, help="only the first INT students", metavar="INT")
+    parser.add_argument("--steps", type=int, help="number of steps (default: the recipe's)")
     parser.add_argument("--out", type=Path, help="default: runs/paper/RECIPE")
     asked = parser.parse_args()
     if asked.list or asked.recipe is None:

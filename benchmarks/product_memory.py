@@ -1,8 +1,8 @@
-"""Peak memory of `AFTLoss(combine="product")` against the outer product written out.
+"""Peak memory of `AFTLoss(combine="product")` compared with the explicit outer product.
 
-One forward and backward pass of a batch with two teachers of equal width, each in a process of its
-own, whose peak resident memory is read before (inputs made, libraries warm) and after. Takes about
-a minute and up to 6 GB.
+Each measurement is one forward and backward pass of a batch with two teachers of equal width, in
+its own process. Peak resident memory is read before the pass, with inputs created and libraries
+warmed up, and after it. Takes about a minute and up to 6 GB.
 
     python benchmarks/product_memory.py
 """
@@ -36,7 +36,9 @@ MiB = 2**20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--most-gib", type=float, default=1.0, help="largest outer product made")
+    parser.add_argument(
+        "--most-gib", type=float, default=1.0, help="largest outer product to compute"
+    )
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "WIDTH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -78,7 +80,7 @@ def main() -> None:
 
 
 def in_process(method: str, width: int, batch_size: int) -> dict[str, Any]:
-    """What :func:`measure` finds in a new process."""
+    """The result of :func:`measure` in a new process."""
     command = [sys.executable, __file__, "--one", method, str(width)]
     done = subprocess.run(
         [*command, "--batch-size", str(batch_size)],
@@ -91,7 +93,7 @@ def in_process(method: str, width: int, batch_size: int) -> dict[str, Any]:
 
 
 def measure(method: str, width: int, batch_size: int) -> dict[str, Any]:
-    """Peak memory, what the pass added to it, seconds and loss of one pass."""
+    """Peak memory, added peak memory, seconds and loss of one pass."""
     step = {"product": product_step, "naive": naive_step}[method]
     step(*make_inputs(4, batch_size))
     student, teachers = make_inputs(width, batch_size)
@@ -132,7 +134,7 @@ def naive_step(student: Tensor, teachers: list[Tensor]) -> float:
 
 
 def peak_bytes() -> int:
-    """Most resident memory this process has had."""
+    """Peak resident memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

@@ -1,7 +1,7 @@
-"""`small:static` alone: accuracy beside TF-IDF, texts a second on one core.
+"""`small:static` without a teacher: accuracy compared with TF-IDF, and texts per second.
 
-Both learn from the labels of the same training texts; TF-IDF with logistic regression chooses its
-regularisation on a tenth of them. No teacher takes part. About ten minutes on two cores.
+Both are trained on the labels of the same training texts. TF-IDF is used with logistic regression;
+its regularisation is chosen on a tenth of the texts. Takes about ten minutes on two cores.
 
     python benchmarks/static_student.py
 """
@@ -45,7 +45,9 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=list(FETCH), choices=FETCH)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=8)
-    parser.add_argument("--only", choices=["accuracy", "speed"], help="measure one of the two anew")
+    parser.add_argument(
+        "--only", choices=["accuracy", "speed"], help="measure only one of the two again"
+    )
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / "static_student.json"
@@ -70,9 +72,9 @@ def main() -> None:
 
 
 def write_table(found: dict[str, Any]) -> None:
-    """Put the table between the marks of the page."""
+    """Write the table between the marks of docs/models.md."""
     lines = [
-        "| data | train | test | `small:static` | TF-IDF | tokens a text | texts a second |",
+        "| data | train | test | `small:static` | TF-IDF | tokens per text | texts per second |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
@@ -85,8 +87,9 @@ def write_table(found: dict[str, Any]) -> None:
     seeds = len(found["rows"][0]["accuracy"])
     text = (
         "\n".join(lines)
-        + f"\n\nTest accuracy, mean ± standard deviation over {seeds} seeds. Texts a second on one "
-        f"core, from text to class.\nMade by `{found['command']}` ({found['machine']}).\n"
+        + f"\n\nTest accuracy, mean ± standard deviation over {seeds} seeds. Texts per second on "
+        "one core, from text to predicted class.\n"
+        f"Made by `{found['command']}` ({found['machine']}).\n"
     )
     block = f"<!-- static results -->\n{text}<!-- /static results -->"
     marks = re.compile("<!-- static results -->.*?<!-- /static results -->", re.DOTALL)
@@ -115,7 +118,7 @@ def accuracy(name: str, seeds: int, epochs: float) -> dict[str, Any]:
 
 
 def speed(name: str) -> dict[str, Any]:
-    """Of a student that has hardly learned: its weights do not matter."""
+    """Measure the speed of a student after one step: its weights do not matter."""
     with tempfile.TemporaryDirectory() as place:
         student = train(name, Path(place, "run"), steps=1).student()
     folder = str(FETCH[name](default_cache_dir() / "demo", False).folder)
@@ -137,9 +140,9 @@ def tfidf(data: Any) -> float:
 
 
 def texts_per_second(student: SavedStudent, samples: Samples, rounds: int = 5) -> dict[str, Any]:
-    """From text to class, tokenization included, one thread, batches of 64.
+    """Speed from text to predicted class with tokenization, in one thread and batches of 64.
 
-    Counted in this process's own time, so that whatever else the machine does is left out.
+    Measured in CPU time of this process, so that other load on the machine is not counted.
     """
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,14 +1,14 @@
-"""Every method on real tasks, with `aft compare`: does transfer pay, and which brings most?
+"""Compare every method on real tasks with `aft compare`: does transfer help, and which method most?
 
-    python benchmarks/suite.py                   # two tasks at once, one core each; goes on when
-    python benchmarks/suite.py --tasks reuters   # repeated
+    python benchmarks/suite.py                   # two tasks at once, one core each
+    python benchmarks/suite.py --tasks reuters
     python benchmarks/suite.py --full            # more tasks, labels, steps, weights and seeds, for
                                                  # larger machines
-    python benchmarks/suite.py --tables          # only the tables, from what is in results
+    python benchmarks/suite.py --tables          # only the tables, from the stored results
 
-The numbers of each task go to benchmarks/results/suite/TASK.json, the runs and pages to
-runs/suite/TASK. The tables of README and docs/benchmarks.md are made from the numbers. About three
-hours on two cores.
+Scores are written to benchmarks/results/suite/TASK.json, runs and report pages to runs/suite/TASK.
+The tables of the README and of docs/benchmarks.md are generated from the scores. Takes about three
+hours on two cores; run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -26,17 +26,12 @@ from typing import Any
 
 import aft
 import tables
-from aft.data.loading import load_inputs
 from aft.demo_data.models import fetch_minilm
 from aft.ids import default_cache_dir
-from aft.report.comparison.page import render_methods
 from data_sets import DATA_SETS
 from data_sets.models import fetch_squeezenet
 
 RESULTS = Path(__file__).parent / "results"
-DOCS = Path(__file__).parent.parent / "docs" / "reports"
-PAGES = {"clipart": True, "reuters": False}
-"""Tasks whose page goes into the docs, and whether its rows may be shown there."""
 METHODS = (
     *("alone", "kd", "rkd", "ft", "b-tuning", "kernel-kd", "logit-kd", "kdep", "aft-no-kernel"),
     *("cka", "aft", "aft-soft"),
@@ -47,8 +42,8 @@ FULL: dict[str, Any] = {"betas": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), "seeds"
 PICTURES: dict[str, Any] = {"batch_size": 32, "steps": 160, "eval_every": 20}
 PRETRAINED: dict[str, Any] = {**PICTURES, "lr": 3e-4, "head_lr": 3e-3}
 TEXTS: dict[str, Any] = {"batch_size": 64, "steps": 200, "eval_every": 20, "lr": 2e-3}
-FEW: dict[str, Any] = {"validation_fraction": 0.25}  # else too few rows choose the weights
-# The rows that are not drawn have no labels then, and join where a method has a use for them.
+FEW: dict[str, Any] = {"validation_fraction": 0.25}  # fewer rows make the chosen weights noisy
+# Rows that are not drawn lose their labels; methods that use unlabelled rows get them.
 REST: dict[str, Any] = {"unlabelled": "left-out"}
 
 
@@ -69,13 +64,13 @@ class Task:
     """A data set, a student and teachers.
 
     Attributes:
-        data: Name of the data set in :data:`aft.demo_data.DATA_SETS`.
-        student: Specifications of the student, from a cache folder.
-        teachers: Specifications of the teachers, from a cache folder.
-        words: Data, student, start of its weights and teachers, for the tables.
-        options: Of `aft compare`.
+        data: Name of the data set in :data:`data_sets.DATA_SETS`.
+        student: Function from the cache folder to the specifications of the student.
+        teachers: Function from the cache folder to the specifications of the teachers.
+        words: Data, student, its initial weights, and teachers, as named in the tables.
+        options: Options of `aft compare`.
         full: Options that `--full` changes.
-        short: Whether it is among the tasks that are run without `--full`.
+        short: Whether the task also runs without `--full`.
     """
 
     data: str
@@ -157,7 +152,7 @@ TASKS = {
     "emoji-names-few": pairs(
         "emoji-names", "emoji + names", train_fractions=(0.3,), leave_out=OTHERS, **FEW, **REST
     ),
-    # What follows is like one of these, or has less to win; it waits for --full.
+    # The following tasks resemble one above, or have a smaller gap; they run with --full only.
     "emoji": replace(pictures("emoji", "emoji", steps=120), short=False),
     "openmoji": replace(pictures("openmoji", "OpenMoji"), short=False),
     "fashion": replace(pictures("fashion", "Fashion-MNIST", pretrained=False), short=False),
@@ -174,11 +169,15 @@ SHORT = [name for name, task in TASKS.items() if task.short]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, help=f"those of {', '.join(SHORT)}")
-    parser.add_argument("--jobs", type=int, default=2, help="tasks at once, one core each")
-    parser.add_argument("--full", action="store_true", help="all labels, more steps, seeds, betas")
-    parser.add_argument("--out", type=Path, help="folder of the runs (runs/suite)")
-    parser.add_argument("--tables", action="store_true", help="write the tables, train nothing")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help=f"default: {', '.join(SHORT)}")
+    parser.add_argument("--jobs", type=int, default=2, help="number of tasks to run in parallel")
+    parser.add_argument(
+        "--full", action="store_true", help="all tasks and labels, more steps, seeds and weights"
+    )
+    parser.add_argument("--out", type=Path, help="folder for the runs (default: runs/suite)")
+    parser.add_argument(
+        "--tables", action="store_true", help="only write the tables, without training"
+    )
     parser.add_argument("--one", choices=TASKS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -186,7 +185,7 @@ def main() -> None:
         return
     options.tasks = options.tasks or (list(TASKS) if options.full else SHORT)
     if not options.tables:
-        for name in options.tasks:  # downloads are not to be made twice at once
+        for name in options.tasks:  # download before the tasks run in parallel
             TASKS[name].student(_cache()), TASKS[name].teachers(_cache())
             DATA_SETS[TASKS[name].data](_cache(), False)
         with ThreadPoolExecutor(options.jobs) as pool:
@@ -194,13 +193,13 @@ def main() -> None:
                 name for name in pool.map(lambda n: _start(n, options), options.tasks) if name
             ]
         if failed:
-            raise SystemExit(f"failed: {', '.join(failed)}; the same command goes on")
+            raise SystemExit(f"failed: {', '.join(failed)}; run the same command again to resume")
     if not options.full:
         tables.write_suite({name: task.words for name, task in TASKS.items()})
 
 
 def run(name: str, full: bool, out: Path | None) -> None:
-    """Compare the methods on one task, and keep the numbers."""
+    """Compare the methods on one task, and write the results."""
     task, cache = TASKS[name], _cache()
     choice = {**COMMON, **task.options, **(FULL | task.full if full else {})}
     if choice.get("train_fractions", (1.0,)) == (1.0,):
@@ -223,31 +222,20 @@ def run(name: str, full: bool, out: Path | None) -> None:
     result = {"command": command, "machine": tables.machine(), **kept}
     (RESULTS / kind).mkdir(parents=True, exist_ok=True)
     (RESULTS / kind / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    if name in PAGES and not full:
-        page = (out or Path("runs") / kind) / name
-        html = render_methods(page, found, open_samples(found["data"]) if PAGES[name] else None)
-        (DOCS / f"{name}.html").write_text(html)
-    if found["errors"]:  # what is there is kept; the same command tries the rest again
+    if found["errors"]:  # finished runs are kept; the same command retries the others
         raise SystemExit("\n".join(f"{cell}: {error}" for cell, error in found["errors"].items()))
 
 
-def open_samples(data: str) -> Callable[[str], Any]:
-    """Rows by the names of their files, for the cards of a page."""
-    samples, _ = load_inputs(data, progress=False)
-    position = {file: i for i, file in enumerate(samples.files)}
-    return lambda file: samples.input(position[file])
-
-
 def _start(name: str, options: argparse.Namespace) -> str | None:
-    """Run a task in a process of its own; its name if that went wrong."""
+    """Run a task in its own process; return its name if that failed."""
     command = [sys.executable, __file__, "--one", name, *(["--full"] if options.full else [])]
     command += ["--out", str(options.out)] if options.out else []
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    print(f"[suite] {name} begins", flush=True)
+    print(f"[suite] {name} starts", flush=True)
     code = subprocess.run(command, env=environment, stderr=_log(name, options)).returncode
     print(
-        f"[suite] {name} {'is done' if code == 0 else f'failed, see {_log_path(name, options)}'}",
+        f"[suite] {name} {'done' if code == 0 else f'failed, see {_log_path(name, options)}'}",
         flush=True,
     )
     return name if code else None
@@ -268,7 +256,7 @@ def _cache() -> Path:
 
 
 def _folders(cache: Path) -> dict[str, str]:
-    """Names for people in place of folders of this machine."""
+    """Readable names that replace folders of this machine in the results."""
     names = {str(fetch_minilm(cache, False)): "all-MiniLM-L6-v2"}
     names[str(fetch_squeezenet(cache, False))] = "squeezenet1_1.safetensors"
     return {**names, f"{cache}{os.sep}": ""}

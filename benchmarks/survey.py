@@ -1,13 +1,14 @@
-"""What there is to win on each data set: what its teachers know, beside what is known without them.
+"""On which data sets can teachers help? Linear models with and without the teachers' features.
 
-Per number of labels, a linear model on the teachers' features against the best of what needs none
-of them: the largest class, TF-IDF with logistic (for numbers: ridge) regression, and a linear model
-on the features of a small network that was trained on the same photos as the teacher. All learn
-from the same drawn labels, three draws each; regularisation is chosen on a part of them. Where the
-teacher is no better, a student has nothing to take over from it.
+For each number of labels, a linear model on the teachers' features is compared with the best of the
+baselines that need no teacher: the majority class, TF-IDF with logistic regression (ridge
+regression for numeric labels), a linear model on the features of a small network trained on the
+same photos as the image teacher, and the last two combined. All are fitted on the same drawn
+labels, three draws each; regularisation is chosen on a part of them. If the teacher is no better
+than the baselines, a student can gain nothing from it.
 
-At most 4,000 rows of train and 2,000 of test are used. Up to 20 minutes on two cores; features that
-are stored are not computed again.
+At most 4,000 training rows and 2,000 test rows are used. Takes up to 20 minutes on two cores;
+stored features are not computed again.
 
     python benchmarks/survey.py
 """
@@ -47,13 +48,13 @@ from data_sets.models import fetch_squeezenet
 RESULTS = Path(__file__).parent / "results"
 LABELS = {"snippets": "score"}
 MOST_ROWS = {"train": 4000, "test": 2000}
-STRENGTHS = (1.0, 10.0, 100.0)  # inverse, of logistic regression
-SHRINKAGE = (0.1, 1.0, 10.0)  # of ridge regression
+STRENGTHS = (1.0, 10.0, 100.0)  # inverse regularisation of logistic regression
+SHRINKAGE = (0.1, 1.0, 10.0)  # regularisation of ridge regression
 FLOORS = ("majority", "TF-IDF", "SqueezeNet", "TF-IDF and SqueezeNet")
 
 
 class Known(NamedTuple):
-    """What is known of the rows of one split."""
+    """Features, texts and labels of the rows of one split."""
 
     features: dict[str, torch.Tensor]
     texts: list[str] | None
@@ -69,7 +70,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / "survey.json"
     before = json.loads(file.read_text())["rows"] if file.exists() else []
-    print(line("data", "labels", "test", "teachers", "floor", "gain", "each"), flush=True)
+    print(line("data", "labels", "test", "teachers", "baseline", "gap", "all models"), flush=True)
     for name in options.data:
         rows = survey(name, options.labels, options.draws)
         before = [row for row in before if row["data"] != name] + rows
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def result(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    """What is written: the data sets asked for now, and those of earlier runs."""
+    """The document to write: results of this run and of earlier ones."""
     there = {row["data"] for row in rows}
     names = [name for name in DATA_SETS if name in there]
     return {
@@ -152,7 +153,7 @@ def texts_of(samples: Samples, column: str) -> list[str]:
 
 
 def compare(train: Known, test: Known, drawn: NDArray[np.int64], task: Task) -> dict[str, float]:
-    """The score on test of each model that learns from the drawn rows of train."""
+    """Test score of each model fitted on the drawn training rows."""
     labels = train.labels[drawn]
     predicted = {"majority": majority(labels, len(test.labels), task)}
     if train.texts is not None and test.texts is not None:
@@ -172,7 +173,7 @@ def compare(train: Known, test: Known, drawn: NDArray[np.int64], task: Task) -> 
 def probe(
     features: torch.Tensor, labels: NDArray[Any], new: torch.Tensor, task: Task
 ) -> NDArray[Any]:
-    """Log probabilities of the classes, or targets."""
+    """Log probabilities of the classes, or predicted targets."""
     outputs = linear_probe(features, torch.from_numpy(labels), new, task)
     return (outputs.log_softmax(1) if task.kind == "classification" else outputs).numpy()
 
@@ -184,7 +185,7 @@ def majority(labels: NDArray[Any], rows: int, task: Task) -> NDArray[Any]:
 
 
 def tfidf(texts: list[str], labels: NDArray[Any], new: list[str], task: Task) -> NDArray[Any]:
-    """Log probabilities of the classes, or targets; a fifth of the texts chooses the strength."""
+    """As :func:`probe`, with TF-IDF; regularisation is chosen on a fifth of the texts."""
     order = np.random.default_rng(0).permutation(len(texts))
     held_out, kept = np.split(order, [len(texts) // 5])
     strengths = STRENGTHS if task.kind == "classification" else SHRINKAGE
@@ -220,11 +221,11 @@ def score(predicted: NDArray[Any], labels: NDArray[Any], task: Task) -> float:
 
 def line(*cells: Any) -> str:
     data, labels, test, teachers, floor, gain, each = cells
-    return f"{data:<16} {labels:>6} {test:>5}  {teachers:>8}  {floor:>6}  {gain:>6}  {each}"
+    return f"{data:<16} {labels:>6} {test:>5}  {teachers:>8}  {floor:>8}  {gain:>6}  {each}"
 
 
 def best_of(row: dict[str, Any]) -> tuple[str, str, dict[str, float]]:
-    """The best teacher, the best of what needs none, and the mean score of each."""
+    """The best teacher, the best baseline without a teacher, and the mean score of each model."""
     means = {name: statistics.mean(values) for name, values in row["scores"].items()}
     floor = max((name for name in means if name in FLOORS), key=means.__getitem__)
     teacher = max((name for name in means if name not in FLOORS), key=means.__getitem__)
@@ -232,7 +233,7 @@ def best_of(row: dict[str, Any]) -> tuple[str, str, dict[str, float]]:
 
 
 def as_markdown(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
-    """The best teacher beside the best without one, a row a data set."""
+    """One row per data set: the best teacher and the best baseline for each number of labels."""
     cells: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: (list(DATA_SETS).index(row["data"]), row["labels"])):
         teacher, floor, means = best_of(row)
@@ -245,10 +246,12 @@ def as_markdown(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         padded = [*found[:-1], *[""] * (width - len(found)), found[-1]]
         lines.append(f"| {name} | {' | '.join(padded)} |")
     return (
-        "\n".join(lines) + "\n\nNumber of labels: best teacher / best without one. Test accuracy, "
-        f"for `snippets` R², mean over {options.draws} draws of the labels (one where all rows are "
-        "used). Without a teacher: the largest class, TF-IDF, or the features of the small "
-        "network that the students start from.\nMade by `python benchmarks/survey.py`.\n"
+        "\n".join(lines) + "\n\nEach cell gives the number of labels: best score with the "
+        "teachers' features / best score without. Test accuracy (R² for `snippets`), mean over "
+        f"{options.draws} draws of the labels (one draw if all rows are used). Baselines without "
+        "teachers: the majority class, TF-IDF, a linear model on the features of the small "
+        "network that image students start from, and the last two combined.\n"
+        "Made by `python benchmarks/survey.py`.\n"
     )
 
 

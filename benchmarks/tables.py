@@ -1,4 +1,4 @@
-"""Tables and pictures of README and docs, made from what the benchmarks left in results/."""
+"""Generate the tables and the figure of the README and the docs from the results in results/."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIGNS = {"better": "**", "worse": "_", "no difference shown": "", None: ""}
 MOST_SHOWN = 1.6
 OURS = "aft-soft"
 CLEAR = 0.01
-"""A linear model on the teachers' features that is not so much ahead has nothing to give."""
+"""Smallest gap of which a share is given: below, the share would be mostly noise."""
 NONE = "\N{EN DASH}"
 COLOURS = {"better": "#2f6fb0", "worse": "#c8642b", "no difference shown": "#9a9a9a"}
 
@@ -38,7 +38,7 @@ def machine() -> str:
 
 
 def without_folders(document: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The same numbers without folders of this machine."""
+    """The document with local folders replaced, and without the keys of output files."""
     kept = {k: v for k, v in document.items() if k not in ("json", "markdown", "report")}
     text = json.dumps(kept, ensure_ascii=False)
     for folder, name in names.items():
@@ -47,21 +47,21 @@ def without_folders(document: dict[str, Any], names: Mapping[str, str]) -> dict[
 
 
 def put(mark: str, text: str, pages: Sequence[str]) -> None:
-    """Write a text between the marks of that name in each page.
+    """Replace the text between the marks of this name in each page.
 
     Raises:
-        ValueError: If a page lacks them.
+        ValueError: If a page has no such marks.
     """
     block = f"<!-- {mark} -->\n{text}<!-- /{mark} -->"
     pattern = re.compile(f"<!-- {mark} -->.*?<!-- /{mark} -->", re.DOTALL)
     for page in (ROOT / page for page in pages):
         if not pattern.search(before := page.read_text()):
-            raise ValueError(f"{page} lacks the marks of {mark}")
+            raise ValueError(f"{page} has no marks named {mark}")
         page.write_text(pattern.sub(lambda _: block, before))
 
 
 def write_suite(words: Words) -> None:
-    """The tables and the picture of the suite."""
+    """Write the tables and the figure of the suite."""
     found = {
         name: json.loads((RESULTS / "suite" / f"{name}.json").read_text())
         for name in words
@@ -76,7 +76,7 @@ def write_suite(words: Words) -> None:
 
 
 def short_table(found: Mapping[str, Any], words: Words) -> str:
-    """One task per data set, the first: scores with and without the teachers."""
+    """The first task of each data set: scores with and without the teachers."""
     lines = [
         "| data, labelled + unlabelled rows | small model alone | with aft | "
         "difference (95 % interval) |",
@@ -99,11 +99,11 @@ def short_table(found: Mapping[str, Any], words: Words) -> str:
 
 
 def task_table(found: Mapping[str, Any], words: Words) -> str:
-    """A row a task: who knows how much, and what AFT, the best other method and ours bring."""
+    """One row per task: the teachers' probe, and the scores of the student by method."""
     lines = [
-        "| data | rows with + without labels | student, its weights | teachers' features | "
+        "| data | labelled + unlabelled rows | student, initial weights | teachers' features | "
         "student alone | AFT as published | best other method | **aft's default** | "
-        "difference, 95 % interval | of the distance |",
+        "difference, 95 % interval | share of the gap closed |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, document in found.items():
@@ -135,18 +135,18 @@ def task_table(found: Mapping[str, Any], words: Words) -> str:
 
 
 def _share_closed(setting: Mapping[str, Any]) -> str:
-    """The gain of our method, as a share of what the teachers' features are ahead."""
+    """The gain of our method as a share of the gap between the teachers' probe and the student."""
     alone, ours = (setting["methods"][name] for name in ("alone", OURS))
     if not setting["probes"] or ours["difference"] is None:
         return NONE
-    distance = setting["probes"][-1]["score"] - alone["mean"]
-    return f"{ours['difference'] / distance:.0%}" if distance > CLEAR else "none to close"
+    gap = setting["probes"][-1]["score"] - alone["mean"]
+    return f"{ours['difference'] / gap:.0%}" if gap > CLEAR else "no gap"
 
 
 def method_table(found: Mapping[str, Any]) -> str:
-    """A row a method: its error over all data sets."""
+    """One row per method: its error ratio over all data sets."""
     lines = [
-        "| method | data sets | error / error alone | 95 % interval | p | AFT's less its | p | "
+        "| method | data sets | error ratio | 95 % interval | p | AFT's ratio minus this | p | "
         "tasks better | no difference shown | worse |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -171,16 +171,17 @@ def method_table(found: Mapping[str, Any]) -> str:
             f"{' | '.join(less)} | {' | '.join(map(str, counts))} |"
         )
     return (
-        "\n".join(lines) + "\n\nThe error is 1 less the score, divided by that of the student "
-        "alone with the same seed; below 1 is better. Tasks of the same data are averaged first, "
-        "then data sets; the interval is Student's t over data sets, p that of Wilcoxon's "
-        "signed-rank test, not corrected for the number of methods. The last columns count the "
-        "tasks in which the 95 % interval over seeds lies above, around or below no difference.\n"
+        "\n".join(lines) + "\n\nThe error ratio is the error (1 - score) divided by that of the "
+        "student alone with the same seed; below 1 is better. It is averaged over the tasks of a "
+        "data set, then over data sets. The interval is Student's t over data sets, p is from "
+        "Wilcoxon's signed-rank test, not corrected for the number of methods. The last three "
+        "columns count tasks by their 95 % interval over seeds: better than the student alone, no "
+        "difference shown, or worse.\n"
     )
 
 
 def score_table(found: Mapping[str, Any]) -> str:
-    """A row a method, a column a task: the mean score."""
+    """One row per method, one column per task: the mean score."""
     names = list(found)
     methods = list(dict.fromkeys(m for d in found.values() for m in d["settings"][-1]["methods"]))
     lines = [f"| method | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
@@ -195,7 +196,7 @@ def score_table(found: Mapping[str, Any]) -> str:
         f"{d['settings'][-1]['probes'][-1]['score']:.3f}" if d["settings"][-1]["probes"] else NONE
         for d in found.values()
     ]
-    lines.append(f"| linear probe of the teachers | {' | '.join(probes)} |")
+    lines.append(f"| linear probe on the teachers | {' | '.join(probes)} |")
     return (
         "\n".join(lines)
         + "\n\nTest score, mean ± standard deviation over seeds; **bold** is better "
@@ -204,7 +205,7 @@ def score_table(found: Mapping[str, Any]) -> str:
 
 
 def draw(found: Mapping[str, Any], words: Words) -> Figure:
-    """One row a task, one point a method: how much of the error of the student alone is left."""
+    """One row per task, one point per method: its error ratio to the student alone."""
     figure = Figure(figsize=(7.2, 1.0 + 0.5 * len(found)), layout="constrained")
     axes = figure.subplots()
     for row, document in enumerate(found.values()):
@@ -243,7 +244,7 @@ def draw(found: Mapping[str, Any], words: Words) -> Figure:
 
 
 def _by_method(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each method what is known of it in each task."""
+    """The values of each method in each task."""
     methods: dict[str, dict[str, Any]] = {}
     for name, document in found.items():
         for method, values in document["settings"][-1]["methods"].items():
@@ -253,7 +254,7 @@ def _by_method(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _by_data_set(per_task: Mapping[str, Any]) -> dict[str, float]:
-    """The mean error ratio of the tasks of each data set, which their names begin with."""
+    """The mean error ratio per data set, the first part of a task's name."""
     groups: dict[str, list[float]] = {}
     for name, values in per_task.items():
         groups.setdefault(name.partition("-")[0], []).append(values["error_ratio"])
@@ -281,7 +282,7 @@ def _change(values: Mapping[str, Any]) -> str:
 
 
 def _origin(found: Mapping[str, Any]) -> str:
-    """How the scores were made, and what to be careful about."""
+    """How the scores were obtained, and how to read them."""
     first = next(iter(found.values()))
     seeds = "/".join(map(str, sorted({document["seeds"] for document in found.values()})))
     betas = first["betas"]
@@ -294,26 +295,25 @@ def _origin(found: Mapping[str, Any]) -> str:
     rows = [document["settings"][-1]["rows"]["validation"] for document in found.values()]
     failed = sum(len(document["errors"]) for document in found.values())
     return (
-        f"\nTest accuracy (R² where labels are numbers), mean ± standard deviation over {seeds} "
-        "seeds; the same steps, batches and learning rates for every method of a task. Rows "
-        "without labels are for aft's default alone, which has twice as many of them, or of stored "
-        "views where there are none, in every step; the others are as published. Teachers' "
-        "features: a linear model on them, which keeps the teachers. Of the distance: how much of "
-        "what these are ahead of the student alone is won. The best other method is "
-        "picked after its test scores are known, which flatters it. The weight of each other "
-        f"method was chosen among {', '.join(f'{beta:g}' for beta in betas)} with one seed on "
-        f"{min(rows)} to {max(rows)} rows held out of train: {chosen.count(betas[0])} of "
-        f"{len(chosen)} are the "
-        f"smallest that was tried, {chosen.count(betas[-1])} the largest."
+        f"\nTest accuracy (R² for numeric labels), mean ± standard deviation over {seeds} seeds. "
+        "Every method of a task has the same steps, batches and learning rates. Only aft's default "
+        "uses unlabelled rows, or stored views if there are none: a second batch of twice the size "
+        "in every step. The other methods are as published. *Teachers' features*: a linear model "
+        "on them, which needs the teachers for every prediction. The gap is its score minus that "
+        f"of the student alone; up to {CLEAR:g} it counts as no gap. The best other method is "
+        "picked on test scores, so its scores are optimistic. The weights of all methods but aft's "
+        f"default were chosen from {', '.join(f'{beta:g}' for beta in betas)} with one seed on "
+        f"{min(rows)} to {max(rows)} validation rows: {chosen.count(betas[0])} of {len(chosen)} "
+        f"are the smallest value tried, {chosen.count(betas[-1])} the largest."
         f"{f' {failed} runs failed.' if failed else ''}\n"
-        f"Made by `python benchmarks/suite.py` ({first['machine']}, one thread a task).\n"
+        f"Made by `python benchmarks/suite.py` ({first['machine']}, one thread per task).\n"
     )
 
 
 def ablation_table(
     scores: Mapping[str, Mapping[str, Mapping[str, float]]], default: str, order: Sequence[str]
 ) -> str:
-    """A row a change, a column a task: the mean score, and its difference from the default."""
+    """One row per change, one column per task: mean score and difference from the default."""
     tasks = list(scores)
     lines = [f"| change | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|"]
     for change in order:
@@ -338,9 +338,9 @@ def _ablation_cell(scores: Mapping[str, Mapping[str, float]], change: str, defau
 def summarize_tasks(
     ratios: Sequence[float], others: Sequence[float] | None = None
 ) -> dict[str, float | int | None]:
-    """One method over several data sets, against the labels alone or against another method.
+    """Compare a method with the labels alone, or with another method, over several data sets.
 
-    Data sets are what is drawn here, not seeds: each counts once, with the mean over its seeds.
+    The samples of the tests are data sets, not seeds: each counts once, with its mean over seeds.
 
     References:
         Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 2006: the
@@ -348,13 +348,13 @@ def summarize_tasks(
 
     Args:
         ratios: The method's error on each data set, divided by that of the labels alone.
-        others: The same of the other method, in the same order; without it that of the labels
-            alone, 1.
+        others: The same for the other method, in the same order; by default 1 for each, the ratio
+            of the labels alone.
 
     Returns:
         ``tasks``; ``mean`` of the ratios; ``difference``, the mean of ratio - other, with ``low``
-        and ``high``, its 95 % interval (Student's t); ``p_value``, two-sided. What fewer than two
-        data sets cannot tell is None.
+        and ``high``, its 95 % interval (Student's t); ``p_value``, two-sided. With fewer than two
+        data sets, the interval and the p-value are None.
 
     Raises:
         InputError: If there are no data sets, or the lengths differ.

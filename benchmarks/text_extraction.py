@@ -1,9 +1,9 @@
-"""Texts a second of feature extraction against sentence-transformers' own `encode`, side by side.
+"""Texts per second of feature extraction, compared with `encode` of sentence-transformers.
 
-The same model, texts, longest length and number of threads; the two take turns, each computing
-every text, so that whatever else the machine does meets both. Ours includes reading the texts and
-writing the features to disk. `encode` is run with its default batches of 32 and with the best of
-several batch sizes. About eight minutes on two cores.
+Both use the same model, texts, maximum length and number of threads. They take turns over all
+texts, so that other load on the machine affects both equally. The time of aft includes reading the
+texts and writing the features to disk. `encode` runs with its default batch size of 32 and with
+several others, of which the best is reported. Takes about eight minutes on two cores.
 
     python benchmarks/text_extraction.py
 """
@@ -75,7 +75,7 @@ def compare(folder: Path, samples: Samples, max_tokens: int, rounds: int) -> dic
     teacher = aft.load_teacher(f"st:{folder}?max_tokens={max_tokens}")
     seconds: dict[object, list[float]] = {"aft": [], **{size: [] for size in BATCH_SIZES}}
     ours = theirs = np.empty(0)
-    model.encode(texts[:64]), extract(teacher, samples.subset(np.arange(64)))  # to warm up
+    model.encode(texts[:64]), extract(teacher, samples.subset(np.arange(64)))  # warm-up
     for turn in range(rounds):
         for name in sorted(seconds, key=str, reverse=turn % 2 == 1):
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The transfer losses of the trials: those of the library, and the changes that are tried."""
+"""Transfer losses of the trials: those of the library, and variants of them."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from aft.training.sampling import ViewBatch
 from trial_tasks import Bench, features_of
 
 Plan = Callable[[float, float], tuple[float, float]]
-"""From the share of steps done and the task loss over its first value to the weights of the task
-loss and, times BETA, of the transfer loss."""
+"""Function from the fraction of steps done and the task loss relative to its initial value to two
+weights: of the task loss, and of the transfer loss as a multiple of BETA."""
 
 
 @dataclass(frozen=True)
 class Idea:
-    """What a trial does; without changes it is "joint".
+    """The settings of a trial; the defaults are those of the idea "joint".
 
     Attributes:
-        words: What it changes, for the table.
-        against: The idea that it is a change of.
-        parts: The transfer losses that are summed; none for the labels alone.
-        plan: Weights of both losses over the steps.
-        steps: How many times the steps of the task.
-        rows: How many times the rows without labels a step.
-        temperature: Of the soft labels; for classes alone.
+        words: The change in words, for the table.
+        against: The idea that this one changes and is compared with.
+        parts: The transfer losses to sum; empty: labels only.
+        plan: Weights of the task loss and the transfer loss over the steps.
+        steps: Number of steps, as a multiple of the task's.
+        rows: Number of unlabelled rows per step, as a multiple of the task's.
+        temperature: Temperature of the soft labels; for classification only.
         loss_lr: Learning rate of the gates.
-        gate_steps: Steps of the gates alone before each of the student; 0 learns both at once.
-        kernel: ``both`` sees features and the linear model's scores of the task, ``scores`` and
-            ``features`` see these only. Features without gates are ``equal``, with those of
-            :func:`gates_of_head` ``head``.
-        scale: Of teachers' features: each dimension, each teacher as a whole, or none.
-        queue: Rows of earlier steps that the kernel sees beside the batch.
-        teachers: How many.
-        apart: Whether each teacher has losses of its own.
-        drop: Which of two teachers' losses half of the steps are without.
+        gate_steps: Gate-only steps before each step of the student; 0: both are trained together.
+        kernel: Input of the kernel: ``both`` features and the linear model's scores, or only
+            ``scores``, or only ``features`` with learned gates; ``equal``: features without gates;
+            ``head``: features with the fixed gates of :func:`gates_of_head`.
+        scale: Standardization of the teachers' features: per dimension, per teacher, or none.
+        queue: Number of rows from earlier steps that the kernel sees in addition to the batch.
+        teachers: Number of teachers.
+        apart: Whether each teacher has separate losses.
+        drop: Which of two teachers' losses to drop in half of the steps.
     """
 
     words: str
@@ -61,11 +61,11 @@ class Idea:
 
 
 class Transfer(nn.Module):
-    """The losses of some teachers, summed.
+    """The sum of a kernel loss and a soft-label loss.
 
     Args:
-        kernel: On features, or None.
-        labels: On outputs, or None.
+        kernel: Loss on features, or None.
+        labels: Loss on outputs, or None.
     """
 
     needs = "both"
@@ -82,11 +82,12 @@ class Transfer(nn.Module):
 
 
 class Both(nn.Module):
-    """The kernel of the library's loss."""
+    """The kernel part of the library's default loss."""
 
     def __init__(self, labels: SoftLabelLoss, known: list[Tensor]) -> None:
         super().__init__()
-        self.whole = [AFTSoftLoss.fit(labels, known)]  # a list, to have its kernel once
+        # A list, so that the kernel is registered once.
+        self.whole = [AFTSoftLoss.fit(labels, known)]
         self.kernel = self.whole[0].kernel
 
     def forward(self, features: Tensor, teachers: Tensor | list[Tensor]) -> Tensor:
@@ -95,11 +96,11 @@ class Both(nn.Module):
 
 
 class Scores(nn.Module):
-    """A kernel of the linear model's scores alone."""
+    """A kernel loss on the linear model's scores only."""
 
     def __init__(self, labels: SoftLabelLoss, known: list[Tensor]) -> None:
         super().__init__()
-        self.labels = [labels]  # a list, since the other loss holds its state
+        self.labels = [labels]  # a list, since the other loss registers it
         scores = labels.teacher_logits(known)
         statistics = [(scores.mean(0), scores.std(0, correction=0))]
         self.kernel = AFTLoss([scores.shape[1]], weights="fixed", statistics=statistics)
@@ -110,11 +111,11 @@ class Scores(nn.Module):
 
 
 class Apart(nn.Module):
-    """The mean of each teacher's own loss; of two, half of the steps may be without one.
+    """The mean of separate losses per teacher; optionally drops one of two in half of the steps.
 
     Args:
-        losses: One a teacher.
-        drop: Which one those steps are without.
+        losses: One loss per teacher.
+        drop: Which of two losses to drop.
     """
 
     needs = "both"
@@ -132,7 +133,7 @@ class Apart(nn.Module):
 
 
 class Queue(nn.Module):
-    """A kernel of the batch and of the rows of earlier steps, as the student saw them then."""
+    """A kernel over the batch and rows of earlier steps, with the student's features from then."""
 
     def __init__(self, kernel: nn.Module, rows: int) -> None:
         super().__init__()
@@ -149,14 +150,14 @@ class Queue(nn.Module):
 
 
 class GateSteps:
-    """Steps of the gates alone, on other batches than the student's, which stays as it is.
+    """Trains only the gates, on separate batches, with the student frozen.
 
     Args:
-        transfer: The loss that has the gates.
-        times: How many of these steps there are a step of the student.
-        lr: Their learning rate.
-        bench: Has the teachers' features.
-        fresh: The batches.
+        transfer: The loss with the gates.
+        times: Number of gate steps per step of the student.
+        lr: Learning rate of the gates.
+        bench: The task, with the teachers' features.
+        fresh: Batches for the gate steps.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class GateSteps:
 
 
 def make_transfer(bench: Bench, idea: Idea, seed: int) -> Transfer | Apart:
-    """The transfer loss of an idea."""
+    """Build the transfer loss of an idea."""
     teachers = tuple(range(len(bench.features) - 2 + idea.teachers))
     if not idea.apart:
         return make_losses(bench, idea, teachers, seed)
@@ -184,7 +185,7 @@ def make_transfer(bench: Bench, idea: Idea, seed: int) -> Transfer | Apart:
 
 
 def make_losses(bench: Bench, idea: Idea, teachers: tuple[int, ...], seed: int) -> Transfer:
-    """The losses that an idea sums, for the teachers of these numbers together."""
+    """Build the losses of an idea for the given teachers together."""
     known = [bench.features[one]["train"] for one in teachers]
     task = bench.task
     if teachers not in bench.heads:
@@ -202,7 +203,7 @@ def make_losses(bench: Bench, idea: Idea, teachers: tuple[int, ...], seed: int) 
 
 
 def make_kernel(idea: Idea, known: list[Tensor], labels: SoftLabelLoss) -> nn.Module:
-    """AFT as an idea has it, from the teachers' features of the training rows."""
+    """Build the kernel loss of an idea from the teachers' features of the training rows."""
     if idea.kernel in ("both", "scores"):
         return (Both if idea.kernel == "both" else Scores)(labels, known)
     statistics = [(one.mean(0), one.std(0, correction=0)) for one in known]
@@ -220,7 +221,7 @@ def make_kernel(idea: Idea, known: list[Tensor], labels: SoftLabelLoss) -> nn.Mo
 
 
 def gates_of_head(labels: SoftLabelLoss, known: Tensor) -> Tensor:
-    """How much the linear model makes of each standardized dimension, the most being 1."""
+    """Weight of each standardized dimension in the linear model, relative to the largest."""
     length = torch.linalg.vector_norm(labels.weight, dim=0) * known.std(0, correction=0)
     gates: Tensor = length / length.max()
     return gates

@@ -1,4 +1,4 @@
-"""A task of the trials in memory: inputs, labels, teachers' features, and the student's start."""
+"""A task of the trials in memory: inputs, labels, teachers' features, and the initial student."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Bench:
     """A task in memory.
 
     Attributes:
-        task: What is to be learned.
-        backbone: The student's, with the weights it starts from.
-        schedule: How it is trained.
-        inputs: Of each split; the pool are the rows without labels.
-        labels: Of each split but the pool.
-        features: Of each teacher for train and pool; the last is the second teacher.
-        heads: Soft labels that were fitted, by the numbers of their teachers.
+        task: The prediction task.
+        backbone: The student's backbone, with its initial weights.
+        schedule: The training schedule.
+        inputs: Inputs of each split; ``pool`` contains the unlabelled rows.
+        labels: Labels of each split except the pool.
+        features: Features of each teacher for train and pool; the last is the second teacher.
+        heads: Fitted soft-label losses, by the indices of their teachers.
     """
 
     task: Task
@@ -62,11 +62,11 @@ class Bench:
 
 
 class Held:
-    """Inputs in memory, in the place of :class:`aft.data.Samples` where only these are asked for.
+    """Inputs in memory; replaces :class:`aft.data.Samples` where only inputs are needed.
 
     Args:
-        values: What a transform takes.
-        transform: Draws from it an input of the student; None if that is what they are.
+        values: Inputs of the transform.
+        transform: Random transform to an input of the student; None if values are that already.
     """
 
     def __init__(self, values: Sequence[Any], transform: Callable[[Any], Any] | None) -> None:
@@ -81,7 +81,7 @@ class Held:
 
 
 def load_bench(name: str, seed: int) -> Bench:
-    """A task of the suite; where all labels are used, views of its rows are the pool."""
+    """Load a task of the suite; if all labels are used, the pool consists of views of its rows."""
     entry, cache = suite.TASKS[name], suite._cache()
     given = entry.options
     fraction = given.get("train_fractions", (1.0,))[0]
@@ -126,7 +126,7 @@ def load_bench(name: str, seed: int) -> Bench:
 
 
 def hold(samples: Samples, backbone: Backbone, anew: bool) -> Held:
-    """Inputs as the student takes them; or pictures as they are, to be cropped anew each time."""
+    """Preprocessed inputs; or, if ``anew``, raw images with a transform that augments them."""
     values = (samples.input(row) for row in range(len(samples)))
     if anew and samples.columns[0].modality == "image":
         return Held(list(values), backbone.preprocessing.augment("standard"))
@@ -135,7 +135,7 @@ def hold(samples: Samples, backbone: Backbone, anew: bool) -> Held:
 
 
 def start(bench: Bench, seed: int) -> Student:
-    """A student of its own, begun as `aft train` does."""
+    """A new student, initialized as in `aft train`."""
     torch.manual_seed(seed)
     mean = std = None
     if bench.task.kind == "regression":
@@ -151,7 +151,7 @@ def start(bench: Bench, seed: int) -> Student:
 def draw(
     bench: Bench, split: Split, steps: int, seed: int, purpose: int = UNLABELLED
 ) -> Iterator[ViewBatch]:
-    """Batches of a split, in an order and as views that the purpose and the seed draw."""
+    """Batches of a split; seed and purpose determine their order and augmentations."""
     held, schedule = bench.inputs[split], bench.schedule
     size = schedule.batch_size if split == "train" else schedule.unlabelled_batch_size
     for batch in Batches(len(held), size, range(steps), seed, 0, 1, purpose):
@@ -164,13 +164,13 @@ def draw(
 
 
 def features_of(bench: Bench, split: Split, rows: NDArray[np.int64], teachers: int) -> list[Tensor]:
-    """What the teachers of the task say of some rows, or with 2 these and the second teacher."""
+    """Features of rows by the task's teachers; with ``teachers=2`` also by the second teacher."""
     return [one[split][rows] for one in bench.features[: len(bench.features) - 2 + teachers]]
 
 
 @torch.no_grad()
 def evaluate(student: nn.Module, bench: Bench, split: Split) -> float:
-    """Accuracy, or R² where labels are numbers."""
+    """Accuracy, or R² for numeric labels."""
     held = bench.inputs[split]
     student.eval()
     batches = (held.values[at : at + 256] for at in range(0, len(held), 256))
@@ -180,7 +180,7 @@ def evaluate(student: nn.Module, bench: Bench, split: Split) -> float:
 
 
 def uncertainty(score: float, bench: Bench) -> float:
-    """As in training: the standard error of a share of right answers, else 0."""
+    """Standard error of an accuracy as in training; 0 for other metrics."""
     if bench.task.kind != "classification":
         return 0.0
     return math.sqrt(max(0.0, score * (1 - score)) / len(bench.inputs["validation"]))

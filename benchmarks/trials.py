@@ -1,15 +1,15 @@
-"""What was left out, and why: ideas for the transfer, each tried beside the plain sum of losses.
+"""Ideas for the transfer that were tried, each compared with the default loss.
 
-Every idea is one change to "joint", the default of `aft train`: AFT's kernel and soft
-labels, summed, with weight 3 from the first step to the last, over labelled rows and rows without
-labels; or to what stands under "against". Students, losses and data are those of the library;
-inputs and features are in memory and the loop is short, so that a new idea is a line in IDEAS and
-perhaps a small module. Every trial is kept, so the command goes on where it stopped. A trial takes
-5 to 60 seconds on one core, all of them about two hours.
+Every idea is one change to its baseline. For most, this is "joint", the default of `aft train`: the
+sum of AFT's kernel and soft labels, with weight 3 in all steps, over labelled and unlabelled rows.
+Students, losses and data are those of the library. Inputs and features are in memory and the
+training loop is short, so a new idea needs only a line in IDEAS and perhaps a small module. A trial
+takes 5 to 60 seconds on one core, all of them about two hours. Every trial is stored; run the same
+command again to resume.
 
     python benchmarks/trials.py
     python benchmarks/trials.py --tasks reuters --ideas rising falling --seeds 3
-    python benchmarks/trials.py --table          # only the table, from what is in results
+    python benchmarks/trials.py --table          # only the table, from the stored results
 """
 
 from __future__ import annotations
@@ -42,82 +42,86 @@ TASKS = ("reuters", "snippets", "stamps")
 BETA = 3.0
 QUEUE = 512
 LOOKS = 10
-FRESH = 5  # what the random stream of fresh batches is for, beside those of the library
+FRESH = 5  # purpose of the random stream of gate batches; the library uses the others
 
 # PHI-S (Ranzinger et al. 2024, arXiv 2410.01680) rotates a teacher's features until all dimensions
-# have the same variance, and divides them by one number. A kernel does not see rotations (but for
-# the axes that its gates stand on), so what is left is one number a teacher. Rows are brought to
-# length 1, so with one teacher that changes nothing either: "not standardized" is the same.
+# have the same variance, and divides them by one number. A kernel is invariant to rotations (except
+# for the axes of its gates), so only the division is left. Rows are normalized to length 1, so with
+# one teacher the division has no effect either: the idea "not standardized" is equivalent.
 IDEAS = {
-    "joint": Idea("both losses from the first step to the last, weight 3"),
+    "joint": Idea("both losses in all steps, weight 3"),
     "alone": Idea("labels only", parts=()),
-    "alone, 3 x steps": Idea("labels only, three times as long", parts=(), steps=3),
+    "alone, 3 x steps": Idea("labels only, three times the steps", parts=(), steps=3),
     "soft labels": Idea("without the kernel", parts=("labels",)),
     "kernel": Idea("without soft labels", parts=("kernel",)),
-    "softer labels": Idea("soft labels of temperature 2", temperature=2),
-    "the softest labels": Idea("of temperature 4", temperature=4),
+    "softer labels": Idea("soft labels with temperature 2", temperature=2),
+    "the softest labels": Idea("soft labels with temperature 4", temperature=4),
     "more rows": Idea(
-        "twice the rows without labels a step, weight 5", rows=2, plan=lambda *_: (1, 5 / 3)
+        "twice the unlabelled rows per step, weight 5", rows=2, plan=lambda *_: (1, 5 / 3)
     ),
     "transfer first": Idea(
-        "transfer only for the first half, then both", plan=lambda done, _: (done >= 0.5, 1)
+        "transfer only in the first half, then both losses", plan=lambda done, _: (done >= 0.5, 1)
     ),
     "transfer, then labels": Idea(
-        "transfer only for the first half, then labels only",
+        "transfer only in the first half, then labels only",
         plan=lambda done, _: (done >= 0.5, done < 0.5),
     ),
-    "rising": Idea("weight from 0 to 6", plan=lambda done, _: (1, 2 * done)),
-    "falling": Idea("weight from 6 to 0", plan=lambda done, _: (1, 2 - 2 * done)),
+    "rising": Idea("weight rises from 0 to 6", plan=lambda done, _: (1, 2 * done)),
+    "falling": Idea("weight falls from 6 to 0", plan=lambda done, _: (1, 2 - 2 * done)),
     "falling with the task loss": Idea(
-        "weight 3 times task loss / its start, at most 3", plan=lambda _, loss: (1, min(1, loss))
+        "weight 3 times task loss / initial task loss, at most 3",
+        plan=lambda _, loss: (1, min(1, loss)),
     ),
-    "queue": Idea(f"the kernel sees {QUEUE} earlier rows too", queue=QUEUE),
-    "scores alone": Idea("the kernel sees the linear model's scores only", kernel="scores"),
-    "features alone": Idea("the kernel sees features only, each under its gate", kernel="features"),
+    "queue": Idea(f"the kernel also sees {QUEUE} rows of earlier steps", queue=QUEUE),
+    "scores alone": Idea("the kernel sees only the linear model's scores", kernel="scores"),
+    "features alone": Idea("the kernel sees only features, with a gate each", kernel="features"),
     "fast gates": Idea(
-        "gates learn ten times as fast", "features alone", kernel="features", loss_lr=0.1
+        "ten times the learning rate of the gates", "features alone", kernel="features", loss_lr=0.1
     ),
     "bi-level gates": Idea(
-        "5 steps of the gates on fresh batches a step",
+        "5 gate steps on separate batches per step",
         "features alone",
         kernel="features",
         gate_steps=5,
     ),
     "equal gates": Idea("no gates", "features alone", kernel="equal"),
     "gates of the head": Idea(
-        "fixed: a dimension's weight in the linear model", "features alone", kernel="head"
+        "fixed gates: weights of the linear model", "features alone", kernel="head"
     ),
     "not standardized": Idea(
-        "teacher's features in their own units", "features alone", kernel="features", scale="none"
+        "teacher features in their original units",
+        "features alone",
+        kernel="features",
+        scale="none",
     ),
-    "two teachers": Idea("a second, weaker teacher beside it", teachers=2),
-    "two, apart": Idea("each teacher its own losses", "two teachers", teachers=2, apart=True),
+    "two teachers": Idea("a second, weaker teacher in addition", teachers=2),
+    "two, apart": Idea("separate losses for each teacher", "two teachers", teachers=2, apart=True),
     "drop the larger": Idea(
-        "half of the steps without the larger loss",
+        "the larger loss is dropped in half of the steps",
         "two, apart",
         teachers=2,
         apart=True,
         drop="larger",
     ),
     "drop the smaller": Idea(
-        "half of the steps without the smaller loss",
+        "the smaller loss is dropped in half of the steps",
         "two, apart",
         teachers=2,
         apart=True,
         drop="smaller",
     ),
     "two, features alone": Idea(
-        "the kernel sees features only", "two teachers", kernel="features", teachers=2
+        "the kernel sees only features", "two teachers", kernel="features", teachers=2
     ),
     "two, one scale each": Idea(
-        "PHI-S: each teacher divided by one number",
+        "PHI-S: features of each teacher divided by one number",
         "two, features alone",
         kernel="features",
         scale="teacher",
         teachers=2,
     ),
     "two, not standardized": Idea(
-        "features in their own units",
+        "teacher features in their original units",
         "two, features alone",
         kernel="features",
         scale="none",
@@ -132,7 +136,9 @@ def main() -> None:
     parser.add_argument("--ideas", nargs="+", default=list(IDEAS), choices=IDEAS)
     parser.add_argument("--seeds", type=int, default=3, help="at least 2")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true", help="write the table, train nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="only write the table, without training"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
@@ -141,7 +147,7 @@ def main() -> None:
         for seed in range(options.seeds):
             kept = {idea: trials.get(task, {}).get(idea, {}) for idea in options.ideas}
             missing = [idea for idea in options.ideas if str(seed) not in kept[idea]]
-            if "label_column" in suite.TASKS[task].options:  # a temperature is of classes
+            if "label_column" in suite.TASKS[task].options:  # temperatures apply to classes only
                 missing = [idea for idea in missing if IDEAS[idea].temperature == 1]
             if not missing:
                 continue
@@ -164,7 +170,7 @@ def main() -> None:
 
 
 def train(bench: Bench, idea: Idea, seed: int) -> float:
-    """The test score of the checkpoint that validation rows choose."""
+    """Test score of the checkpoint chosen on validation rows."""
     task = bench.task
     steps = bench.schedule.steps * idea.steps
     rows = bench.schedule.unlabelled_batch_size * idea.rows
@@ -207,7 +213,7 @@ def train(bench: Bench, idea: Idea, seed: int) -> float:
         optimizer.zero_grad()
         loss.backward()
         if gates is not None:
-            gates.optimizer.zero_grad()  # so that the student's step leaves them as they are
+            gates.optimizer.zero_grad()  # only gate steps change the gates
         nn.utils.clip_grad_norm_(model.student.parameters(), schedule.clip_norm)
         optimizer.step()
         rates.step()
@@ -220,9 +226,9 @@ def train(bench: Bench, idea: Idea, seed: int) -> float:
 
 
 def as_table(trials: dict[str, Any]) -> str:
-    """A row an idea, a column a task: the mean score, and the difference by seed."""
+    """One row per idea, one column per task: mean score and paired difference."""
     lines = [
-        f"| idea | what it changes | against | {' | '.join(trials)} |",
+        f"| idea | change | baseline | {' | '.join(trials)} |",
         "|---" * (3 + len(trials)) + "|",
     ]
     for name, idea in IDEAS.items():
@@ -230,9 +236,10 @@ def as_table(trials: dict[str, Any]) -> str:
         against = "" if name == "joint" else idea.against
         lines.append(f"| {name} | {idea.words} | {against} | {' | '.join(cells)} |")
     return "\n".join(lines) + (
-        "\n\nTest accuracy (R² of snippets), mean over seeds; in brackets the difference by seed "
-        "from the idea under *against*, with its 95 % interval (Student's t). **Bold** is better, "
-        "_italic_ worse; of so many intervals one in twenty excludes zero by chance.\n"
+        "\n\nTest accuracy (R² for snippets), mean over seeds. In brackets: the mean difference "
+        "from the baseline, paired by seed, with its 95 % interval (Student's t). **Bold** is "
+        "better, _italic_ worse. Intervals are not corrected for the number of comparisons: about "
+        "one in twenty excludes zero by chance.\n"
     )
 
 
@@ -241,7 +248,7 @@ def _origin(found: dict[str, Any]) -> str:
 
 
 def cell(known: dict[str, Any], name: str, against: str) -> str:
-    """The scores of an idea in one task, and the difference from another."""
+    """Mean score of an idea in one task, and the difference from its baseline."""
     own = {seed: one["score"] for seed, one in known.get(name, {}).items()}
     base = {seed: one["score"] for seed, one in known.get(against, {}).items()}
     if not own:

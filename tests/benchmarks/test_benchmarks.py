@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,28 @@ import tables  # noqa: E402
 import trial_losses  # noqa: E402
 import trial_tasks  # noqa: E402
 import trials  # noqa: E402
+
+SCRIPTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_names_what_there_is(name: str) -> None:
+    """The product moves on; a script that is run once a month must not find out by itself."""
+    module = importlib.import_module(name)
+    assert (module.__doc__ or "").strip()
+
+
+def test_make_bench_runs_every_benchmark() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = re.search(r"^BENCHMARKS := (.*)$", makefile, re.MULTILINE)
+    assert named is not None
+    run = set(named[1].split())
+    marks = {name for name in SCRIPTS if 'if __name__ == "__main__"' in read(name)}
+    assert run == marks - {"paper", "make_data"}  # a model hub and a GPU; an argument
+
+
+def read(script: str) -> str:
+    return (ROOT / "benchmarks" / f"{script}.py").read_text()
 
 
 @pytest.mark.parametrize("full", [False, True])
