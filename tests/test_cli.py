@@ -86,6 +86,8 @@ def test_flags_are_words_until_they_are_checked() -> None:
     words = ["--batch_size", "8", "--teachers", "a", "b", "--no-progress", "--beta=auto"]
     expected = {"batch_size": "8", "teachers": ["a", "b"], "progress": False, "beta": "auto"}
     assert parse_flags("train", kind, words) == expected
+    repeated = ["--teachers", "a", "--teachers", "b", "--beta", "-1e-3"]
+    assert parse_flags("train", kind, repeated) == {"teachers": ["a", "b"], "beta": "-1e-3"}
     values = {**expected, "data": "x", "student": "s"}
     config = configs.resolve(kind, None, values)
     assert (config.batch_size, config.teachers, config.beta) == (8, ("a", "b"), "auto")
@@ -163,6 +165,9 @@ def test_flags_override_the_file(tiny: list[object], tmp_path: Path, capsys: Cap
     assert run("train", "--config", file, *tiny, "--seed", 7) == 0
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert saved["seed"] == 7 and saved["beta"] == 2.0 and saved["steps"] == 2
+    assert run("train", "--config", file, *tiny, "--seed", 7, "--overwrite") == 0
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["overwrite"] is False  # it is no property of the run
     again = tmp_path / "again"
     assert run("train", f"--config={tmp_path / 'run' / 'config.yaml'}", "--out", again) == 0
     first, second = (p / "student" / "model.safetensors" for p in (tmp_path / "run", again))
@@ -284,6 +289,13 @@ def test_inspect_finds_out_what_a_path_is(
     assert "--run" in capsys.readouterr().err
     assert run("inspect", tmp_path / "nothing") == 1
     assert str(tmp_path / "nothing") in capsys.readouterr().err
+    assert run("inspect", "--label-column", "label", data) == 1  # both are taken for columns
+    assert data in capsys.readouterr().err
+    shutil.copytree(out / "student", tmp_path / "moved")
+    assert run("inspect", tmp_path / "moved") == 1
+    assert f"--run {tmp_path / 'moved'}" in capsys.readouterr().err
+    assert run("train", *tiny, "--out", data + "/train/circle/000.png/run") == 1
+    assert "000.png" in capsys.readouterr().err
 
 
 def test_inspect_shows_one_store_of_several(tmp_path: Path, picture_folder: Folder) -> None:

@@ -44,8 +44,7 @@ def _show_predictions(result: dict[str, Any]) -> str:
     lines = [f"{result['rows']} rows  ->  {result['out']}"]
     skipped = [f"skipped {file}: {fault}" for file, fault in result["skipped"]]
     lines += skipped[:20]
-    if len(skipped) > 20:
-        lines.append(f"… and {len(skipped) - 20} more; --json lists all")
+    lines += ["more were skipped; --json lists all"] * (len(skipped) > 20)
     lines += [f"no {name} in {count} of them" for name, count in result["missing"].items()]
     return "\n".join(lines)
 
@@ -100,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" ({error.filename})" if error.filename else ""
             return _fail(f"aft {name}", f"the disk is full{place}; free some space and retry", 1)
-        if isinstance(error, PermissionError):
-            return _fail(f"aft {name}", f"permission denied: {error.filename}", 1)
-        raise
+        if error.filename is None:
+            raise
+        return _fail(f"aft {name}", f"{error.filename}: {error.strerror}", 1)
 
 
 def _run(name: str, arguments: list[str]) -> int:

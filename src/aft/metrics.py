@@ -85,6 +85,8 @@ def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> d
         over targets), ``rmse``, ``mae`` (in the targets' units).
     """
     outputs = np.asarray(logits, dtype=np.float64)
+    if not np.isfinite(outputs).all():  # of a diverged student, all are NaN
+        return dict.fromkeys(compute_metrics(np.zeros_like(outputs), labels, task), math.nan)
     if task.kind == "classification":
         return _class_metrics(outputs, labels, task.num_outputs)
     from sklearn import metrics

@@ -32,19 +32,19 @@ def result_name(data: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).resolve().stem).strip("-") or "run"
 
 
-def check_own_folder(out: Path, marker: str, what: str) -> bool:
+def check_own_folder(out: Path, what: str, *markers: str) -> bool:
     """Whether a folder contains results of the given kind; false if it is empty or missing.
 
     Args:
         out: The folder.
-        marker: Name of a file that every folder of this kind contains.
         what: The kind of results, for the error message.
+        markers: Names of files that every folder of this kind contains.
 
     Raises:
         ConfigError: If the folder contains other files.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    if not (out / marker).is_file():
+    if not all((out / marker).is_file() for marker in markers):
         raise ConfigError(f"{out} exists but is not a {what} of aft; use another --out")
     return True

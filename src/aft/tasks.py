@@ -39,8 +39,9 @@ class Task:
     @property
     def outputs(self) -> str:
         """The outputs in words: ``6 classes``."""
-        words = {"classification": "classes", "multilabel": "labels", "regression": "targets"}
-        return f"{self.num_outputs} {words[self.kind]}"
+        word = {"classification": "class", "multilabel": "label", "regression": "target"}[self.kind]
+        ending = "" if self.num_outputs == 1 else "es" if word == "class" else "s"
+        return f"{self.num_outputs} {word}{ending}"
 
     def describe(self) -> dict[str, Any]:
         """The task as plain JSON values."""

@@ -171,6 +171,9 @@ def test_long_pairs(max_tokens: int, tokenizers: dict[str, Any]) -> None:
     for a, b in [(long, short), (short, long), (long, middle), (middle, long), (long, long)]:
         expected = tokenizer(a, b, truncation=True, max_length=max_tokens)["input_ids"]
         assert tokenization.evaluate()({"a": a, "b": b}).tolist() == expected
+    # transformers needs gigabytes for these, which begin like the last pair.
+    very_long = "the quiet river " * 10_000
+    assert tokenization.evaluate()({"a": very_long, "b": very_long}).tolist() == expected
 
 
 def test_a_regular_expression_may_look_ahead_beyond_the_cut(tokenizers: dict[str, Any]) -> None:

@@ -167,6 +167,9 @@ def test_nothing_is_overwritten_unasked(options: dict[str, Any], tmp_path: Path)
     with pytest.raises(ConfigError) as error:
         aft.train(**{**options, "out": tmp_path / "mine", "overwrite": True})
     assert says(error.value, tmp_path / "mine")
+    (tmp_path / "mine" / "config.yaml").write_text("a: 1\n")  # a common name
+    with pytest.raises(ConfigError) as error:
+        aft.train(**{**options, "out": tmp_path / "mine", "overwrite": True})
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
@@ -179,6 +182,16 @@ def test_divergence_is_said(options: dict[str, Any]) -> None:
     with pytest.raises(aft.AftError) as error:
         aft.train(**options, lr=1e30, clip_norm=0, warmup=0)
     assert says(error.value, "NaN", "48 of 48")
+
+
+def test_divergence_in_numbers_is_said(options: dict[str, Any], tmp_path: Path) -> None:
+    """A student whose outputs are NaN at an evaluation has no score, and no traceback."""
+    files = sorted(Path(options["data"]).rglob("*.png"))
+    rows = [json.dumps({"path": str(file), "label": 0.5 + i}) for i, file in enumerate(files)]
+    (tmp_path / "numbers.jsonl").write_text("\n".join(rows))
+    numbers = {"data": str(tmp_path / "numbers.jsonl"), "teachers": (), "eval_every": 1}
+    with pytest.raises(aft.AftError):
+        aft.train(**{**options, **numbers}, lr=1e30, clip_norm=0, warmup=0)
 
 
 def test_old_options_that_change_nothing_are_read(tmp_path: Path) -> None:

@@ -150,7 +150,8 @@ def test_a_run_from_before_the_option_counts_as_one_with_all_rows(tmp_path: Path
     del saved["train_fraction"]
     saved["keep_teachers"] = False  # as earlier versions wrote
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
-    (tmp_path / "result.json").write_text("{}")
+    for name in ("data.json", "result.json"):
+        (tmp_path / name).write_text("{}")
     open_run(tmp_path, config)
     with pytest.raises(ConfigError) as error:
         open_run(tmp_path, config.model_copy(update={"train_fraction": 0.5}))

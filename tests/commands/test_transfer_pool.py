@@ -23,7 +23,8 @@ from aft.config.commands import TrainConfig, resolve
 from aft.errors import AftError, ConfigError
 from aft.features.store import find_stores
 from aft.features.stored import StoredFeatures
-from aft.training.prepare import check_shares
+from aft.tasks import Task
+from aft.training.prepare import check_options
 from aft.training.trainer import Trainer
 from helpers.errors import says
 from helpers.pictures import draw_picture
@@ -168,15 +169,20 @@ class TestRowsWithoutLabels:
     def test_processes_that_would_have_none(self) -> None:
         config = resolve(TrainConfig, None, {"data": "d", "student": "s", "batch_size": 8})
         five, one = ([None] * n for n in (5, 1))
-        check: Any = check_shares
-        check(config, five, None, 4)
-        check(config, five, one, 1)
+        check: Any = check_options
+        task = Task("regression", ("y",))
+        check(config, five, None, task, 4)
+        check(config, five, one, task, 1)
         with pytest.raises(ConfigError) as error:
-            check(config, five, None, 8)
+            check(config, five, None, task, 8)
         assert says(error.value, "8 processes", "batches of 8", "5 training rows")
         with pytest.raises(ConfigError) as error:
-            check(config, five, one, 2)
+            check(config, five, one, task, 2)
         assert says(error.value, "2 processes", "batches of 16", "1 ")
+        weighted = config.model_copy(update={"class_weights": "balanced"})
+        with pytest.raises(ConfigError) as error:
+            check(weighted, five, None, task, 1)
+        assert says(error.value, "--class-weights", "regression")
 
 
 class TestViews:

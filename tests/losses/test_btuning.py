@@ -166,7 +166,3 @@ def test_wrong_arguments(
 ) -> None:
     with pytest.raises(InputError, match=match):
         BTuningLoss(student, teachers, scores, temperature=temperature)
-
-
-def test_repr_shows_the_shares() -> None:
-    assert "teacher_dims=[4, 3], num_classes=6, shares=[" in repr(make())

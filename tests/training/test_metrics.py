@@ -144,6 +144,18 @@ def test_targets_far_from_zero(mean: float, spread: float) -> None:
 # Standard errors ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
+def test_outputs_of_a_diverged_student_have_no_score(kind: Any, bad: float) -> None:
+    task = Task(kind, ("a", "b", "c"))
+    labels = np.array([0, 1, 2]) if kind == "classification" else np.eye(3)
+    outputs = np.eye(3)
+    known = compute_metrics(outputs, labels, task)
+    outputs[1, 1] = bad
+    found = compute_metrics(outputs, labels, task)
+    assert found.keys() == known.keys() and all(np.isnan(one) for one in found.values())
+
+
 def test_standard_error_of_a_share() -> None:
     labels = labels_of(80, 20, 0)
     right = np.concatenate([np.arange(80) < 60, np.arange(20) < 5])
@@ -190,10 +202,14 @@ def test_other_metrics_have_no_standard_error() -> None:
 def test_weights_reach_the_task_loss() -> None:
     weights = torch.tensor([0.5, 2.0, 1.0])
     logits, labels = torch.randn(8, 3), torch.arange(8) % 3
-    model = TransferModel(torch.nn.Identity(), class_weights=weights)
-    own = F.cross_entropy(logits, labels, reduction="none") * weights[labels]
+    model = TransferModel(torch.nn.Identity(), class_weights=weights, label_smoothing=0.2)
+    log_probability = logits.log_softmax(1)
+    each = -0.8 * log_probability[torch.arange(8), labels] - 0.2 * log_probability.mean(1)
     found = model._task_loss(logits, labels)
-    torch.testing.assert_close(found, own.sum() / weights[labels].sum())
+    torch.testing.assert_close(found, (weights[labels] * each).mean())
+    # The same in two processes that take half of the rows each.
+    halves = [model._task_loss(logits[rows], labels[rows]) for rows in (slice(4), slice(4, 8))]
+    torch.testing.assert_close(found, (halves[0] + halves[1]) / 2)
     assert "class_weights" not in model.state_dict()
 
 

@@ -138,13 +138,25 @@ class Tokenization:
         texts = [self._texts(value) for value in values]
         if any(len(parts) == 2 for parts in texts):
             self._check_room()
-        encodings = self._tokenizer.encode_batch_fast(
-            [tuple(parts) if len(parts) == 2 else parts[0] for parts in texts]
-        )
+        single = [parts[0] for parts in texts if len(parts) == 1]
+        encoded = iter(self._tokenizer.encode_batch_fast(single))
+        encodings = [self._pair(*p) if len(p) == 2 else next(encoded) for p in texts]
         return [
             (self._array(encoding, len(parts) == 2), bool(encoding.overflowing))
             for encoding, parts in zip(encodings, texts, strict=True)
         ]
+
+    def _pair(self, first: str, second: str) -> tokenizers.Encoding:
+        """The encoding of two texts.
+
+        Both are cut to about the maximum length first, the longer one to one token more: the
+        library creates all combinations of what is left over of either.
+        """
+        a, b = self._whole.encode_batch([first, second], add_special_tokens=False)
+        longer = len(a.ids) - len(b.ids)
+        a.truncate(self.max_tokens + 1 + (longer > 0))
+        b.truncate(self.max_tokens + 1 + (longer < 0))
+        return self._tokenizer.post_process(a, b)
 
     def _array(self, encoding: tokenizers.Encoding, is_pair: bool) -> Tokens:
         rows = [encoding.ids, encoding.type_ids] if is_pair and self.token_types else encoding.ids
@@ -178,6 +190,14 @@ class Tokenization:
         if len(texts) == 2 and self._separates_pairs:
             return texts
         return ["\n".join(texts)]
+
+    @cached_property
+    def _whole(self) -> tokenizers.Tokenizer:
+        """The tokenizer without truncation."""
+        tokenizer = type(self._tokenizer).from_str(self.tokenizer_json)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
 
     @cached_property
     def _tokenizer(self) -> tokenizers.Tokenizer:

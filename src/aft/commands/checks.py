@@ -29,8 +29,12 @@ def check(config: Options) -> None:
         _check_teachers(config)
     elif isinstance(config, configs.PredictConfig):
         _check_predict(config)
-    elif isinstance(config, configs.InspectConfig) and config.verify and not config.teachers:
-        raise ConfigError("--verify needs --teachers, the teachers whose features to recompute")
+    elif isinstance(config, configs.InspectConfig):
+        if config.verify and not config.teachers:
+            raise ConfigError("--verify needs --teachers, the teachers whose features to recompute")
+        columns = config.text_column or config.label_column or config.image_column
+        if columns and config.path is None and config.data is None:
+            raise ConfigError(f"columns {' '.join(columns)} need data: put PATH before the options")
 
 
 def _sources(config: Options) -> list[str]:

@@ -54,7 +54,7 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
     check(config)
     methods = [ALONE, *(method for method in dict.fromkeys(config.methods) if method != ALONE)]
     out = config.out or Path(f"runs/compare-{result_name(config.data)}")
-    if check_own_folder(out, OPTIONS_FILE, "comparison") and config.overwrite:
+    if check_own_folder(out, "comparison", OPTIONS_FILE) and config.overwrite:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     saved = config.model_copy(update={"out": out, "overwrite": False})

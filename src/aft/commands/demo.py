@@ -72,19 +72,14 @@ def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
     cache = default_cache_dir() / "demo"
     _announce(shown, cache)
     data = shown.fetch(cache, config.progress)
-    settings = shown.settings | ({"steps": config.steps} if config.steps else {})
+    given = config.model_dump(exclude={"data", "out"}, exclude_none=True)
     return compare(
         data=str(data.folder),
         student="small:static",
         teachers=f"st:{fetch_minilm(cache)}?max_tokens=64",
         methods=("alone", "aft-soft"),
-        seeds=config.seeds,
         out=config.out or Path(f"runs/demo-{config.data}"),
-        device=config.device,
-        num_workers=config.num_workers,
-        progress=config.progress,
-        overwrite=config.overwrite,
-        **settings,
+        **(shown.settings | given),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from aft.data.options import asked_columns
 from aft.devices import choose_device
 from aft.errors import DataError
 from aft.features.stored import extract_teachers
-
-if TYPE_CHECKING:
-    pass
 
 
 def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict[str, Any]]:

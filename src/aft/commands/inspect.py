@@ -19,7 +19,7 @@ from aft.features.shards import format_bytes
 from aft.features.store import FeatureStore, find_stores
 from aft.features.stored import features_folder, open_teacher
 from aft.features.teacher_identity import teacher_name
-from aft.training.run_folder import CONFIG, TrainResult, is_finished
+from aft.training.run_folder import CONFIG, DATA, TrainResult, is_finished
 
 IDENTITY = "teacher.json"
 SAME = 0.999
@@ -54,8 +54,6 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
         found["lines"] += _run_lines(config.run, found["run"])
     if config.verify and data is not None:
         found["verify"] = [_verify(config, data, spec) for spec in config.teachers]
-        if not config.teachers:
-            raise ConfigError("--verify needs --teachers, the teachers whose features to recompute")
         found["lines"] += [
             f"{v['teacher']}: {v['samples']} samples recomputed, cosine at least "
             f"{v['smallest_cosine']:.6f}"
@@ -80,9 +78,11 @@ def _place(config: InspectConfig) -> InspectConfig:
     path = Path(config.path).expanduser()
     if (path / "compare.json").is_file():
         raise ConfigError(f"{path} is a comparison: read its report.md, or inspect a run inside it")
-    if (path / CONFIG).is_file():
+    if (path / CONFIG).is_file() and (path / DATA).is_file():
         return config.model_copy(update={"run": path})
-    if (path / "student.json").is_file() and (path.parent / CONFIG).is_file():
+    if (path / "student.json").is_file():
+        if not (path.parent / CONFIG).is_file():
+            raise ConfigError(f"{path} is a student without its run; use aft predict --run {path}")
         return config.model_copy(update={"run": path.parent})
     if (path / IDENTITY).is_file():
         return config.model_copy(update={"features": path.parent})
@@ -157,7 +157,7 @@ def _store_values(store: FeatureStore) -> dict[str, Any]:
 def _store_lines(folder: Path, stores: list[FeatureStore]) -> list[str]:
     if not stores:
         return [f"no features in {folder}; run aft extract to compute them"]
-    lines = [f"{len(stores)} teachers in {folder}"]
+    lines = [f"{len(stores)} teacher{'s' * (len(stores) != 1)} in {folder}"]
     for store in stores:
         summary = store.summary()
         known = summary.identity.get("preprocessing") or {}

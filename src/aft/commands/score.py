@@ -69,7 +69,7 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     config = resolve(ScoreConfig, config, options)
     check(config)
     out = config.out or Path(f"runs/score-{result_name(config.data)}")
-    check_own_folder(out, DOCUMENT, "score")
+    check_own_folder(out, "score", DOCUMENT)
     started = time.perf_counter()
     device = choose_device(config.device)
     data = load_training_data(config)

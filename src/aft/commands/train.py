@@ -23,7 +23,7 @@ from aft.report import write_run_report
 from aft.students.saved import SavedStudent
 from aft.training.finish import Scorer, final_split, finish, save_gates, summarize
 from aft.training.prepare import (
-    check_shares,
+    check_options,
     extract_for_run,
     is_pretrained,
     list_notes,
@@ -80,9 +80,9 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     samples = data.splits["train"]
     metric = choose_metric(config.metric, data.task, np.asarray(samples.labels))
     more, views = transfer_pool(config, data)
-    check_shares(config, samples, more, accelerator.num_processes)
+    check_options(config, samples, more, data.task, accelerator.num_processes)
     if main:
-        write_inputs(out, config.model_copy(update={"out": out}), data)
+        write_inputs(out, config, data)
     say("\n".join([*_describe_data(config, data, metric), *data.lines()]))
 
     teachers = extract_for_run(config, samples, accelerator)

@@ -171,7 +171,7 @@ class DemoConfig(ComputeOptions):
     seeds: int = Field(5, ge=2)
     """Runs of each method."""
     steps: int | None = Field(None, ge=1)
-    """Steps of each run. Default: 200."""
+    """Steps of each run. Default: 150."""
     overwrite: bool = False
     """Start again instead of resuming an interrupted demo."""
 
@@ -187,6 +187,8 @@ def resolve(kind: type[C], config: C | None, options: Mapping[str, Any]) -> C:
     Raises:
         ConfigError: Naming each wrong option, what it got and what it expects.
     """
+    if not isinstance(config, kind | None):
+        raise ConfigError(f"expected a {kind.__name__} or keyword options, got {config!r}")
     values = {**(config.model_dump() if config is not None else {}), **options}
     try:
         return kind(**values)

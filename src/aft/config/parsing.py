@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
 import types
 from collections.abc import Sequence
@@ -85,6 +86,7 @@ def make_parser(name: str, kind: type[Options]) -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
     )
+    parser._negative_number_matcher = re.compile(r"^-\.?\d[\d.]*([eE][-+]?\d+)?$")  # also -1e-3
     for title, names in arrange(kind).items():
         group = parser.add_argument_group(title)
         for one in names:
@@ -130,7 +132,7 @@ def _add(group: Any, name: str, field: FieldInfo) -> None:
         group.add_argument(name, nargs="?", default=None, metavar="PATH", help=text)
         return
     if _is_list(field.annotation):
-        options["nargs"] = "+" if field.is_required() else "*"
+        options |= {"nargs": "+" if field.is_required() else "*", "action": "extend"}
     group.add_argument(flag, **options)
 
 

@@ -149,12 +149,8 @@ class BTuningLoss(nn.Module):
         return loss
 
     def extra_repr(self) -> str:
-        """Dimensions and shares, for ``print(loss_fn)``."""
-        shares = ", ".join(f"{share:.3g}" for share in self.shares.tolist())
-        return (
-            f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}, "
-            f"num_classes={len(self.student_mean_weights)}, shares=[{shares}]"
-        )
+        """Options, for ``print(loss_fn)``."""
+        return f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}"
 
 
 def _check_weights(student: Tensor, teachers: Sequence[Tensor]) -> None:

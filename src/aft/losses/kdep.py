@@ -178,11 +178,7 @@ class KDEPLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Options, for ``print(loss_fn)``."""
-        return (
-            f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}, "
-            f"components={self.components.shape[1]}, temperature={self.temperature}, "
-            f"power={self.power}"
-        )
+        return f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}"
 
     def _targets(self, teacher: Tensor) -> Tensor:
         centred = teacher.detach() - self.feature_mean.to(teacher.dtype)

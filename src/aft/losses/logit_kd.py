@@ -98,7 +98,4 @@ class LogitKDLoss(HeadLoss):
 
     def extra_repr(self) -> str:
         """Options, for ``print(loss_fn)``."""
-        return (
-            f"teacher_dims={list(self.teacher_dims)}, num_classes={len(self.weight)}, "
-            f"temperature={self.temperature}"
-        )
+        return f"teacher_dims={list(self.teacher_dims)}, temperature={self.temperature}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec, split_column
@@ -13,10 +13,6 @@ from aft.data.readers.find_columns import InputColumn
 from aft.data.samples import Samples, columns_for
 from aft.errors import ConfigError, StudentError
 from aft.students.backbone import Backbone, load_backbone
-
-if TYPE_CHECKING:
-    pass
-
 
 _FOLDER = "{folder}"
 

@@ -72,14 +72,17 @@ def transfer_pool(config: TrainConfig, data: DataSet) -> tuple[Samples | None, i
     return make_views(concatenate(parts), views, VIEW_SEED, config.augment), views
 
 
-def check_shares(
-    config: TrainConfig, samples: Samples, pool: Samples | None, processes: int
+def check_options(
+    config: TrainConfig, samples: Samples, pool: Samples | None, task: Task, processes: int
 ) -> None:
-    """Check that every process gets at least one row of every batch.
+    """Check options that depend on the data.
 
     Raises:
-        ConfigError: If a batch has fewer rows than there are processes.
+        ConfigError: If a batch has fewer rows than there are processes, or class weights are
+            asked for without classes.
     """
+    if config.class_weights != "none" and task.kind != "classification":
+        raise ConfigError(f"--class-weights balanced is for classification, got {task.kind}")
     sizes = [(config.batch_size, len(samples), "training rows")]
     if pool is not None:
         size = config.unlabelled_batch_size or 2 * config.batch_size
@@ -192,8 +195,6 @@ def _class_weights(config: TrainConfig, samples: Samples, task: Task) -> Tensor 
     """Class weights of the task loss, shape (num_classes,); their mean over training rows is 1."""
     if config.class_weights == "none":
         return None
-    if task.kind != "classification":
-        raise ConfigError(f"--class-weights balanced is for classification, got {task.kind}")
     counts = np.bincount(np.asarray(samples.labels), minlength=task.num_outputs)
     weights = len(samples) / (max(1, int((counts > 0).sum())) * np.maximum(counts, 1))
     return torch.from_numpy(weights.astype(np.float32))

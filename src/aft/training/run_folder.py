@@ -95,7 +95,7 @@ def open_run(out: Path, config: TrainConfig) -> None:
         ConfigError: If the folder contains a run and neither ``resume`` nor ``overwrite`` is set,
             if it contains other files, or if the run to resume had other options.
     """
-    if check_own_folder(out, CONFIG, "run"):
+    if check_own_folder(out, "run", CONFIG, DATA):
         begun = (out / CHECKPOINTS / LAST).exists()  # before, nothing is lost
         if config.overwrite:
             shutil.rmtree(out)
@@ -115,7 +115,8 @@ def open_run(out: Path, config: TrainConfig) -> None:
 
 def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
     """Write the options, a description of the data, and the list of unreadable inputs."""
-    write_config_file(out / CONFIG, config)
+    once = {"out": out, "resume": False, "overwrite": False}
+    write_config_file(out / CONFIG, config.model_copy(update=once))
     write_json(out / DATA, data.describe())
     if data.report.bad_inputs:
         with (out / BAD_INPUTS).open("w", newline="", encoding="utf-8") as file:

@@ -110,9 +110,14 @@ class TransferModel(nn.Module):
         if self.task == "regression":
             scale = self._scale()
             return F.mse_loss(logits / scale, labels / scale)
-        return F.cross_entropy(
-            logits, labels, weight=self.class_weights, label_smoothing=self.label_smoothing
+        weights = self.class_weights
+        reduction = "mean" if weights is None else "none"
+        loss = F.cross_entropy(
+            logits, labels, label_smoothing=self.label_smoothing, reduction=reduction
         )
+        # Not the option `weight` of this function: it divides by the sum of the weights of a
+        # batch, and weights the classes to which smoothing gives probability.
+        return loss if weights is None else (weights[labels] * loss).mean()
 
 
 def _fork_random(module: nn.Module) -> AbstractContextManager[None]:

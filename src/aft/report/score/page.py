@@ -42,7 +42,6 @@ def render_score(document: Mapping[str, Any]) -> str:
         likeness=_heat(likeness) if len(likeness["names"]) > 1 else None,
         layers=[_layers(teacher, metric) for teacher in document["layers"]],
         notes=[*notes(document), *reasons(document)],
-        seconds=_seconds(document),
     )
 
 
@@ -64,10 +63,3 @@ def _layers(teacher: Mapping[str, Any], metric: str) -> dict[str, Any]:
         "charts": [chart for chart in charts if chart is not None],
         "rows": [[f"{row['layer']}", *cells(row)[1:]] for row in teacher["layers"]],
     }
-
-
-def _seconds(document: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Total time of each score over all sets of features."""
-    own = [document["student"]] if document["student"] else []
-    rows = [*document["table"], *own]
-    return [(name, sum(row["seconds"][name] for row in rows)) for name in ("probe", *SCORES)]
