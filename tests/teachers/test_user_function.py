@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def test_python_identity_knows_source_options_and_weights(user_file: Path) -> No
     first = model(f"python:{user_file}:pair").identity
     assert first == model(f"python:{user_file}:pair").identity
     assert first != model(f"python:{user_file}:pair?width=6").identity
+    before = user_file.stat()
     user_file.write_text(USER.replace("manual_seed(0)", "manual_seed(1)"))
+    os.utime(user_file, ns=(before.st_atime_ns, before.st_mtime_ns))  # edited within a second
     second = model(f"python:{user_file}:pair").identity
     assert first["source_sha256"] != second["source_sha256"]
     assert first["weights_sha256"] != second["weights_sha256"]

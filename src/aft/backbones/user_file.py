@@ -102,11 +102,11 @@ def _run_file(path: Path) -> ModuleType:
         name = f"_aft_{file_hash(path)[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # Not the loader of the module: its cached bytecode may be that of an edited file's past.
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     except Exception as error:  # user code may raise anything
         del sys.modules[name]
         raise ModelError(_where(error, path)) from error

@@ -37,7 +37,7 @@ class Demonstration:
 
 # Only a share of the rows keeps its labels; the other rows are used as unlabelled rows.
 _TEXTS: dict[str, Any] = {
-    **{"batch_size": 64, "lr": 2e-3, "steps": 150},
+    **{"batch_size": 64, "lr": 2e-3, "steps": 100},
     **{"unlabelled": "left-out", "validation_fraction": 0.25},
 }
 

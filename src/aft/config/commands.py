@@ -171,7 +171,7 @@ class DemoConfig(ComputeOptions):
     seeds: int = Field(5, ge=2)
     """Runs of each method."""
     steps: int | None = Field(None, ge=1)
-    """Steps of each run. Default: 150."""
+    """Steps of each run. Default: 100."""
     overwrite: bool = False
     """Start again instead of resuming an interrupted demo."""
 
