@@ -44,7 +44,7 @@ def _show_predictions(result: dict[str, Any]) -> str:
     lines = [f"{result['rows']} rows  ->  {result['out']}"]
     skipped = [f"skipped {file}: {fault}" for file, fault in result["skipped"]]
     lines += skipped[:20]
-    lines += ["more were skipped; --json lists all"] * (len(skipped) > 20)
+    lines += [f"{len(skipped) - 20} more were skipped; --json lists all"] * (len(skipped) > 20)
     lines += [f"no {name} in {count} of them" for name, count in result["missing"].items()]
     return "\n".join(lines)
 
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(f"aft {name}", f"the disk is full{place}; free some space and retry", 1)
         if error.filename is None:
             raise
-        return _fail(f"aft {name}", f"{error.filename}: {error.strerror}", 1)
+        return _fail(f"aft {name}", f"cannot use {error.filename}: {error.strerror}", 1)
 
 
 def _run(name: str, arguments: list[str]) -> int:
