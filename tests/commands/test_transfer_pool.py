@@ -25,6 +25,7 @@ from aft.features.store import find_stores
 from aft.features.stored import StoredFeatures
 from aft.tasks import Task
 from aft.training.prepare import check_options
+from aft.training.run_folder import read_metrics
 from aft.training.trainer import Trainer
 from helpers.errors import says
 from helpers.pictures import draw_picture
@@ -292,6 +293,12 @@ def test_two_processes_equal_one(options: dict[str, Any], more: Path, tmp_path: 
         [*torchrun, "-m", "aft", "train", *flags(two)], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
+    starts = [
+        [line for line in read_metrics(out) if line["step"] == 0]
+        for out in (options["out"], two["out"])
+    ]
+    assert [line["split"] for line in starts[0]] == ["validation", "validation_alone"]
+    assert starts[0] == starts[1]  # each process evaluates all rows, and one writes
     for name in ("best", "best-alone"):
         first, second = (
             load_file(out / "checkpoints" / f"{name}.safetensors")

@@ -148,6 +148,19 @@ def test_the_interval_is_that_of_the_metric(tmp_path: Path, metric: str, name: s
     assert all(f"{end:.3f}" in lead for end in result["intervals"][metric])
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_initial_weights_that_were_kept(tmp_path: Path, split: str) -> None:
+    run = make_run(tmp_path / "run", split=split)
+    assert "initial weights)" not in write_run_report(run, picture).read_text()
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**result, "best_step": 0}))
+    page = Page(write_run_report(run, picture))
+    check_self_contained(page)
+    assert "step 0 of 1000" in page.text and "initial weights)" in page.text
+    (label,) = re.findall(r"aria-label=\"(accuracy on the validation [^\"]*)", page.source)
+    assert "0.320 at step 0" in label  # the score of its own evaluation
+
+
 @pytest.mark.parametrize("fell_back", [True, False])
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_the_safety_net(tmp_path: Path, fell_back: bool, split: str) -> None:

@@ -258,7 +258,8 @@ def test_balanced_weights_let_rare_classes_count(rare: dict[str, Any], tmp_path:
     assert _class_weights(plain, train, data.task) is None
 
     def said_rare(**options: Any) -> float:
-        result = aft.train(**{**rare, **options})
+        # By balanced accuracy the untrained student may be the best, as there is nothing to learn.
+        result = aft.train(**{**rare, **options}, metric="accuracy")
         texts = [train.input(i) for i in range(len(train))]
         logits = result.student().logits(texts)
         return float(torch.softmax(logits, 1)[:, data.task.names.index("rare")].mean())

@@ -244,7 +244,8 @@ def new_axes(figure: Figure, title: str) -> Axes:
 
 def _step_axis(axes: Axes, steps: NDArray[np.float64]) -> None:
     axes.set_xlabel("training step")
-    axes.set_xlim(0, max(1.0, float(steps.max())) * 1.03)
+    last = max(1.0, float(steps.max()))
+    axes.set_xlim(-0.03 * last, 1.03 * last)  # markers at step 0 are shown whole
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 

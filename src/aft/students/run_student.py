@@ -57,7 +57,7 @@ def compute_logits(
     return np.concatenate([logits.float().cpu().numpy() for logits, _ in batches])
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a network may cache tensors that training uses later
 def run_student(
     student: Student | nn.Module,
     transform: Callable[[Any], Inputs],

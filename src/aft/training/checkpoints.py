@@ -21,33 +21,42 @@ class Best:
     """The best evaluation on the validation split so far.
 
     Attributes:
-        step: Step of the checkpoint that is kept; -1 before the first evaluation.
+        step: Step of the checkpoint that is kept, 0 for the initial weights; -1 before the first
+            evaluation.
         score: The highest score.
-        stale: Number of evaluations since the highest score.
+        stale: Number of evaluations since the highest score after step 0.
         error: Standard error of the highest score.
+        trained: The highest score after step 0.
     """
 
     step: int = -1
     score: float = -math.inf
     stale: int = 0
     error: float = 0.0
+    trained: float = -math.inf
 
     def update(self, step: int, score: float, error: float = 0.0) -> bool:
         """Record an evaluation; returns whether to keep the weights of this step.
 
         Keeps the latest checkpoint whose score is within one standard error of the best (the
         one-standard-error rule of Breiman et al., 1984): later checkpoints have a lower learning
-        rate.
+        rate. The initial weights (step 0) follow the same rule: they are kept only if every later
+        score is worse by more than chance explains. They do not count for early stopping, because
+        scores may fall below the initial one while the learning rate rises.
 
         Args:
             step: Step of the evaluation.
-            score: Validation score, higher is better; NaN counts as no score.
+            score: Validation score, higher is better; NaN counts as no score. The latest
+                checkpoint is kept as long as there is no score.
             error: Standard error of the score.
         """
-        self.stale += 1
+        if step > 0:
+            self.stale += 1
+            if score > self.trained:
+                self.trained, self.stale = score, 0
         if score > self.score:
-            self.score, self.error, self.stale = score, error, 0
-        keep = self.step < 0 or score >= self.score - self.error
+            self.score, self.error = score, error
+        keep = self.score == -math.inf or score >= self.score - self.error
         if keep:
             self.step = step
         return keep

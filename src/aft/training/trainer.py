@@ -129,6 +129,8 @@ class Trainer:
     def fit(self, log: RunLog) -> Progress:
         """Train until the last step or early stopping, then load the best weights.
 
+        The initial weights are evaluated too, and may be the best.
+
         Args:
             log: Receives the metrics.
 
@@ -147,6 +149,8 @@ class Trainer:
             dynamic_ncols=True,
         )
         with bar, _stop_signals() as interrupted:
+            if state.step == 0:
+                self._evaluate(log)
             for batch in self._batches() if not state.finished else ():
                 values: dict[str, float] = self._step(*batch)
                 state.step += 1
