@@ -13,8 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 import aft
+from aft.config.commands import TrainConfig, resolve
+from aft.data.options import load_training_data
+from aft.training.prepare import make_student
 from aft.training.run_folder import read_metrics
 from aft.training.trainer import Interrupted, Trainer
+from aft.training.transfer_model import TransferModel
 from helpers.text_data import FILLERS, TOPICS
 from helpers.training import TEACHERS, assert_same, weights
 
@@ -52,6 +56,10 @@ def options(tmp_path: Path) -> dict[str, Any]:
         "num_workers": 0,
         "progress": False,
     }
+
+
+def rows_of(options: dict[str, Any]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(options["data"]).read_text().splitlines()]
 
 
 def evaluations(out: Path, split: str) -> list[dict[str, Any]]:
@@ -95,6 +103,43 @@ def test_steps_are_those_of_a_run_without_the_evaluation(
     for split in ("train", "validation", "validation_alone"):
         lines = [line for line in evaluations(options["out"], split) if line["step"] > 0]
         assert lines == evaluations(other, split)
+
+
+def test_numbers_start_at_their_mean(options: dict[str, Any]) -> None:
+    """Though the student has random weights; and after two steps all of it has learned."""
+    targets = {
+        split: np.array([r["label"] for r in rows_of(options) if r["split"] == split])
+        for split in ("train", "validation")
+    }
+    options |= {"teachers": (), "steps": 2}
+    result = aft.train(**options)
+    start = evaluations(result.out, "validation")[0]
+    error = targets["validation"] - targets["train"].mean()
+    assert start["rmse"] == pytest.approx(float(np.sqrt((error**2).mean())), rel=1e-5)
+    assert start["r2"] <= 0
+    initial = load_file(result.out / "checkpoints/best.safetensors")
+    last = torch.load(result.out / "checkpoints/last.pt")["model"]
+    assert result.summary["best_step"] == 0
+    assert not any(initial[f"student.head.{name}"].any() for name in ("weight", "bias"))
+    backbone = {name for name in initial if name.startswith("student.backbone.")}
+    assert backbone and any(not torch.equal(initial[name], last[name]) for name in backbone)
+
+
+def test_gradients_reach_the_backbone_from_the_second_step_on(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    config = resolve(TrainConfig, None, {**options, "teachers": ()})
+    student = make_student(config, load_training_data(config), False).module
+    model = TransferModel(student, task="regression")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    tokens, labels = torch.arange(12).reshape(4, 3), torch.tensor([[19.0], [21], [20], [22]])
+    norms = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(tokens, labels=labels)["loss"].backward()
+        gradients = [p.grad.norm() for p in student.backbone.parameters() if p.grad is not None]
+        norms.append(float(torch.stack(gradients).norm()))
+        optimizer.step()
+    assert norms[0] == 0 < norms[1]
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])

@@ -134,10 +134,11 @@ def make_student(config: TrainConfig, data: DataSet, use_unlabelled: bool) -> Sa
     )
     student = new_student(backbone, data.task, *_target_statistics(train, data.task))
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if is_pretrained(backbone):
+    if is_pretrained(backbone) or data.task.kind == "regression":
         # A zero head gives uniform initial predictions whatever the scale of the features, and a
         # random head's gradients would harm the pre-trained weights (as in Kolesnikov et al., Big
-        # Transfer, 2020).
+        # Transfer, 2020). For regression it predicts the mean of the training targets. The task
+        # loss reaches the backbone from the second step on, when the head is no longer zero.
         for parameter in student.head.parameters():
             torch.nn.init.zeros_(parameter)
     return SavedStudent(student, data.task, columns, backbone)
