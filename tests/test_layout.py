@@ -16,7 +16,18 @@ import aft
 PACKAGE = Path(aft.__file__).parent
 # A package may import those before it; the entry points come last.
 ORDER = [
-    *("errors", "version", "paths", "functional", "hub", "devices", "ids", "tasks", "metrics"),
+    *(
+        "errors",
+        "version",
+        "paths",
+        "functional",
+        "hub",
+        "devices",
+        "ids",
+        "tasks",
+        "metrics",
+        "trivial",
+    ),
     *("config", "data", "backbones", "teachers", "features", "losses", "students", "training"),
     *("comparison", "scoring", "report", "demo_data", "commands"),
     *("cli", "__main__", "__init__"),

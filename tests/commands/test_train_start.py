@@ -19,6 +19,7 @@ from aft.training.prepare import make_student
 from aft.training.run_folder import read_metrics
 from aft.training.trainer import Interrupted, Trainer
 from aft.training.transfer_model import TransferModel
+from helpers.report_pages import Page
 from helpers.text_data import FILLERS, TOPICS
 from helpers.training import TEACHERS, assert_same, weights
 
@@ -83,9 +84,26 @@ def test_a_student_that_only_gets_worse_stays_as_it_was(options: dict[str, Any])
         assert torch.equal(value, with_transfer[f"student.{name}"])
 
 
+@pytest.mark.usefixtures("run_pages")
+def test_a_student_no_better_than_the_mean_is_told(
+    options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = aft.train(**options)
+    trivial = result.summary["trivial"]
+    assert trivial["metric"] == "r2" and trivial["score"] <= 0
+    assert trivial["score"] == pytest.approx(result.metrics["r2"], abs=1e-5)
+    assert trivial["sentence"] == result.summary["notes"][-1]
+    assert trivial["sentence"] in capsys.readouterr().err
+    page = Page(result.out / "report.html")
+    (warning,) = (text for text in page.by_class["caution"] if trivial["sentence"][1:] in text)
+    assert "--lr" in warning and page.text.count(trivial["sentence"][1:]) == 1
+
+
 def test_a_student_that_learns_is_kept_later(options: dict[str, Any], tmp_path: Path) -> None:
     options["data"] = str(write_numbers(tmp_path / "same.jsonl", 1.0))
-    assert aft.train(**options).summary["best_step"] > 0
+    summary = aft.train(**options).summary
+    assert summary["best_step"] > 0
+    assert set(summary["trivial"]) == {"metric", "score"}
 
 
 def test_steps_are_those_of_a_run_without_the_evaluation(

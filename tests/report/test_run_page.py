@@ -148,6 +148,22 @@ def test_the_interval_is_that_of_the_metric(tmp_path: Path, metric: str, name: s
     assert all(f"{end:.3f}" in lead for end in result["intervals"][metric])
 
 
+@pytest.mark.parametrize("kind", METRICS)
+def test_a_constant_predictor(tmp_path: Path, kind: str) -> None:
+    run = make_run(tmp_path / "run", kind=kind, names=("a", "b"))
+    result = json.loads((run / "result.json").read_text())
+    trivial = {"metric": next(iter(result["metrics"])), "score": 0.123}
+    for entry, notes in (
+        (trivial, []),
+        ({**trivial, "sentence": "no better than 0.123 & so"}, ["no better than 0.123 & so"]),
+    ):
+        (run / "result.json").write_text(json.dumps({**result, "trivial": entry, "notes": notes}))
+        page = Page(write_run_report(run, picture))
+        check_self_contained(page)
+        (shown,) = (text for text in page.paragraphs if "0.123" in text)
+        assert (shown in page.by_class.get("caution", [])) == ("sentence" in entry)
+
+
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_initial_weights_that_were_kept(tmp_path: Path, split: str) -> None:
     run = make_run(tmp_path / "run", split=split)

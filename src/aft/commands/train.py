@@ -141,6 +141,8 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
             **save_gates(out, model, teachers),
         }
         finish(out, data, saved, score, summary)
+        if "sentence" in summary["trivial"]:
+            say(summary["trivial"]["sentence"])
         _report(out, data)
     accelerator.wait_for_everyone()
     say(f"report: {out / REPORT}")

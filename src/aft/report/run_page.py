@@ -16,6 +16,7 @@ from aft.report.cards import show_input
 from aft.report.rendering import confusion_context, count, render, student_name
 from aft.report.tables import class_scores, confusion, label_scores, target_scores
 from aft.training.run_folder import Run
+from aft.trivial import PREDICTIONS
 
 if TYPE_CHECKING:
     from aft.report.cards import OpenInput
@@ -27,6 +28,8 @@ MOST_BAD_INPUTS = 50
 def render_run(run: Run, open_input: OpenInput | None) -> str:
     """The page as HTML."""
     kind = run.task.kind
+    trivial = run.result.get("trivial") or {}
+    shown = {entry.get("sentence") for entry in (run.safety_net, trivial)}
     return render(
         "run.html.j2",
         run=run,
@@ -41,7 +44,9 @@ def render_run(run: Run, open_input: OpenInput | None) -> str:
         shares=_shares(run),
         net=run.safety_net,
         further=_further_rows(run),
-        notes=[note for note in run.result["notes"] if note != run.safety_net.get("sentence")],
+        trivial=trivial,
+        constant=PREDICTIONS[kind],
+        notes=[note for note in run.result["notes"] if note not in shown],
         confusion=confusion_context(run) if kind == "classification" and run.rows else None,
         classes=class_scores(run, confusion(run)) if kind == "classification" and run.rows else [],
         labels=label_scores(run) if kind == "multilabel" and run.rows else None,

@@ -28,6 +28,7 @@ from aft.training.checkpoints import Progress
 from aft.training.run_folder import EVALUATION, GATES, RESULT, write_json
 from aft.training.schedule import Schedule
 from aft.training.transfer_model import TransferModel
+from aft.trivial import compare_with_trivial
 from aft.version import __version__
 
 
@@ -77,17 +78,22 @@ def finish(
         data: The data set.
         saved: The student.
         score: Computes the student's outputs.
-        summary: Content of ``result.json``; the scores are added to it.
+        summary: Content of ``result.json``; the scores are added to it, and a note if the student
+            is no better than a constant predictor.
     """
     split = final_split(data)
     for name in dict.fromkeys((split, "validation")):
         samples = data.splits[name]
+        labels = np.asarray(samples.labels)
         logits = score(saved, name)
-        metrics = compute_metrics(logits, np.asarray(samples.labels), data.task)
+        metrics = compute_metrics(logits, labels, data.task)
         summary["validation" if name == "validation" else "metrics"] = metrics
         if name == split:
-            intervals = bootstrap_intervals(logits, np.asarray(samples.labels), data.task)
+            intervals = bootstrap_intervals(logits, labels, data.task)
             summary |= {"split": split, "metrics": metrics, "intervals": intervals}
+            train = np.asarray(data.splits["train"].labels)
+            summary["trivial"] = compare_with_trivial(train, labels, data.task, summary)
+            summary["notes"] += filter(None, [summary["trivial"].get("sentence")])
             pyarrow.parquet.write_table(
                 pyarrow.table(compare_with_labels(logits, samples, data.task)),
                 out / EVALUATION,
