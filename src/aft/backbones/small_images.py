@@ -50,10 +50,11 @@ def build(
 
     Args:
         spec: ``small:cnn`` or ``small:cnn-tiny``; options ``weights`` (``random``, the default,
-            or a file), ``size`` (pixels, default 64), ``seed``. For ``small:static``, a text
-            model, see :mod:`aft.backbones.small_texts`.
+            or a file), ``size`` (pixels, default 64), ``seed``. For the text models
+            ``small:ngrams`` and ``small:static``, see :mod:`aft.backbones.ngrams` and
+            :mod:`aft.backbones.small_texts`.
         seed: Seed of random weights if the specification has no ``seed``.
-        texts: Returns the texts that the vocabulary of ``small:static`` is built from.
+        texts: Returns the texts that the vocabulary of a text model is built from.
 
     Raises:
         ModelError: If the name or an option is invalid, or the weights do not match.
@@ -63,8 +64,12 @@ def build(
 
         needed = texts is not None and "tokenizer" not in spec.options
         return small_texts.build(spec, seed=seed, texts=texts() if texts and needed else None)
+    if spec.name == "ngrams":
+        from aft.backbones import ngrams
+
+        return ngrams.build(spec, seed=seed, texts=texts() if texts else None)
     if spec.name not in _WIDTHS:
-        names = [*_WIDTHS, "static"]
+        names = [*_WIDTHS, "ngrams", "static"]
         raise ModelError(
             f"expected {', '.join(f'small:{name}' for name in names)}, got {spec}"
             f"{did_you_mean(spec.name, names)}"

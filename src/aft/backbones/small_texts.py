@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,20 @@ _EMBEDDING_STD = 0.02
 class StaticNetwork(nn.Module):
     """Learned token embeddings; a text's features are their normalised average.
 
+    Unknown words are left out of the average: nothing trains their embedding if every word of the
+    training texts is known.
+
     Args:
         vocabulary: Number of tokens.
         dim: Dimension of the embeddings and of the features.
+        unknown: Id of the token for unknown words; -1 if there is none.
     """
 
-    def __init__(self, vocabulary: int, dim: int) -> None:
+    unknown: Tensor
+
+    def __init__(self, vocabulary: int, dim: int, unknown: int = -1) -> None:
         super().__init__()
+        self.register_buffer("unknown", torch.tensor(unknown))
         self.embedding = nn.Embedding(vocabulary, dim)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(_DROPOUT)
@@ -56,12 +63,17 @@ class StaticNetwork(nn.Module):
         Token types are ignored. A text without tokens is treated as a zero average.
         """
         ids = tokens[:, 0] if tokens.ndim == 3 else tokens
-        mask = ids >= 0
+        mask = (ids >= 0) & (ids != self.unknown)
         vectors = self.embedding(ids.clamp(min=0))
         total = torch.einsum("bl,bld->bd", mask.to(vectors.dtype), vectors)
         average = total / mask.sum(1, keepdim=True).clamp(min=1)
         features: Tensor = self.dropout(self.norm(average))
         return features
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Load weights; those without ``unknown`` were trained with unknown words averaged in."""
+        state.setdefault(f"{prefix}unknown", torch.tensor(-1))
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> Network:
@@ -88,7 +100,8 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
     )
     dim = integer_option(spec, "dim", 128, minimum=1)
     module = seeded(
-        integer_option(spec, "seed", seed), lambda: StaticNetwork(tokenization.vocabulary_size, dim)
+        integer_option(spec, "seed", seed),
+        lambda: StaticNetwork(tokenization.vocabulary_size, dim, tokenization.unknown),
     )
     source = spec.options.get("weights", "random")
     if source == "pretrained":
@@ -145,6 +158,20 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokeniz
     return tokenizer
 
 
+def read_tokenizer(spec: Spec) -> str:
+    """Read the ``tokenizer.json`` that the option ``tokenizer`` names.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
+    place = Path(spec.options["tokenizer"]).expanduser()
+    file = place / "tokenizer.json" if place.is_dir() else place
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read the tokenizer {file}: {first_line(error)}") from error
+
+
 def _tokenizer(spec: Spec, texts: Iterable[str] | None) -> str:
     if "tokenizer" in spec.options:
         if "vocabulary" in spec.options:
@@ -152,12 +179,7 @@ def _tokenizer(spec: Spec, texts: Iterable[str] | None) -> str:
                 f"expected vocabulary or tokenizer, not both, got {spec}; a tokenizer has its own "
                 "vocabulary"
             )
-        place = Path(spec.options["tokenizer"]).expanduser()
-        file = place / "tokenizer.json" if place.is_dir() else place
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"cannot read the tokenizer {file}: {first_line(error)}") from error
+        return read_tokenizer(spec)
     if texts is None:
         raise ModelError(
             f"{spec} builds its vocabulary from training texts, but there are none; use an "

@@ -128,6 +128,21 @@ class Tokenization:
         """One more than the highest token id."""
         return max(self._tokenizer.get_vocab().values()) + 1
 
+    @property
+    def unknown(self) -> int:
+        """Id of the token for unknown words; -1 if there is none."""
+        name = getattr(self._tokenizer.model, "unk_token", None)
+        found = None if name is None else self._tokenizer.token_to_id(name)
+        return -1 if found is None else found
+
+    @property
+    def words(self) -> list[str]:
+        """The text of each token id; empty for ids without one."""
+        words = [""] * self.vocabulary_size
+        for word, number in self._tokenizer.get_vocab().items():
+            words[number] = word
+        return words
+
     # One text or many ---------------------------------------------------------------------------
 
     def _encode_one(self, value: Text) -> Tensor:

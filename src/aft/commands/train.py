@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from aft.backbones.specs import shorten_paths
 from aft.commands.checks import check
@@ -18,6 +19,8 @@ from aft.data.options import load_training_data
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import AftError
 from aft.features.stored import StoredFeatures
+from aft.linear.baselines import Baselines
+from aft.linear.rows import PreparedRows, soft_labels_of
 from aft.metrics import MAIN_METRIC, choose_metric
 from aft.report import write_run_report
 from aft.students.saved import SavedStudent
@@ -29,6 +32,7 @@ from aft.training.prepare import (
     list_notes,
     make_model,
     make_student,
+    start_of,
     transfer_pool,
 )
 from aft.training.run_folder import (
@@ -43,9 +47,9 @@ from aft.training.run_folder import (
     write_inputs,
 )
 from aft.training.safety_net import choose_student
-from aft.training.sampling import PreparedRows
 from aft.training.schedule import make_schedule
 from aft.training.trainer import Trainer, make_accelerator
+from aft.training.transfer_model import TransferModel
 
 __all__ = ["TrainResult", "train"]
 
@@ -102,8 +106,11 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     notes = list_notes(config, saved, train_rows)
     say(_describe_student(saved), *(shorten_paths(note) for note in notes), sep="\n")
 
-    schedule = make_schedule(config, len(samples), is_pretrained(saved.backbone))
-    model = make_model(config, saved, train_rows, pool, schedule, device)
+    schedule = make_schedule(config, len(samples), start_of(saved))
+    model = make_model(config, saved, train_rows, validation, pool, schedule, device)
+    instead: list[dict[str, Any]] = []
+    if main and config.baselines:
+        instead = _score_baselines(data, saved, model, train_rows, validation, pool, device)
     trainer = Trainer(
         model,
         data.task,
@@ -137,16 +144,36 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
             "rows_without_labels": 0 if more is None else len(more),
             "views": views,
             "notes": [*data.lines(), *notes],
+            "baselines": instead,
             **choice,
             **save_gates(out, model, teachers),
         }
+        known = len(summary["notes"])
         finish(out, data, saved, score, summary)
-        if "sentence" in summary["trivial"]:
-            say(summary["trivial"]["sentence"])
+        say(*summary["notes"][known:], sep="\n")
         _report(out, data)
     accelerator.wait_for_everyone()
     say(f"report: {out / REPORT}")
     return TrainResult.load(out)
+
+
+def _score_baselines(
+    data: DataSet,
+    saved: SavedStudent,
+    model: TransferModel,
+    train: PreparedRows,
+    validation: PreparedRows,
+    pool: PreparedRows | None,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """Scores of what people would use instead of the student, which has its initial weights."""
+    split = final_split(data)
+    names = [column.name for column in saved.columns]
+    final = PreparedRows(data.splits[split].only(*names), saved.transform)
+    rows = {"validation": validation, split: final}
+    linear = Baselines(saved.module, data.task, train, rows, device)
+    soft = soft_labels_of(model.transfer_loss)
+    return linear.score(is_pretrained(saved.backbone), soft, pool)
 
 
 def _report(out: Path, data: DataSet) -> None:

@@ -148,7 +148,7 @@ class StudentOptions(Options):
 
     student: Texts = Field(min_length=1)
     """The small model, written source:name, e.g. timm:mobilenetv4_conv_small.e2400_r224_in1k,
-    torchvision:resnet18, hf:distilbert/distilbert-base-uncased, small:cnn, small:static. Options
+    torchvision:resnet18, hf:distilbert/distilbert-base-uncased, small:cnn, small:ngrams. Options
     follow a question mark: ?weights=FILE or ?weights=random, ?size=96. For data with several
     columns, one model per column: image=torchvision:resnet18 text=small:static."""
     student_layers: int | None = Field(None, ge=1)
@@ -172,6 +172,9 @@ class RunOptions(StudentOptions):
     """Also train a student on the labels alone in the same run, and keep that one if transfer is
     harmful on the validation split. Costs one more forward and backward pass of the student per
     step."""
+    baselines: bool = True
+    """Also score what people would use instead of a student, when that takes seconds: TF-IDF with a
+    linear model, and a linear model on the features of a pre-trained student."""
     resume: bool = False
     """Resume an interrupted run in --out; the result is the same as without interruption."""
     overwrite: bool = False
@@ -228,8 +231,8 @@ class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """The optimizer."""
     lr: float | None = Field(None, gt=0)
-    """Peak learning rate of the student's backbone. Default: 3e-4 for pre-trained weights, 2e-3
-    for random weights (SGD: 30 times that)."""
+    """Peak learning rate of the student's backbone. Default: 3e-4 for pre-trained weights and for
+    small:ngrams, 2e-3 for random weights (SGD: 30 times that)."""
     head_lr: float | None = Field(None, gt=0)
     """Peak learning rate of the student's last layer, and of networks with random weights beside
     pre-trained ones. Default: 10 times --lr for pre-trained weights, else --lr."""

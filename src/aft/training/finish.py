@@ -18,6 +18,7 @@ from aft.config.commands import TrainConfig
 from aft.data.loading import DataSet
 from aft.devices import choose_num_workers
 from aft.features.stored import StoredFeatures
+from aft.linear.baselines import describe_baselines
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
 from aft.metrics import bootstrap_intervals, compute_metrics
@@ -78,8 +79,8 @@ def finish(
         data: The data set.
         saved: The student.
         score: Computes the student's outputs.
-        summary: Content of ``result.json``; the scores are added to it, and a note if the student
-            is no better than a constant predictor.
+        summary: Content of ``result.json``; the scores are added to it, and notes that compare them
+            with a constant predictor and with linear models.
     """
     split = final_split(data)
     for name in dict.fromkeys((split, "validation")):
@@ -94,6 +95,8 @@ def finish(
             train = np.asarray(data.splits["train"].labels)
             summary["trivial"] = compare_with_trivial(train, labels, data.task, summary)
             summary["notes"] += filter(None, [summary["trivial"].get("sentence")])
+            metric, instead = summary["metric"], summary["baselines"]
+            summary["notes"] += describe_baselines(instead, metric, metrics[metric], split)
             pyarrow.parquet.write_table(
                 pyarrow.table(compare_with_labels(logits, samples, data.task)),
                 out / EVALUATION,

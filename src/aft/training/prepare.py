@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from aft.backbones.ngrams import NgramNetwork
 from aft.backbones.tokenization import Tokenization
 from aft.config.commands import TrainConfig
 from aft.data.loading import DataSet
@@ -17,13 +19,14 @@ from aft.data.unlabelled import concatenate
 from aft.data.views import make_views
 from aft.errors import ConfigError, StudentError
 from aft.features.stored import StoredFeatures, extract_teachers, note_truncation
+from aft.linear.rows import PreparedRows, soft_labels_of
+from aft.linear.start import start_linear
 from aft.students.backbone import Backbone
 from aft.students.build import build_student
 from aft.students.saved import SavedStudent
 from aft.students.student import Student, new_student
 from aft.tasks import Task
-from aft.training.sampling import PreparedRows
-from aft.training.schedule import Schedule
+from aft.training.schedule import Schedule, Start
 from aft.training.transfer_loss import count_views, make_loss, weight_of_transfer
 from aft.training.transfer_model import TransferModel
 
@@ -134,13 +137,12 @@ def make_student(config: TrainConfig, data: DataSet, use_unlabelled: bool) -> Sa
     )
     student = new_student(backbone, data.task, *_target_statistics(train, data.task))
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if is_pretrained(backbone) or data.task.kind == "regression":
-        # A zero head gives uniform initial predictions whatever the scale of the features, and a
-        # random head's gradients would harm the pre-trained weights (as in Kolesnikov et al., Big
-        # Transfer, 2020). For regression it predicts the mean of the training targets. The task
-        # loss reaches the backbone from the second step on, when the head is no longer zero.
-        for parameter in student.head.parameters():
-            torch.nn.init.zeros_(parameter)
+    # A zero head predicts the same for every row, whatever the scale of the features: for
+    # regression the mean of the training targets. A random head could be kept by luck as the
+    # checkpoint of step 0, and its gradients would harm pre-trained weights (as in Kolesnikov et
+    # al., Big Transfer, 2020). The task loss reaches the backbone from the second step on.
+    for parameter in student.head.parameters():
+        torch.nn.init.zeros_(parameter)
     return SavedStudent(student, data.task, columns, backbone)
 
 
@@ -149,10 +151,18 @@ def is_pretrained(backbone: Backbone) -> bool:
     return bool(backbone.info["weights"] != "random")
 
 
+def start_of(saved: SavedStudent) -> Start:
+    """What a student starts from."""
+    if isinstance(saved.module.backbone, NgramNetwork):
+        return "linear"
+    return "pretrained" if is_pretrained(saved.backbone) else "random"
+
+
 def make_model(
     config: TrainConfig,
     saved: SavedStudent,
     train: PreparedRows,
+    validation: PreparedRows,
     pool: PreparedRows | None,
     schedule: Schedule,
     device: torch.device,
@@ -163,6 +173,7 @@ def make_model(
         config: Options of the run.
         saved: The student.
         train: The labelled rows.
+        validation: Held-out rows.
         pool: Rows that join the transfer loss without labels.
         schedule: The training schedule.
         device: Device on which losses that need the student's initial features run the student.
@@ -178,17 +189,33 @@ def make_model(
         seed=config.seed,
         device=device,
     )
-    beta = 0.0
+    beta, auto, unlabelled = 0.0, 1.0, 0 if pool is None else len(pool.samples)
     if loss is not None:
-        beta = weight_of_transfer(config, schedule, rows, 0 if pool is None else len(pool.samples))
+        beta = weight_of_transfer(config, schedule, rows, unlabelled)
+        auto = weight_of_transfer(
+            config.model_copy(update={"beta": "auto"}), schedule, rows, unlabelled
+        )
+    class_weights = _class_weights(config, train.samples, saved.task)
+    alone = _copy_student(saved.module) if config.safety_net and beta > 0 else None
+    start = partial(
+        start_linear,
+        task=saved.task,
+        train=train,
+        validation=validation,
+        class_weights=class_weights,
+    )
+    if alone is not None:
+        start(alone)
+    soft = soft_labels_of(loss) if beta > 0 else None
+    start(saved.module, pool=pool, soft=soft, soft_weight=beta / auto)
     return TransferModel(
         saved.module,
         loss,
         beta,
         saved.task.kind,
         config.label_smoothing,
-        _copy_student(saved.module) if config.safety_net and beta > 0 else None,
-        _class_weights(config, train.samples, saved.task),
+        alone,
+        class_weights,
     )
 
 

@@ -6,9 +6,7 @@ earlier draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -17,27 +15,11 @@ from torch.utils.data import Dataset, Sampler
 
 from aft.backbones.batches import Inputs, collate
 from aft.data.samples import Samples
-from aft.features.stored import StoredFeatures
+from aft.linear.rows import Transform
 
-Transform = Callable[[Any], Inputs]
 ViewBatch = tuple[Inputs, NDArray[np.int64]]
 """A batch of inputs, and the positions of its samples."""
 VIEW, BATCH, STEP, UNLABELLED = 1, 2, 3, 4  # purposes of random streams
-
-
-@dataclass(frozen=True)
-class PreparedRows:
-    """Samples with their transform and teacher features.
-
-    Attributes:
-        samples: The samples, with the columns that the student takes.
-        transform: Maps a sample's input to the student's input.
-        teachers: The stored features of each teacher for these samples.
-    """
-
-    samples: Samples
-    transform: Transform
-    teachers: Sequence[StoredFeatures] = ()
 
 
 def stream(*parts: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,8 +15,10 @@ from aft.students.student import Student
 from aft.training.transfer_model import TransferModel
 
 EPOCHS, FEWEST_STEPS, MOST_STEPS, LOOKS = 30, 300, 10_000, 20
-LR = {"pretrained": 3e-4, "random": 2e-3}
-HEAD_FACTOR = {"pretrained": 10, "random": 1}
+Start = Literal["pretrained", "linear", "random"]
+"""What a student starts from: pre-trained weights, a linear model, or random weights."""
+LR: dict[Start, float] = {"pretrained": 3e-4, "linear": 3e-4, "random": 2e-3}
+HEAD_FACTOR: dict[Start, int] = {"pretrained": 10, "linear": 1, "random": 1}
 SGD_FACTOR = 30
 
 
@@ -91,13 +93,13 @@ def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
     return factor
 
 
-def make_schedule(config: TrainConfig, num_samples: int, pretrained: bool) -> Schedule:
+def make_schedule(config: TrainConfig, num_samples: int, start: Start) -> Schedule:
     """The schedule for a run's options.
 
     Args:
         config: Options of the run.
         num_samples: Number of labelled training rows.
-        pretrained: Whether the student starts from pre-trained weights.
+        start: What the student starts from.
 
     Raises:
         ConfigError: If both ``steps`` and ``epochs`` are set.
@@ -113,7 +115,6 @@ def make_schedule(config: TrainConfig, num_samples: int, pretrained: bool) -> Sc
         steps = max(1, math.ceil(config.epochs * per_epoch))
     else:
         steps = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * per_epoch))
-    start = "pretrained" if pretrained else "random"
     lr = config.lr or LR[start] * (SGD_FACTOR if config.optimizer == "sgd" else 1)
     return Schedule(
         steps=steps,

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from aft.backbones.batches import to_device
 from aft.data.samples import Samples
 from aft.errors import StudentError
+from aft.linear.rows import PreparedRows
 from aft.metrics import compute_metrics, standard_error
 from aft.students.run_student import compute_logits
 from aft.tasks import Task
@@ -37,7 +38,6 @@ from aft.training.sampling import (
     STEP,
     UNLABELLED,
     Batches,
-    PreparedRows,
     ViewBatch,
     Views,
     collate_views,

@@ -16,6 +16,7 @@ from aft.config.groups import LossOptions
 from aft.data.samples import Samples
 from aft.errors import ConfigError
 from aft.features.stored import StoredFeatures
+from aft.linear.rows import Transform
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_no_kernel import NoKernelAFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
@@ -31,7 +32,6 @@ from aft.losses.soft_labels import SoftLabelLoss
 from aft.students.run_student import run_student
 from aft.students.student import Student
 from aft.tasks import Task
-from aft.training.sampling import Transform
 from aft.training.schedule import Schedule
 
 MOST_FITTED_ROWS = 20_000
