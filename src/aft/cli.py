@@ -150,7 +150,7 @@ def _overview() -> str:
         "Start with `aft demo`, or with your own images or texts:",
         "  aft train --data photos/ --student torchvision:resnet18 "
         "--teachers timm:tf_efficientnet_lite0",
-        "  aft train --data reviews.csv --student small:static "
+        "  aft train --data reviews.csv --student small:ngrams "
         "--teachers st:sentence-transformers/all-MiniLM-L6-v2",
         "Options of a command: aft train --help",
     ]
