@@ -236,3 +236,91 @@ def test_names_of_runs() -> None:
     for name in ("alone", "alone-steps24", "aft-rbf-beta1e-05-steps300", "aft-rbf-beta0.1"):
         assert method_of(f"{name}-seed10") == name.partition("-beta")[0].partition("-steps")[0]
     assert method_of("alone-equal-steps-seed3") == "alone-equal-steps"
+
+
+class TestBaselines:
+    def test_rows(self, options: dict[str, Any], make_up: MakeUp) -> None:
+        train = make_up(MadeUp(small_gain, tf_idf=0.5, start_features=0.65, taught_tf_idf=0.66))
+        found = aft.compare(**{**options, "methods": ("soft-labels", "aft-soft", "kd")})
+        scored = {method_of(name) for name, one in train.configs.items() if one.baselines}
+        assert scored == {"alone", "soft-labels"}
+        rows = {one["name"]: one for one in found["settings"][0]["baselines"]}
+        assert list(rows) == ["tf-idf", "start-features", "taught-tf-idf"]
+        assert {name: one["words"] for name, one in rows.items()} == WORDS
+        row = rows["tf-idf"]
+        assert [run["score"] for run in row["runs"]] == pytest.approx([0.5, 0.501, 0.502])
+        assert [run["seed"] for run in row["runs"]] == [0, 1, 2] and row["seconds"] == 1.5
+        assert row["mean"] == pytest.approx(0.501) and row["std"] == pytest.approx(0.001)
+        assert row["outcome"] == "worse" and row["difference"] == pytest.approx(-0.109)
+        assert WORDS["tf-idf"] in row["verdict"] and row["metrics"]["accuracy"]["low"] is not None
+        best = found["settings"][0]["best"]
+        assert best["better_baseline"] is None and "TF-IDF" not in found["sentence"]
+        page, text = (
+            Page(options["out"] / "report.html"),
+            (options["out"] / "report.md").read_text(),
+        )
+        check_self_contained(page)
+        for words in WORDS.values():
+            assert page.row(words) and f"| {words} " in text
+        assert "would use instead" in page.text and "would use instead" in text
+
+    def test_a_better_one_is_named(self, options: dict[str, Any], make_up: MakeUp) -> None:
+        make_up(MadeUp(small_gain, tf_idf=0.84, start_features=0.75))
+        found = aft.compare(**options)
+        best = found["settings"][0]["best"]
+        better = best["better_baseline"]
+        assert best["method"] in ("aft-soft", "kd") and better["name"] == "tf-idf"
+        assert better["mean"] == pytest.approx(0.841) and better["outcome"] == "worse"
+        assert better["difference"] == pytest.approx(-0.131)
+        assert better["low"] < better["difference"] < better["high"] < 0
+        assert found["sentence"].endswith(better["sentence"])
+        for part in (WORDS["tf-idf"], "is better", "0.841", "0.710", f"{better['low']:+.3f}"):
+            assert part in better["sentence"]
+        assert found["sentence"] in Page(options["out"] / "report.html").text
+
+    def test_a_higher_mean_is_not_always_better(
+        self, options: dict[str, Any], make_up: MakeUp
+    ) -> None:
+        def noisy(config: TrainConfig) -> float:
+            return small_gain(config) + (0.0, 0.1, -0.05)[config.seed]
+
+        make_up(MadeUp(noisy, tf_idf=0.74))
+        better = aft.compare(**options)["settings"][0]["best"]["better_baseline"]
+        assert better["outcome"] == "no difference shown" and better["high"] > 0
+        assert "no difference is shown" in better["sentence"]
+
+    def test_seeds_without_a_score(self, options: dict[str, Any], make_up: MakeUp) -> None:
+        train = MadeUp(small_gain, tf_idf=0.84)
+
+        def fails(config: TrainConfig) -> float:
+            if config.seed > 0 and not config.teachers and config.steps != STEPS:
+                raise AftError("out of memory")
+            return small_gain(config)
+
+        train.score = fails
+        make_up(train)
+        (setting,) = aft.compare(**options)["settings"]
+        (row,) = setting["baselines"]  # the labels alone have it, so no other run is asked
+        assert [run["score"] for run in row["runs"]] == [0.84, None, None]
+        better = setting["best"]["better_baseline"]
+        assert better["difference"] is None and "too few seeds" in better["sentence"]
+
+    def test_several_settings(self, options: dict[str, Any], make_up: MakeUp) -> None:
+        train = MadeUp(small_gain, tf_idf=0.0)
+        make_up(train)
+
+        def score(config: TrainConfig) -> float:
+            train.baselines["tf-idf"] = 0.9 if config.train_fraction < 1 else 0.2
+            return small_gain(config)
+
+        train.score = score
+        found = aft.compare(**{**options, "train_fractions": (0.5, 1.0)})
+        assert "1 of 2 settings" in found["sentence"] and WORDS["tf-idf"] in found["sentence"]
+        page = Page(options["out"] / "report.html")
+        check_self_contained(page)
+        headings = next(cells for cells in page.rows if cells[0] == "setting")
+        assert headings[-1] == WORDS["tf-idf"] and headings[2] == "labels alone, equal steps"
+        assert page.by_class["apart"][0] == WORDS["tf-idf"]
+        lines = (options["out"] / "report.md").read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith("| setting")]
+        assert WORDS["tf-idf"] in line

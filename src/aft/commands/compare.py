@@ -12,6 +12,7 @@ import numpy as np
 
 from aft.commands.checks import check
 from aft.commands.train import train
+from aft.comparison.baselines import count_better
 from aft.comparison.cautions import list_cautions, list_left_out
 from aft.comparison.costs import measure_costs, training_operations
 from aft.comparison.runs import (
@@ -50,7 +51,7 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
 
     Returns:
         The content of ``compare.json`` in the folder: a ``sentence``; for each of ``settings``
-        (share of the rows and teachers) the ceilings, the best method and, per
+        (share of the rows and teachers) the ceilings, the baselines, the best method and, per
         method, its weight, runs, mean, standard deviation, difference from the labels alone with a
         95 % interval, steps, inputs seen and operations; the costs of teachers and student; and
         cautions.
@@ -174,7 +175,8 @@ def _check_scores(found: Sequence[Mapping[str, Any]], runs: Runs, metric: str) -
 def _conclude(found: Sequence[Mapping[str, Any]]) -> str:
     if len(found) == 1:
         return str(found[0]["best"]["sentence"])
-    return count_outcomes([setting["methods"] for setting in found])
+    outcomes = count_outcomes([setting["methods"] for setting in found])
+    return f"{outcomes} {count_better([setting['best'] for setting in found])}".strip()
 
 
 def _ceilings(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from aft.backbones.specs import short_name
+from aft.comparison.baselines import collect_baselines, find_better
 from aft.comparison.statistics import finite, recommend_method, summarize_method
 from aft.config.commands import CompareConfig, TrainConfig, resolve
 from aft.config.groups import (
@@ -172,6 +173,7 @@ def run_options(
         values |= {"loss": "aft", "beta": beta, **VARIANTS[method]}
     elif method not in LABELS_ONLY:
         values |= {"loss": method, "beta": "auto" if beta is None else beta}
+    values["baselines"] = method in (ALONE, first_soft(config))
     # The labels alone are a separate method here, so runs need no second student.
     values |= {"safety_net": False, "seed": seed, "train_fraction": setting.fraction}
     return resolve(TrainConfig, None, values)
@@ -221,6 +223,10 @@ class Runs:
             options = run_options(self.config, setting, method, seed, beta)
             self._make(name, options.model_copy(update={"out": self.out / name, "resume": True}))
         return self.results.get(name)
+
+    def summary(self, name: str) -> dict[str, Any]:
+        """Content of the ``result.json`` of a run; empty if the run failed."""
+        return self.results[name].summary if name in self.results else {}
 
     def _make(self, name: str, options: TrainConfig) -> None:
         number = len(self.results) + len(self.errors) + 1
@@ -323,7 +329,21 @@ def train_all(
             "steps": None if steps is None else round(steps),
             "inputs_seen": None if inputs is None else round(inputs),
         }
+    baselines = collect_baselines(
+        metric,
+        [
+            [runs.summary(run["folder"]) for run in summaries[method]["runs"]]
+            for method in (ALONE, first_soft(config))
+            if method is not None
+        ],
+        summaries[ALONE]["runs"],
+    )
     best = recommend_method(summaries, metric, ALONE)
+    best["better_baseline"] = None
+    if best["method"]:
+        better = find_better(best["method"], metric, summaries[best["method"]], baselines)
+        best["better_baseline"] = better
+        best["sentence"] += f" {better['sentence']}" if better else ""
     names = [run["folder"] for values in summaries.values() for run in values["runs"]]
     done = [runs.results[name].summary for name in names if name in runs.results]
     return {
@@ -337,6 +357,7 @@ def train_all(
         "views": max((one.get("views", 0) for one in done), default=0),
         "steps": setting.steps or (done[0]["steps"] if done else None),
         "methods": summaries,
+        "baselines": baselines,
         "best": {**best, "folder": _pick(runs, summaries, best["method"], metric)},
     }
 
