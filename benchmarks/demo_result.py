@@ -21,7 +21,8 @@ from aft.metrics import metric_words
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = tuple(DEMONSTRATIONS)
-METHODS = ("alone", "aft-soft")
+METHODS = ("alone", "alone-equal-steps", "aft-soft")
+COSTS = ("steps", "inputs_seen", "seconds")
 
 
 def main() -> None:
@@ -45,6 +46,10 @@ def main() -> None:
             "unlabelled": setting["unlabelled"],
             "sentence": setting["best"]["sentence"],
             "metrics": {method: setting["methods"][method]["metrics"] for method in METHODS},
+            "costs": {
+                method: {name: setting["methods"][method][name] for name in COSTS}
+                for method in METHODS
+            },
         }
         (RESULTS / f"demo-{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     write_tables()
@@ -59,26 +64,31 @@ def write_tables() -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| data, labelled + unlabelled rows | metric | labels alone | aft-soft | "
-        "difference (95 % interval) | outcome |",
-        "|---|---|---|---|---|---|",
+        "| data, labelled + unlabelled rows | metric | labels alone | labels alone, equal steps | "
+        "aft-soft | difference to labels alone (95 % interval) | outcome |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         name = row["command"].split("--data ")[1].split()[0]
         data = f"{name}, {row['rows']['train']:,} + {row['unlabelled']:,}"
-        alone, ours = (row["metrics"][method] for method in METHODS)
+        alone, equal, ours = (row["metrics"][method] for method in METHODS)
         for metric, values in ours.items():
             lines.append(
                 f"| {data} | {metric_words(metric)} | {alone[metric]['mean']:.3f} | "
-                f"{values['mean']:.3f} | {values['difference']:+.3f} ({values['low']:+.3f} to "
+                f"{equal[metric]['mean']:.3f} | {values['mean']:.3f} | "
+                f"{values['difference']:+.3f} ({values['low']:+.3f} to "
                 f"{values['high']:+.3f}) | {values['outcome']} |"
             )
+    steps = "; ".join(
+        ", ".join(f"{row['costs'][method]['steps']:,}" for method in METHODS) for row in rows
+    )
     seeds = "/".join(map(str, sorted({row["seeds"] for row in rows})))
     commands = "; ".join(f"`{row['command']}`" for row in rows)
     return (
         "\n".join(lines)
         + f"\n\nMean over {seeds} seeds on the test split. Lower is better for log loss, RMSE and "
-        f"MAE.\nMade by {commands} ({rows[0]['machine']}).\n"
+        f"MAE.\nSteps, in the order of the columns: {steps}.\n"
+        f"Made by {commands} ({rows[0]['machine']}).\n"
     )
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 import aft
 import suite
 import tables
+from aft.comparison.runs import method_of
 from aft.config.commands import TrainConfig, read_config_file
 from aft.data.options import load_training_data
 from aft.data.samples import Samples, match_columns
@@ -85,7 +86,7 @@ def diagnose(folder: Path, task: str) -> list[dict[str, Any]]:
     rows = []
     for method in METHODS:
         for run in seed0:
-            if run.name.removesuffix("-seed0").partition("-beta")[0] == method:
+            if method_of(run.name) == method:
                 row = {"task": task, "method": method, **measure(run, folder)}
                 print(row, flush=True)
                 rows.append(row)

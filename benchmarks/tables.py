@@ -25,6 +25,7 @@ PICTURE = ROOT / "docs" / "images" / "suite.png"
 SIGNS = {"better": "**", "worse": "_", "no difference shown": "", None: ""}
 MOST_SHOWN = 1.6
 OURS = "aft-soft"
+EQUAL_STEPS = "alone-equal-steps"
 CLEAR = 0.01
 """Smallest gap of which a share is given: below, the share would be mostly noise."""
 NONE = "\N{EN DASH}"
@@ -113,7 +114,7 @@ def task_table(found: Mapping[str, Any], words: Words) -> str:
         others = {
             name: values
             for name, values in _rivals(methods).items()
-            if name not in ("alone", "aft", OURS) and values["mean"] is not None
+            if name not in ("alone", EQUAL_STEPS, "aft", OURS) and values["mean"] is not None
         }
         best = max(others, key=lambda name: others[name]["mean"], default=None)
         other = f"{best} {_change(others[best])}" if best else NONE
@@ -210,7 +211,7 @@ def draw(found: Mapping[str, Any], words: Words) -> Figure:
     axes = figure.subplots()
     for row, document in enumerate(found.values()):
         for method, values in _rivals(document["settings"][-1]["methods"]).items():
-            if method == "alone" or values["error_ratio"] is None:
+            if method in ("alone", EQUAL_STEPS) or values["error_ratio"] is None:
                 continue
             own = method == OURS
             if own:
@@ -293,10 +294,16 @@ def _origin(found: Mapping[str, Any]) -> str:
         if values["beta"] is not None
     ]
     rows = [document["settings"][-1]["rows"]["validation"] for document in found.values()]
+    equal = "has the same steps, batches and learning rates"
+    if all(EQUAL_STEPS in document["settings"][-1]["methods"] for document in found.values()):
+        equal = (
+            "sees the same number of inputs, with the same batches and learning rates, except for "
+            f"{EQUAL_STEPS}, which has the steps of aft's default"
+        )
     failed = sum(len(document["errors"]) for document in found.values())
     return (
         f"\nTest accuracy (R² for numeric labels), mean ± standard deviation over {seeds} seeds. "
-        "Every method of a task has the same steps, batches and learning rates. Only aft's default "
+        f"Every method of a task {equal}. Only aft's default "
         "uses unlabelled rows, or stored views if there are none: a second batch of twice the size "
         "in every step. The other methods are as published. *Teachers' features*: a linear model "
         "on them, which needs the teachers for every prediction. The gap is its score minus that "

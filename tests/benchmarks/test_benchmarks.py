@@ -131,6 +131,16 @@ def test_tables(document: dict[str, Any]) -> None:
     assert tables.draw(found, WORDS).axes
 
 
+def test_tables_at_equal_inputs(document: dict[str, Any]) -> None:
+    methods = document["settings"][0]["methods"]
+    longer = {"alone": methods["alone"], "alone-equal-steps": method(0.6, 0.8, "better"), **methods}
+    document["settings"][0]["methods"] = longer
+    found = {"trec": document}
+    assert "equal-steps" not in tables.task_table(found, WORDS)  # it is no rival
+    assert tables.score_table(found).splitlines()[3].startswith("| alone-equal-steps | **0.600")
+    assert "number of inputs" in tables._origin(found)
+
+
 def test_marks_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     page = tmp_path / "page.md"

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from aft.backbones.specs import short_name
+from aft.comparison.baselines import collect_baselines
 from aft.comparison.statistics import recommend_method, summarize_method
+from aft.config.groups import EQUAL_STEPS, LABELS_ONLY
 from aft.metrics import MAIN_METRIC
 from helpers.run_folders import make_run
 
 # Gain of each method over the labels alone.
 GAINS = {
     "alone": 0.0,
+    "alone-equal-steps": -0.01,
     "kd": 0.02,
     "rkd": 0.005,
     "ft": -0.02,
@@ -29,7 +32,7 @@ TEACHERS = ("timm:vit_small_patch14_dinov2.lvd142m", "hf:openai/clip-vit-base-pa
 def make_comparison(
     folder: Path,
     *,
-    methods: Sequence[str] = tuple(GAINS),
+    methods: Sequence[str] = tuple(name for name in GAINS if name != EQUAL_STEPS),
     seeds: int = 3,
     betas: Sequence[float] = (1.0, 10.0),
     fractions: Sequence[float] = (1.0,),
@@ -37,6 +40,7 @@ def make_comparison(
     each_teacher: bool = False,
     kind: str = "classification",
     probes: bool = True,
+    baselines: bool = False,
     run: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fill a folder with runs and return the contents of ``compare.json``.
@@ -51,6 +55,7 @@ def make_comparison(
         each_teacher: Whether each teacher is also used on its own.
         kind: Kind of the task.
         probes: Whether to include linear probes.
+        baselines: Whether to include what people would use instead.
         run: Options of :func:`run_folders.make_run`.
     """
     groups = [list(teachers)]
@@ -76,6 +81,7 @@ def make_comparison(
                     "rows": {"train": int(1200 * fraction), "validation": 120, "test": 120},
                     "steps": 1000,
                     "methods": found,
+                    "baselines": make_baselines(found, MAIN_METRIC[kind]) if baselines else [],
                     "best": recommend_method(found, MAIN_METRIC[kind], "alone"),
                     "probes": [
                         {"teachers": head, "score": base + 0.01 * i} for i, head in enumerate(heads)
@@ -124,6 +130,31 @@ def make_comparison(
     }
 
 
+def make_baselines(methods: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
+    """Two baselines: one far above the labels alone, and one below, which lacks the last seed."""
+    alone = methods["alone"]["runs"]
+    scored = [
+        {
+            "baselines": [
+                {
+                    "name": name,
+                    "words": words,
+                    "metrics": dict.fromkeys(run["metrics"], run["score"] + gain),
+                    "validation": {},
+                    "seconds": 1.2,
+                }
+                for name, words, gain in (
+                    ("tf-idf", "TF-IDF with a linear model", 0.09),
+                    ("start-features", "linear model on the student's starting features", -0.05),
+                )
+                if name == "tf-idf" or run is not alone[-1]
+            ]
+        }
+        for run in alone
+    ]
+    return collect_baselines(metric, [scored], alone)
+
+
 def set_metric(
     setting: dict[str, Any], method: str, metric: str, difference: float, outcome: str
 ) -> dict[str, Any]:
@@ -159,9 +190,9 @@ def _methods(
     metric = MAIN_METRIC[kind]
     found: dict[str, dict[str, Any]] = {}
     for place, method in enumerate(methods):
-        searches = method != "alone"
+        searches = method not in LABELS_ONLY
         chosen = betas[min(1, len(betas) - 1)] if searches else None
-        start = share if method == "alone" or not number else f"{share}teacher-{number}/"
+        start = share if not searches or not number else f"{share}teacher-{number}/"
         gain = GAINS.get(method, 0.0) * strength * (1.6 - 0.6 * fraction)
         runs: list[dict[str, Any]] = []
         for seed in range(seeds):
@@ -202,5 +233,8 @@ def _methods(
             "runs": runs,
             **summarize_method(method, metric, runs, alone),
             "seconds": float(np.mean([one["seconds"] for one in runs])),
+            "steps": 1000,
+            "inputs_seen": 64_000,
+            "operations": 3 * 1.1e9 * 64_000,
         }
     return found

@@ -94,6 +94,49 @@ def test_several_settings(tmp_path: Path) -> None:
     assert text.count("### Methods") == 6
 
 
+ALL = ("alone", "alone-equal-steps", "aft", "kd")
+INSTEAD = ("TF-IDF with a linear model", "linear model on the student's starting features")
+
+
+def test_baselines_and_the_labels_alone_at_equal_steps(tmp_path: Path) -> None:
+    found = make_comparison(tmp_path, methods=ALL, baselines=True)
+    (setting,) = found["settings"]
+    setting["best"]["better_baseline"] = {"outcome": "worse"}
+    page = Page(write_methods_report(tmp_path, found, open_file))
+    check_self_contained(page)
+    assert page.headings[0].startswith("3 methods")
+    assert page.by_class["verdict"] and '<p class="verdict unclear">' in page.source
+    for table in ("verdict", "mean time"):  # of the methods, and of their runs
+        names = [cells[0] for cells in page.rows]
+        start = next(i for i, cells in enumerate(page.rows) if table in cells)
+        shown = names[start + 1 : start + 8]
+        assert shown[:2] == ["labels alone", "labels alone, equal steps"]
+        assert shown[4].endswith("instead") and tuple(shown[5:]) == INSTEAD
+    first, last = (page.row(words) for words in INSTEAD)
+    assert first[0] == "better" and first[1] == NONE and last[2] == "2"
+    assert "equal steps" in page.source.split("Error ratio of each method")[1].split('"')[0]
+    names, rows = other_metrics(setting, "accuracy")
+    assert [name for name, _ in rows[-2:]] == list(INSTEAD) and len(names) == 3
+    text = (tmp_path / "report.md").read_text()
+    assert all(f"| {words} " in text for words in INSTEAD)
+    (run,) = [line for line in text.splitlines() if line.startswith("| aft ") and " s |" in line]
+    assert [cell.strip() for cell in run.split("|")[5:8]] == ["1,000", "64,000", "211 T"]
+    assert setting["methods"]["alone-equal-steps"]["verdict"] not in page.text
+
+
+def test_baselines_in_several_settings(tmp_path: Path) -> None:
+    found = make_comparison(tmp_path, methods=ALL, baselines=True, fractions=(0.1, 1.0), seeds=2)
+    found["settings"][0]["baselines"] = []
+    page = Page(write_methods_report(tmp_path, found, open_file))
+    check_self_contained(page)
+    headings = next(cells for cells in page.rows if cells and cells[0] == "setting")
+    assert tuple(headings[-2:]) == INSTEAD
+    cells = next(cells for cells in page.rows if cells and cells[0] == "10% of train")
+    assert cells[-2:] == [NONE, NONE]
+    told = page.source.split("Mean accuracy against the share of train: ")[1].split('"')[0]
+    assert "tf-idf 0." in told and "equal steps 0." in told
+
+
 def test_the_same_teachers_everywhere_have_no_effects_of_their_own(tmp_path: Path) -> None:
     found = make_comparison(tmp_path, fractions=(0.1, 1.0), seeds=2, methods=("alone", "aft"))
     assert effects(found) is None

@@ -12,12 +12,22 @@ import numpy as np
 
 from aft.commands.checks import check
 from aft.commands.train import train
+from aft.comparison.baselines import count_better
 from aft.comparison.cautions import list_cautions, list_left_out
-from aft.comparison.costs import measure_costs
-from aft.comparison.runs import Runs, Setting, count_runs, list_settings, run_options, train_all
+from aft.comparison.costs import measure_costs, training_operations
+from aft.comparison.runs import (
+    Runs,
+    Setting,
+    count_runs,
+    equalize_inputs,
+    first_soft,
+    list_settings,
+    run_options,
+    train_all,
+)
 from aft.comparison.statistics import count_outcomes
 from aft.config.commands import CompareConfig, resolve, write_config_file
-from aft.config.groups import ALONE
+from aft.config.groups import ALONE, LABELS_ONLY
 from aft.data.options import load_training_data
 from aft.data.samples import Samples
 from aft.errors import AftError
@@ -41,9 +51,10 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
 
     Returns:
         The content of ``compare.json`` in the folder: a ``sentence``; for each of ``settings``
-        (share of the rows and teachers) the ceilings, the best method and, per method, its weight,
-        runs, mean, standard deviation and difference from the labels alone with a 95 % interval;
-        the costs of teachers and student; and cautions.
+        (share of the rows and teachers) the ceilings, the baselines, the best method and, per
+        method, its weight, runs, mean, standard deviation, difference from the labels alone with a
+        95 % interval, steps, inputs seen and operations; the costs of teachers and student; and
+        cautions.
 
     Raises:
         AftError: If options, data, student or teachers are invalid, if a run in the folder had
@@ -81,15 +92,17 @@ def _compare(
 ) -> tuple[dict[str, Any], Samples]:
     """The content of ``compare.json``, and the rows scored with seed 0."""
     settings = list_settings(config)
-    whole = next(one for one in settings if one.fraction == settings[-1].fraction)
+    place = next(i for i, one in enumerate(settings) if one.fraction == settings[-1].fraction)
     # Report errors in data, methods, teachers and student before the long work starts.
-    data = load_training_data(run_options(config, whole, ALONE, 0))
+    data = load_training_data(run_options(config, settings[place], first_soft(config) or ALONE, 0))
     metric = choose_metric(config.metric, data.task, np.asarray(data.splits["train"].labels))
     config = config.model_copy(update={"metric": metric})  # the same for every run
     for method in methods:
         check_loss(method, data.task)
     for text in config.teachers:
         open_teacher(text, data.splits["train"], config.trust_remote_code)
+    settings = equalize_inputs(config, settings, {settings[place].fraction: data})
+    whole = settings[place]
     runs = Runs(config, out, train, count_runs(config, methods, settings))
     alone = (runs.make(setting, ALONE, 0) for setting in settings)
     if all(run is None for run in alone):
@@ -109,6 +122,9 @@ def _compare(
         costs = measure_costs(config, data.splits["train"], first)
     except (AftError, RuntimeError) as error:
         costs, errors["costs"] = None, str(error)
+    flops = None if costs is None else costs["student"]["flops"]
+    for values in (one for setting in found for one in setting["methods"].values()):
+        values["operations"] = training_operations(flops, values["inputs_seen"])
     document = {
         "version": __version__,
         "data": config.data,
@@ -121,7 +137,7 @@ def _compare(
         "teachers": list(config.teachers),
         "seeds": config.seeds,
         "betas": sorted(set(config.betas)),
-        "steps": first.summary["steps"],
+        "steps": whole.steps or first.summary["steps"],
         "batch_size": config.batch_size,
         "sentence": _conclude(found),
         "settings": found,
@@ -146,7 +162,10 @@ def _check_scores(found: Sequence[Mapping[str, Any]], runs: Runs, metric: str) -
         AftError: If no method other than the labels alone has a score.
     """
     methods = [
-        one for setting in found for name, one in setting["methods"].items() if name != ALONE
+        one
+        for setting in found
+        for name, one in setting["methods"].items()
+        if name not in LABELS_ONLY
     ]
     if all(values["mean"] is None for values in methods):
         why = next(iter(runs.errors.values()), f"{metric} is undefined in all of them")
@@ -156,7 +175,8 @@ def _check_scores(found: Sequence[Mapping[str, Any]], runs: Runs, metric: str) -
 def _conclude(found: Sequence[Mapping[str, Any]]) -> str:
     if len(found) == 1:
         return str(found[0]["best"]["sentence"])
-    return count_outcomes([setting["methods"] for setting in found])
+    outcomes = count_outcomes([setting["methods"] for setting in found])
+    return f"{outcomes} {count_better([setting['best'] for setting in found])}".strip()
 
 
 def _ceilings(

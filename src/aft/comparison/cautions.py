@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aft.comparison.runs import UNSEARCHED
+from aft.comparison.runs import UNSEARCHED, method_of
 from aft.config.commands import CompareConfig
-from aft.config.groups import ALONE
+from aft.config.groups import ALONE, EQUAL_STEPS, LABELS_ONLY
 from aft.data.loading import DataSet
 
 
@@ -19,7 +18,7 @@ def list_cautions(
     """Sentences about the limitations of the results."""
     notes = []
     compared = sum(
-        name != ALONE and values["mean"] is not None
+        name not in LABELS_ONLY and values["mean"] is not None
         for setting in found
         for name, values in setting["methods"].items()
     )
@@ -72,8 +71,10 @@ def _second_batch(found: Sequence[Mapping[str, Any]]) -> list[str]:
         place = f"With {setting['name']}: " if setting["name"] else ""
         notes.append(
             f"{place}{' and '.join(ours)} {'uses' if len(ours) == 1 else 'use'} {rows} in a second "
-            "batch in every step; the other methods do not. A student's own vocabulary then has "
-            f"their words too. Training time relative to the labels alone: {times}."
+            f"batch in every step. The other methods do not; they take {methods[ALONE]['steps']:,} "
+            f"steps instead of {setting['steps']:,}, to see as many inputs. A student's own "
+            "vocabulary has the words of the second batch too. Training time relative to the "
+            f"labels alone: {times}."
         )
     return notes
 
@@ -108,7 +109,7 @@ def _ends_of_the_range(setting: Mapping[str, Any]) -> list[str]:
 def list_left_out(out: Path, methods: Sequence[str]) -> list[str]:
     """A note on methods with runs in the folder that are not part of this comparison."""
     known = {path.parent.name for path in out.rglob("result.json")}
-    others = {re.sub(r"(-beta[^-]*(-\d+)?)?-seed\d+$", "", name) for name in known} - set(methods)
+    others = {method_of(name) for name in known} - {EQUAL_STEPS, *methods}
     if not others:
         return []
     return [

@@ -60,9 +60,19 @@ def measure_costs(config: CompareConfig, samples: Samples, run: TrainResult) -> 
         cost = _count(compute_features(teacher, own, chosen, how), len(chosen))
         total = None if cost is None else cost * len(rows)
         teachers.append({"spec": text, "flops": cost, "rows": len(rows), "total_flops": total})
-    training = None if flops is None else (1 + BACKWARD) * flops * seen
+    training = training_operations(flops, seen)
     student_costs = {"flops": flops, "training_flops": training, "rows_seen": seen}
     return {"student": student_costs, "teachers": teachers}
+
+
+def training_operations(flops: float | None, inputs: int | None) -> float | None:
+    """Operations of training a student on so many inputs, without the transfer loss itself.
+
+    Args:
+        flops: Operations of a forward pass per input.
+        inputs: Number of inputs, with repetitions.
+    """
+    return None if flops is None or inputs is None else (1 + BACKWARD) * flops * inputs
 
 
 def _some(rows: Any) -> Any:

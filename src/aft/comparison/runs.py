@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aft.backbones.specs import short_name
-from aft.comparison.statistics import recommend_method, summarize_method
+from aft.comparison.baselines import collect_baselines, find_better
+from aft.comparison.statistics import finite, recommend_method, summarize_method
 from aft.config.commands import CompareConfig, TrainConfig, resolve
-from aft.config.groups import ALONE, NOTHING, VARIANTS, LossDetails
+from aft.config.groups import (
+    ALONE,
+    EQUAL_STEPS,
+    LABELS_ONLY,
+    METHOD_WORDS,
+    NOTHING,
+    VARIANTS,
+    LossDetails,
+)
+from aft.data.loading import DataSet
+from aft.data.options import load_training_data
 from aft.errors import AftError
+from aft.training.prepare import transfer_pool
 from aft.training.run_folder import TrainResult, is_finished, open_run
+from aft.training.schedule import make_schedule
 
 UNSEARCHED = frozenset({"soft-labels", "aft-soft"})
 """Methods of this library: their weight needs no search, and they use unlabelled rows and stored
 views. The other methods are as published and use only the labelled rows."""
-NO_BETA = frozenset({ALONE, *UNSEARCHED})
+NO_BETA = LABELS_ONLY | UNSEARCHED
 """Methods without a weight to search."""
 
 
@@ -33,18 +47,34 @@ class Setting:
         teachers: The teachers' specifications.
         number: Number of the teacher, from 1, if it is used alone; 0 for all teachers together.
         name: Name in messages and reports; empty if there is only one setting.
+        steps: Steps of a method with a second batch in every step, if one is compared.
+        factor: Inputs per step of that method, relative to the methods without a second batch.
+            These are trained for so many times more steps, so that all see as many inputs.
     """
 
     fraction: float
     teachers: tuple[str, ...]
     number: int
     name: str
+    steps: int = 0
+    factor: float = 1.0
 
     def folder(self, method: str) -> str:
         """Folder of a method's runs; the runs of the labels alone are shared by all teachers."""
         share = "" if self.fraction == 1 else f"train-{self.fraction:g}/"
-        teacher = f"teacher-{self.number}/" if self.number and method != ALONE else ""
+        teacher = f"teacher-{self.number}/" if self.number and method not in LABELS_ONLY else ""
         return f"{share}{teacher}runs/"
+
+    def more_steps(self, method: str) -> int | None:
+        """Steps of a method that needs more of them to see as many inputs as the others."""
+        if self.factor == 1 or method in (EQUAL_STEPS, *UNSEARCHED):
+            return None
+        return round(self.steps * self.factor)
+
+    def methods(self, methods: Sequence[str]) -> list[str]:
+        """These methods, which begin with the labels alone, and those at equal steps."""
+        beside = [EQUAL_STEPS] if self.factor > 1 else []
+        return [*methods[:1], *beside, *methods[1:]]
 
 
 def list_settings(config: CompareConfig) -> list[Setting]:
@@ -66,10 +96,55 @@ def list_settings(config: CompareConfig) -> list[Setting]:
     return settings
 
 
+def equalize_inputs(
+    config: CompareConfig,
+    settings: Sequence[Setting],
+    loaded: Mapping[float, DataSet],
+) -> list[Setting]:
+    """The settings, with the steps at which every method sees as many inputs.
+
+    Args:
+        config: Options of the comparison.
+        settings: The settings.
+        loaded: Data sets that are already loaded, with unlabelled rows, by share of the rows.
+    """
+    method = first_soft(config)
+    if method is None:
+        return list(settings)
+    known = dict(loaded)
+    found = []
+    for setting in settings:
+        options = run_options(config, setting, method, 0)
+        try:
+            data = known.get(setting.fraction) or load_training_data(options)
+            known[setting.fraction] = data
+            pool, _ = transfer_pool(options, data)
+        except AftError:  # every run of the setting will fail, and be listed with the reason
+            found.append(setting)
+            continue
+        rows, more = len(data.splits["train"]), 0 if pool is None else len(pool)
+        schedule = make_schedule(options, rows, "random")
+        factor = schedule.inputs_per_step(rows, more) / schedule.inputs_per_step(rows)
+        found.append(replace(setting, steps=schedule.steps, factor=factor))
+    return found
+
+
+def first_soft(config: CompareConfig) -> str | None:
+    """The first method that uses unlabelled rows and stored views."""
+    return next((method for method in config.methods if method in UNSEARCHED), None)
+
+
 def run_name(setting: Setting, method: str, seed: int, beta: float | None = None) -> str:
     """Path of a run folder, relative to the folder of the comparison."""
     weight = "" if beta is None else f"-beta{beta:g}"
-    return f"{setting.folder(method)}{method}{weight}-seed{seed}"
+    more = setting.more_steps(method)
+    steps = "" if more is None else f"-steps{more}"
+    return f"{setting.folder(method)}{method}{weight}{steps}-seed{seed}"
+
+
+def method_of(name: str) -> str:
+    """The method of a run, from the name of its folder."""
+    return re.sub(r"(-beta[^-]*(-\d+)?)?(-steps\d+)?-seed\d+$", "", name)
 
 
 def run_options(
@@ -86,13 +161,19 @@ def run_options(
         values |= {name: getattr(plain, name) for name in ("kernel", "weights", "combine")}
     elif len(setting.teachers) < 2:  # nothing to multiply
         values["combine"] = "concat"
-    values["teachers"] = () if method == ALONE else setting.teachers
+    values["teachers"] = () if method in LABELS_ONLY else setting.teachers
+    more = setting.more_steps(method)
+    if more is not None:  # evaluated as often as the others
+        values |= {"epochs": None, "steps": more}
+        if config.eval_every is not None:
+            values["eval_every"] = round(config.eval_every * setting.factor)
     if method not in UNSEARCHED:
         values |= {"views": "clean", "unlabelled": NOTHING, "unlabelled_batch_size": None}
     if method in VARIANTS:
         values |= {"loss": "aft", "beta": beta, **VARIANTS[method]}
-    elif method != ALONE:
+    elif method not in LABELS_ONLY:
         values |= {"loss": method, "beta": "auto" if beta is None else beta}
+    values["baselines"] = method in (ALONE, first_soft(config))
     # The labels alone are a separate method here, so runs need no second student.
     values |= {"safety_net": False, "seed": seed, "train_fraction": setting.fraction}
     return resolve(TrainConfig, None, values)
@@ -100,15 +181,13 @@ def run_options(
 
 def count_runs(config: CompareConfig, methods: Sequence[str], settings: Sequence[Setting]) -> int:
     """Number of runs of a comparison."""
-    more = len(set(config.betas)) - 1  # additional runs of the search, with seed 0
-    count = len({setting.fraction for setting in settings}) * config.seeds
-    for _ in settings:
-        count += sum(
-            config.seeds + (0 if method in NO_BETA else more)
-            for method in methods
-            if method != ALONE
-        )
-    return count
+    names = set()
+    for setting in settings:
+        for method in setting.methods(methods):
+            names |= {run_name(setting, method, seed) for seed in range(1, config.seeds)}
+            betas = (None,) if method in NO_BETA else config.betas  # tried with seed 0
+            names |= {run_name(setting, method, 0, beta) for beta in betas}
+    return len(names)
 
 
 @dataclass
@@ -145,6 +224,10 @@ class Runs:
             self._make(name, options.model_copy(update={"out": self.out / name, "resume": True}))
         return self.results.get(name)
 
+    def summary(self, name: str) -> dict[str, Any]:
+        """Content of the ``result.json`` of a run; empty if the run failed."""
+        return self.results[name].summary if name in self.results else {}
+
     def _make(self, name: str, options: TrainConfig) -> None:
         number = len(self.results) + len(self.errors) + 1
         open_run(self.out / name, options)
@@ -166,7 +249,7 @@ class Runs:
         for beta in betas:
             result = self.make(setting, method, 0, beta)
             name = run_name(setting, method, 0, beta)
-            score = _finite(result.summary["validation"][metric]) if result else None
+            score = finite(result.summary["validation"][metric]) if result else None
             error = {} if result else {"error": self.errors[name]}
             scores.append({"beta": beta, "folder": name, "validation": score, **error})
         return scores
@@ -181,14 +264,25 @@ class Runs:
             if name in self.results:
                 result = self.results[name]
                 run |= {
-                    "score": _finite(result.metrics[metric]),
-                    "metrics": {name: _finite(one) for name, one in result.metrics.items()},
+                    "score": finite(result.metrics[metric]),
+                    "metrics": {name: finite(one) for name, one in result.metrics.items()},
                     "best_step": result.summary["best_step"],
                     "seconds": result.summary["training_seconds"],
+                    "steps": result.summary["steps"],
+                    "inputs_seen": inputs_seen(
+                        run_options(self.config, setting, method, seed, beta), result.summary
+                    ),
                 }
             else:
                 run["error"] = self.errors.get(name, "not trained: no weight could be chosen")
             yield run
+
+
+def inputs_seen(options: TrainConfig, summary: Mapping[str, Any]) -> int:
+    """Number of inputs of the student in a finished run, with repetitions."""
+    rows, pool = summary["rows"]["train"], summary.get("rows_without_labels", 0)
+    per_step = make_schedule(options, rows, "random").inputs_per_step(rows, pool)
+    return int(summary["steps"]) * per_step
 
 
 def choose_beta(searched: Sequence[dict[str, Any]]) -> float | None:
@@ -198,14 +292,17 @@ def choose_beta(searched: Sequence[dict[str, Any]]) -> float | None:
     return None if best is None else float(best["beta"])
 
 
-def _finite(score: float) -> float | None:
-    return score if np.isfinite(score) else None
+def _mean(runs: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Mean of a value over the finished runs."""
+    known = [run[name] for run in runs if name in run]
+    return float(np.mean(known)) if known else None
 
 
 def train_all(
     config: CompareConfig, setting: Setting, runs: Runs, methods: Sequence[str], metric: str
 ) -> dict[str, Any]:
     """Train every method with every seed, with the weight chosen on the validation split."""
+    methods = setting.methods(methods)
     betas = sorted(set(config.betas))
     beta: dict[str, float | None] = dict.fromkeys(methods)
     searches: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
@@ -222,15 +319,31 @@ def train_all(
     for method in methods:
         own = list(runs.describe(setting, method, beta[method], metric))
         alone = None if method == ALONE else summaries[ALONE]["runs"]
-        seconds = [run["seconds"] for run in own if "seconds" in run]
+        seconds, steps, inputs = (_mean(own, name) for name in ("seconds", "steps", "inputs_seen"))
         summaries[method] = {
             "beta": beta[method],
             "search": searches[method],
             "runs": own,
-            **summarize_method(method, metric, own, alone),
-            "seconds": round(float(np.mean(seconds)), 2) if seconds else None,
+            **summarize_method(METHOD_WORDS.get(method, method), metric, own, alone),
+            "seconds": None if seconds is None else round(seconds, 2),
+            "steps": None if steps is None else round(steps),
+            "inputs_seen": None if inputs is None else round(inputs),
         }
+    baselines = collect_baselines(
+        metric,
+        [
+            [runs.summary(run["folder"]) for run in summaries[method]["runs"]]
+            for method in (ALONE, first_soft(config))
+            if method is not None
+        ],
+        summaries[ALONE]["runs"],
+    )
     best = recommend_method(summaries, metric, ALONE)
+    best["better_baseline"] = None
+    if best["method"]:
+        better = find_better(best["method"], metric, summaries[best["method"]], baselines)
+        best["better_baseline"] = better
+        best["sentence"] += f" {better['sentence']}" if better else ""
     names = [run["folder"] for values in summaries.values() for run in values["runs"]]
     done = [runs.results[name].summary for name in names if name in runs.results]
     return {
@@ -242,8 +355,9 @@ def train_all(
             (one.get("rows_without_labels", 0) for one in done if not one.get("views")), default=0
         ),
         "views": max((one.get("views", 0) for one in done), default=0),
-        "steps": done[0]["steps"] if done else None,
+        "steps": setting.steps or (done[0]["steps"] if done else None),
         "methods": summaries,
+        "baselines": baselines,
         "best": {**best, "folder": _pick(runs, summaries, best["method"], metric)},
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from aft.config.groups import EQUAL_STEPS
 from aft.errors import InputError
 from aft.metrics import LOWER_IS_BETTER, metric_words
 
@@ -122,7 +123,7 @@ def summarize_method(
     }
     if alone is None:
         return values
-    pairs = _pairs([run["score"] for run in alone], scores)
+    pairs = pair_scores(alone, runs)
     values["pairs"] = len(pairs)
     if len(pairs) < 2:
         values["verdict"] = (
@@ -149,6 +150,18 @@ def summarize_method(
         values["error_ratio"] = spread.difference
         values |= {"error_ratio_low": spread.low, "error_ratio_high": spread.high}
     return values
+
+
+def finite(score: float | None) -> float | None:
+    """The score; None if it is undefined."""
+    return score if score is not None and np.isfinite(score) else None
+
+
+def pair_scores(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+) -> list[tuple[float, float]]:
+    """The scores of the seeds for which both runs have one."""
+    return _pairs([run["score"] for run in before], [run["score"] for run in after])
 
 
 def _pairs(
@@ -217,7 +230,7 @@ def recommend_method(
     """Recommend the method with the best mean among those better than the labels alone.
 
     If no method is shown to be better, the labels alone are recommended, since they need no
-    teachers.
+    teachers. The labels alone at equal steps are a reference and never recommended.
 
     Args:
         found: The result of :func:`summarize_method` for each method and for the labels alone.
@@ -227,7 +240,11 @@ def recommend_method(
     Returns:
         ``method``, its ``outcome`` and a ``sentence``.
     """
-    means = {name: values["mean"] for name, values in found.items() if values["mean"] is not None}
+    means = {
+        name: values["mean"]
+        for name, values in found.items()
+        if values["mean"] is not None and name != EQUAL_STEPS
+    }
     if not means:
         return {"method": None, "outcome": None, "sentence": "No method has a score."}
     what = metric_words(metric)
@@ -273,7 +290,7 @@ def count_outcomes(settings: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     outcomes: dict[str, list[str]] = {}
     for methods in settings:
         for name, values in methods.items():
-            if values["outcome"] is not None:
+            if values["outcome"] is not None and name != EQUAL_STEPS:
                 outcomes.setdefault(name, []).append(values["outcome"])
     if not outcomes:
         return "No verdict: too few seeds have scores."

@@ -58,7 +58,8 @@ class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions
     """Methods to compare. alone: the labels only; always included. aft-soft and soft-labels: as in
     aft train, with unlabelled rows and views. The others are trained on the labelled rows, as
     published: the losses of aft train --loss; aft-rbf, aft-dense and aft-fixed are AFT with
-    another --kernel or --weights."""
+    another --kernel or --weights. They and alone take more steps than aft-soft and soft-labels, to
+    see as many inputs."""
     seeds: int = Field(5, ge=2)
     """Runs per method, with seeds 0, 1, …"""
     betas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
@@ -171,7 +172,8 @@ class DemoConfig(ComputeOptions):
     seeds: int = Field(5, ge=2)
     """Runs of each method."""
     steps: int | None = Field(None, ge=1)
-    """Steps of each run. Default: 100."""
+    """Steps of each run with the teacher; those on the labels alone take more, to see as many
+    inputs. Default: 100."""
     overwrite: bool = False
     """Start again instead of resuming an interrupted demo."""
 

@@ -36,6 +36,12 @@ Method = Literal["alone", Loss, "aft-rbf", "aft-dense", "aft-fixed"]
 
 ALONE = "alone"
 """The method that learns from the labels only."""
+EQUAL_STEPS = "alone-equal-steps"
+"""The labels alone, trained for the steps of a method with a second batch in every step. A row of
+`aft compare` beside the labels alone, which see as many inputs as that method; not an option."""
+LABELS_ONLY = frozenset({ALONE, EQUAL_STEPS})
+METHOD_WORDS = {ALONE: "labels alone", EQUAL_STEPS: "labels alone, equal steps"}
+"""Names in reports; the other methods are called as on the command line."""
 VARIANTS = {
     "aft-rbf": {"kernel": "rbf"},
     "aft-dense": {"weights": "dense"},

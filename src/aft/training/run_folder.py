@@ -31,9 +31,9 @@ LAST, BEST, BEST_ALONE = "last.pt", "best.safetensors", "best-alone.safetensors"
 
 FREE_TO_CHANGE = {
     *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
-    "trust_remote_code",
+    *("trust_remote_code", "baselines"),
 }
-"""Options that may differ when a run is resumed: they do not change its result."""
+"""Options that may differ when a run is resumed: they do not change the student."""
 
 
 @dataclass(frozen=True)

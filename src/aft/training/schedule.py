@@ -56,6 +56,15 @@ class Schedule:
     patience: int | None = None
     seed: int = 0
 
+    def inputs_per_step(self, rows: int, pool: int = 0) -> int:
+        """Number of inputs of the student in a step.
+
+        Args:
+            rows: Number of labelled training rows.
+            pool: Number of unlabelled rows, or stored views, that join the transfer loss.
+        """
+        return min(self.batch_size, rows) + min(self.unlabelled_batch_size, pool)
+
 
 def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Optimizer:
     """The optimizer, with parameter groups by learning rate and weight decay."""

@@ -155,8 +155,7 @@ def weight_of_transfer(config: TrainConfig, schedule: Schedule, rows: int, pool:
         return config.beta
     if config.loss not in SOFT:
         return AUTO_BETA[config.loss]
-    labelled = min(schedule.batch_size, rows)
-    return 1 + min(schedule.unlabelled_batch_size, pool) / labelled
+    return schedule.inputs_per_step(rows, pool) / schedule.inputs_per_step(rows)
 
 
 def _kernel_options(options: LossOptions) -> dict[str, Any]:

@@ -11,23 +11,25 @@ from aft.report.comparison.text import (
     CEILING_HEADINGS,
     CEILINGS,
     HEADINGS,
+    INSTEAD,
     NONE,
+    RUNS_NOTE,
     MetricCell,
-    all_methods,
     ceiling_rows,
     interval,
     introduction,
-    method_name,
     method_rows,
     other_metrics,
+    overview_headings,
     overview_rows,
     read_shares,
     remarkable,
+    run_headings,
+    run_rows,
     search_rows,
     shares_sentence,
     shorten,
     text,
-    time,
     warnings,
 )
 
@@ -50,7 +52,7 @@ def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
     if document["cautions"]:
         parts += ["## Caveats", _bullets(document["cautions"])]
     if several:
-        headings = ["setting", *map(method_name, all_methods(settings))]
+        headings = ["setting", *overview_headings(document)]
         rows = [
             [name, *(f"{mean} {word}".strip() for mean, word, _ in cells)]
             for name, cells in overview_rows(document)
@@ -89,9 +91,11 @@ def methods_as_markdown(folder: Path, document: Mapping[str, Any]) -> str:
 def _setting(
     folder: Path, document: Mapping[str, Any], setting: Mapping[str, Any], level: str
 ) -> list[str]:
-    parts = [
-        f"{level} Methods",
-        _table(HEADINGS, method_rows(setting), text_columns=(0, 1)),
+    rows, count = method_rows(setting), len(setting["methods"])
+    parts = [f"{level} Methods", _table(HEADINGS, rows[:count], text_columns=(0, 1))]
+    if rows[count:]:
+        parts += [f"{INSTEAD}:", _table(HEADINGS, rows[count:], text_columns=(0, 1))]
+    parts += [
         "Differences are to the labels alone, paired by seed. The error ratio is the error (1 - "
         "score) divided by that of the labels alone, averaged over seeds; below 1 is better.",
     ]
@@ -129,22 +133,8 @@ def _setting(
             "smallest weight.",
             _table(["method", *(f"{b:g}" for b in document["betas"])], rows, text_columns=(0,)),
         ]
-    rows = [
-        [
-            method_name(name),
-            *(text(scores.get(seed)) for seed in range(document["seeds"])),
-            time(values["seconds"]),
-        ]
-        for name, values in setting["methods"].items()
-        for scores in [{run["seed"]: run["score"] for run in values["runs"]}]
-    ]
-    headings = ["method", *(f"seed {seed}" for seed in range(document["seeds"])), "mean time"]
-    return [
-        *parts,
-        f"{level} Runs",
-        "The time is training time, without the extraction of the teachers' features.",
-        _table(headings, rows, text_columns=(0,)),
-    ]
+    table = _table(run_headings(document), run_rows(document, setting), text_columns=(0,))
+    return [*parts, f"{level} Runs", RUNS_NOTE, table]
 
 
 def _metric(cell: MetricCell) -> str:

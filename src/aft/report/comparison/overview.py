@@ -11,8 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from aft.config.groups import EQUAL_STEPS, LABELS_ONLY
 from aft.report.comparison.labels import LETTER, Labelled, label_ends, label_points
-from aft.report.comparison.text import ALONE, all_methods, gated, leader, method_name, scores
+from aft.report.comparison.text import (
+    ALONE,
+    all_methods,
+    baselines,
+    chart_name,
+    gated,
+    leader,
+    method_name,
+    scores,
+)
 from aft.report.plots import BLUE, GREY, MUTED, draw_figure, new_axes
 
 # Readable on light and on dark paper.
@@ -22,16 +32,21 @@ _WIDE = 300  # about the units between a chart's axis and its right edge
 
 
 def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
-    """Mean score against the share of train, one line per method, with the range over seeds."""
+    """Mean score against the share of train, with the range over seeds.
+
+    One line per method and baseline.
+    """
     settings = [s for s in document["settings"] if s["teachers"] == document["teachers"]]
     if len({setting["fraction"] for setting in settings}) < 2:
         return None
     lines = {}
-    for name in all_methods(settings):
+    beside = {name for setting in settings for name in baselines(setting)}
+    for name in [*all_methods(settings), *sorted(beside)]:
         points = [
             (setting["fraction"], values["mean"], min(scores(values)), max(scores(values)))
             for setting in settings
-            if (values := setting["methods"].get(name)) and values["mean"] is not None
+            if (values := {**setting["methods"], **baselines(setting)}.get(name))
+            and values["mean"] is not None
         ]
         if points:
             lines[name] = np.asarray(points)
@@ -56,8 +71,8 @@ def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
                 means,
                 color=colour,
                 linewidth=2.4 if strong else 1.3,
-                linestyle=_DASHES if name == ALONE else "-",
-                marker="s" if name == ALONE else "o",
+                linestyle=_DASHES if name in LABELS_ONLY else ":" if name in beside else "-",
+                marker="s" if name in LABELS_ONLY else "o",
                 markersize=5 if strong else 4,
                 zorder=4 if strong else 3,
             )
@@ -65,9 +80,9 @@ def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
                 axes.fill_between(shares, lows, highs, color=colour, alpha=0.16, linewidth=0)
             else:
                 axes.vlines(shares, lows, highs, color=colour, linewidth=0.9, alpha=0.55)
-            ends.append((shares[-1], means[-1], method_name(name), colour))
+            ends.append((shares[-1], means[-1], chart_name(name), colour))
         axes.set_xlabel("share of train (logarithmic)" if spread else "share of train")
-        names = LETTER * max(len(method_name(name)) for name in lines) + 20
+        names = LETTER * max(len(chart_name(name)) for name in lines) + 20
         room = 1.06 * names / (_WIDE - names)
         if spread:
             axes.set_xscale("log")
@@ -81,7 +96,7 @@ def draw_fractions(document: Mapping[str, Any], metric: str) -> Markup | None:
         label_ends(figure, axes, ends, fractions[-1])
 
     told = "; ".join(
-        f"{method_name(name)} "
+        f"{chart_name(name)} "
         + ", ".join(f"{mean:.3f} at {100 * share:.4g}%" for share, mean, *_ in points)
         for name, points in lines.items()
     )
@@ -117,13 +132,13 @@ def draw_probes(document: Mapping[str, Any], metric: str) -> Markup | None:
         axes.plot(ends, ends, color=GREY, linewidth=1, linestyle=_DASHES)
         for probe, name, values in sorted(points, key=lambda point: point[1] == chosen):
             strong, own = name == chosen, scores(values)
-            colour = BLUE if strong else GREY if name == ALONE else MUTED
+            colour = BLUE if strong else GREY if name in LABELS_ONLY else MUTED
             if strong:
                 axes.plot([probe, probe], [min(own), max(own)], color=colour, linewidth=2)
             axes.plot(
                 [probe],
                 [values["mean"]],
-                marker="s" if name == ALONE else "o",
+                marker="s" if name in LABELS_ONLY else "o",
                 markersize=8 if strong else 5,
                 alpha=1 if strong else 0.75,
                 color=colour,
@@ -194,7 +209,7 @@ def effects(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def line_colours(names: Mapping[str, Any]) -> dict[str, str]:
     """Blue for the highlighted method, grey for the labels alone, others a colour each."""
-    fixed = {ALONE: GREY}
+    fixed = {ALONE: GREY, EQUAL_STEPS: GREY}
     if own := gated(names):
         fixed[own] = BLUE
     others = [name for name in names if name not in fixed]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from aft.config.groups import EQUAL_STEPS, LABELS_ONLY
 from aft.errors import DataError
 from aft.metrics import metric_words
 from aft.report.comparison.changes import changes_context
@@ -22,20 +23,25 @@ from aft.report.comparison.text import (
     CEILING_HEADINGS,
     CEILINGS,
     HEADINGS,
+    INSTEAD,
+    RUNS_NOTE,
     all_methods,
+    baselines,
     ceiling_rows,
     gated,
     introduction,
     method_name,
     method_rows,
     other_metrics,
+    overview_headings,
     overview_rows,
     read_shares,
     remarkable,
+    run_headings,
+    run_rows,
     searched,
     shares_sentence,
     shorten,
-    time,
     warnings,
 )
 from aft.report.plots import draw_mean_curves
@@ -53,7 +59,7 @@ def render_methods(
     """Render the page as HTML; arguments as in :func:`aft.report.write_methods_report`."""
     document = shorten(document)
     settings, metric = document["settings"], metric_words(document["metric"])
-    names = all_methods(settings)
+    names = [name for name in all_methods(settings) if name != EQUAL_STEPS]
     page = render(
         "methods.html.j2",
         title=f"{len(names)} methods compared: {Path(document['data']).name or document['data']}",
@@ -62,8 +68,9 @@ def render_methods(
         metric=metric,
         tone=_tone(settings),
         introduction=introduction(document),
-        settings=[_setting(folder, setting, metric, document["metric"]) for setting in settings],
-        overview_headings=[method_name(name) for name in names],
+        settings=[_setting(folder, setting, metric, document) for setting in settings],
+        overview_headings=overview_headings(document),
+        number_of_columns=len(all_methods(settings)),
         overview=overview_rows(document) if len(settings) > 1 else [],
         fractions=draw_fractions(document, metric),
         warnings=_warnings(document) if len(settings) > 1 else [],
@@ -74,6 +81,11 @@ def render_methods(
         cost_sentence=cost_sentence(document),
         changed=changes_context(folder, document, open_file),
         headings=HEADINGS,
+        run_headings=run_headings(document),
+        runs_note=RUNS_NOTE,
+        instead=INSTEAD,
+        method_name=method_name,
+        steps=_steps(settings),
         ceiling_headings=CEILING_HEADINGS,
         ceilings_note=CEILINGS,
     )
@@ -97,34 +109,50 @@ def _warnings(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _steps(settings: list[Mapping[str, Any]]) -> str:
+    """The numbers of steps of all methods, e.g. ``100, 300``."""
+    found = {
+        values.get("steps", setting["steps"])
+        for setting in settings
+        for values in setting["methods"].values()
+    }
+    return ", ".join(f"{steps:,}" for steps in sorted(found - {None}))
+
+
 def _tone(settings: list[Mapping[str, Any]]) -> str:
-    """Colour of the sentence at the top: grey unless all settings have the same outcome."""
+    """Colour of the sentence at the top.
+
+    Grey unless all settings have the same outcome and no baseline has a higher mean.
+    """
+    if any(setting["best"].get("better_baseline") for setting in settings):
+        return "unclear"
     outcomes = {setting["best"]["outcome"] for setting in settings}
     found = outcomes.pop() if len(outcomes) == 1 else None
     return found if found in ("better", "worse") else "unclear"
 
 
 def _setting(
-    folder: Path, setting: Mapping[str, Any], metric: str, metric_key: str
+    folder: Path, setting: Mapping[str, Any], metric: str, document: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Template context of one setting."""
-    methods = setting["methods"]
+    methods, beside, metric_key = setting["methods"], baselines(setting), document["metric"]
     runs = {name: _read(folder, values["runs"]) for name, values in methods.items()}
     shares = read_shares(folder, setting)
     own = gated(methods)
     return {
         "setting": setting,
-        "errors": draw_errors(methods),
-        "points": draw_points(methods, metric),
+        "errors": draw_errors(methods, beside),
+        "points": draw_points(methods, beside, metric),
         "times": draw_times(methods, metric),
         "curves": _curves(runs),
         "rows": method_rows(setting),
+        "baselines": bool(beside),
+        "runs": run_rows(document, setting),
         "verdicts": remarkable(setting),
         "warnings": warnings(setting, metric_key),
         "other_metrics": other_metrics(setting, metric_key),
         "ceilings": ceiling_rows(setting),
         "searched": searched(setting),
-        "times_of": {name: time(values["seconds"]) for name, values in methods.items()},
         "gated": own,
         "gates": gate_charts(runs[own]) if own and runs.get(own) else [],
         "shares": shares,
@@ -136,7 +164,7 @@ def _curves(runs: Mapping[str, list[Run]]) -> list[tuple[str, Markup]]:
     """Mean learning curve of each method and of the labels alone."""
     charts = []
     for name, own in runs.items():
-        if name == ALONE or not own or not runs[ALONE]:
+        if name in LABELS_ONLY or not own or not runs[ALONE]:
             continue
         metric = own[0].main_metric
         alone, helped = (

@@ -10,10 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from aft.config.groups import LABELS_ONLY
 from aft.report.comparison.labels import Labelled, label_points
-from aft.report.comparison.text import ALONE, method_name, scores
+from aft.report.comparison.text import ALONE, chart_name, scores
 from aft.report.plots import BLUE, GREY, INK, ORANGE, draw_figure, new_axes
 
+Methods = Mapping[str, Mapping[str, Any]]
 COLOURS = {"better": BLUE, "worse": ORANGE}
 _ROW, _FRAME = 27, 72
 _DASHES = (0, (4, 3))
@@ -24,14 +26,18 @@ def tone(values: Mapping[str, Any]) -> str:
     return COLOURS.get(values["outcome"], GREY)
 
 
-def draw_errors(methods: Mapping[str, Mapping[str, Any]]) -> Markup | None:
-    """Bar per method: error ratio to the labels alone, with its interval."""
-    known = {name: values for name, values in methods.items() if values["error_ratio"] is not None}
+def draw_errors(methods: Methods, baselines: Methods) -> Markup | None:
+    """Bar per method and baseline: error ratio to the labels alone, with its interval."""
+    first, last = (
+        {name: values for name, values in some.items() if values["error_ratio"] is not None}
+        for some in (methods, baselines)
+    )
+    known = {**first, **last}
     if not known:
         return None
 
     def paint(figure: Figure) -> None:
-        axes = _rows(figure, "error ratio to labels alone", [ALONE, *known])
+        axes = _rows(figure, "error ratio to labels alone", [ALONE, *first], list(last))
         axes.barh([0], [1], height=0.6, color=GREY)
         for place, values in enumerate(known.values(), start=1):
             ratio, colour = values["error_ratio"], tone(values)
@@ -45,7 +51,9 @@ def draw_errors(methods: Mapping[str, Mapping[str, Any]]) -> Markup | None:
         ]
         axes.set_xlim(0, max(1.0, *tops) * 1.05)
 
-    told = ", ".join(f"{name} {values['error_ratio']:.2f}" for name, values in known.items())
+    told = ", ".join(
+        f"{chart_name(name)} {values['error_ratio']:.2f}" for name, values in known.items()
+    )
     return draw_figure(
         paint,
         f"Error ratio of each method to labels alone, lower is better: {told}",
@@ -53,14 +61,15 @@ def draw_errors(methods: Mapping[str, Mapping[str, Any]]) -> Markup | None:
     )
 
 
-def draw_points(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup:
-    """Score of every run, one row per method, with the mean as a vertical bar."""
-    found = {name: scores(values) for name, values in methods.items()}
+def draw_points(methods: Methods, baselines: Methods, metric: str) -> Markup:
+    """Score of every run, one row per method and baseline, with the mean as a vertical bar."""
+    every = {**methods, **baselines}
+    found = {name: scores(values) for name, values in every.items()}
 
     def paint(figure: Figure) -> None:
-        axes = _rows(figure, f"{metric} of every run", list(found))
+        axes = _rows(figure, f"{metric} of every run", list(methods), list(baselines))
         for place, (name, values) in enumerate(found.items()):
-            colour = tone(methods[name])
+            colour = tone(every[name])
             axes.scatter(
                 values, [place] * len(values), s=30, color=colour, alpha=0.7, linewidth=0, zorder=3
             )
@@ -73,11 +82,11 @@ def draw_points(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup
         axes.margins(x=0.06)
 
     return draw_figure(
-        paint, f"{metric} of every run; means: {_told(methods)}", _FRAME + _ROW * len(found)
+        paint, f"{metric} of every run; means: {_told(every)}", _FRAME + _ROW * len(found)
     )
 
 
-def draw_times(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup | None:
+def draw_times(methods: Methods, metric: str) -> Markup | None:
     """Mean score of each method, with the range over seeds, against training time."""
     known = {
         name: values
@@ -100,11 +109,11 @@ def draw_times(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup 
             axes.plot(
                 [x],
                 [values["mean"]],
-                marker="s" if name == ALONE else "o",
+                marker="s" if name in LABELS_ONLY else "o",
                 markersize=7,
                 color=colour,
             )
-            label = method_name(name)
+            label = chart_name(name)
             points.append(Labelled(x, values["mean"], label, colour, min(own), max(own)))
         axes.grid(axis="x")
         shortest = min(values["seconds"] for values in known.values())
@@ -116,25 +125,28 @@ def draw_times(methods: Mapping[str, Mapping[str, Any]], metric: str) -> Markup 
         label_points(figure, axes, points)
 
     told = ", ".join(
-        f"{method_name(name)} {values['mean']:.3f} in {values['seconds'] / size:.3g} {unit}"
+        f"{chart_name(name)} {values['mean']:.3f} in {values['seconds'] / size:.3g} {unit}"
         for name, values in known.items()
     )
     return draw_figure(paint, f"Mean {metric} against training time per run: {told}", 290)
 
 
-def _told(methods: Mapping[str, Mapping[str, Any]]) -> str:
+def _told(methods: Methods) -> str:
     return ", ".join(
-        f"{method_name(name)} {values['mean']:.3f}"
+        f"{chart_name(name)} {values['mean']:.3f}"
         for name, values in methods.items()
         if values["mean"] is not None
     )
 
 
-def _rows(figure: Figure, title: str, names: Sequence[str]) -> Axes:
-    """Add axes with one row per method, from top to bottom."""
+def _rows(figure: Figure, title: str, methods: Sequence[str], baselines: Sequence[str]) -> Axes:
+    """Add axes with one row per method, from top to bottom, and the baselines below a line."""
     axes = new_axes(figure, title)
-    axes.set_yticks(range(len(names)), [method_name(name) for name in names])
+    names = [*methods, *baselines]
+    axes.set_yticks(range(len(names)), [chart_name(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
+    if baselines:
+        axes.axhline(len(methods) - 0.5, color=INK, linewidth=0.7)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(5))

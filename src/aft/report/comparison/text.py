@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from aft.backbones.specs import shorten_paths
 from aft.comparison.statistics import opposed
+from aft.config.groups import EQUAL_STEPS, LABELS_ONLY, METHOD_WORDS
 from aft.metrics import LOWER_IS_BETTER, metric_words
+from aft.report.comparison.costs import UNKNOWN, operations
 
 ALONE = "alone"
 HEADINGS = (
@@ -24,6 +26,13 @@ HEADINGS = (
     "95% interval",
     "error ratio",
     "95% interval",
+)
+RUN_HEADINGS = ("steps", "inputs seen", "operations", "mean time")
+INSTEAD = "What people would use instead"
+RUNS_NOTE = (
+    "Means over seeds. Inputs seen: steps times inputs per step, with repetitions. Operations: "
+    "floating-point operations of the student's training, without the transfer loss itself. The "
+    "time is training time, without the extraction of the teachers' features."
 )
 CEILING_HEADINGS = ("linear model on the features of", "score")
 CEILINGS = (
@@ -39,8 +48,8 @@ def remarkable(setting: Mapping[str, Any]) -> list[str]:
     """Verdict of each method that differs from the labels alone or has too few runs."""
     return [
         values["verdict"]
-        for values in setting["methods"].values()
-        if values["verdict"] and values["outcome"] != "no difference shown"
+        for name, values in setting["methods"].items()
+        if name != EQUAL_STEPS and values["verdict"] and values["outcome"] != "no difference shown"
     ]
 
 
@@ -68,10 +77,10 @@ def other_metrics(
         main: Key of the metric that the verdicts rest on.
 
     Returns:
-        Display names of the metrics, and for each method its name and one cell per metric. Both
-        are empty if there are no other metrics.
+        Display names of the metrics, and for each method and baseline its name and one cell per
+        metric. Both are empty if there are no other metrics.
     """
-    found = {name: values.get("metrics") or {} for name, values in setting["methods"].items()}
+    found = {name: values.get("metrics") or {} for name, values in table_rows(setting).items()}
     keys = [
         key for key in dict.fromkeys(key for own in found.values() for key in own) if key != main
     ]
@@ -81,10 +90,7 @@ def other_metrics(
         f"{metric_words(key)}{' (lower is better)' if key in LOWER_IS_BETTER else ''}"
         for key in keys
     ]
-    rows = [
-        (method_name(name), [_metric_cell(own.get(key)) for key in keys])
-        for name, own in found.items()
-    ]
+    rows = [(name, [_metric_cell(own.get(key)) for key in keys]) for name, own in found.items()]
     return names, rows
 
 
@@ -102,7 +108,7 @@ def warnings(setting: Mapping[str, Any], main: str) -> list[str]:
     """A warning for each method that is better on the main metric but worse on another."""
     found = []
     for name, values in setting["methods"].items():
-        if values["outcome"] != "better" or not values.get("metrics"):
+        if name == EQUAL_STEPS or values["outcome"] != "better" or not values.get("metrics"):
             continue
         if worse := opposed(values, main):
             found.append(
@@ -115,6 +121,17 @@ def warnings(setting: Mapping[str, Any], main: str) -> list[str]:
 def all_methods(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names of the methods of all settings, in the order of their first setting."""
     return list(dict.fromkeys(name for setting in settings for name in setting["methods"]))
+
+
+def baselines(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """The baselines of a setting by name; documents of earlier versions have none."""
+    return {one["name"]: one for one in setting.get("baselines", ())}
+
+
+def table_rows(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """The methods of a setting, then its baselines, by their name in tables."""
+    methods = {method_name(name): values for name, values in setting["methods"].items()}
+    return {**methods, **{one["words"]: one for one in baselines(setting).values()}}
 
 
 def gated(methods: Iterable[str]) -> str | None:
@@ -131,7 +148,7 @@ def leader(setting: Mapping[str, Any]) -> str | None:
     means = {
         name: values["mean"]
         for name, values in setting["methods"].items()
-        if name != ALONE and values["mean"] is not None
+        if name not in LABELS_ONLY and values["mean"] is not None
     }
     return max(means, key=lambda name: means[name], default=None)
 
@@ -143,16 +160,21 @@ def scores(values: Mapping[str, Any]) -> list[float]:
 
 def method_name(name: str) -> str:
     """Display name of a method."""
-    return "labels alone" if name == ALONE else name
+    return METHOD_WORDS.get(name, name)
+
+
+def chart_name(name: str) -> str:
+    """Display name of a method in charts, which have little room."""
+    return "equal steps" if name == EQUAL_STEPS else method_name(name)
 
 
 def method_rows(setting: Mapping[str, Any]) -> list[list[str]]:
-    """One row of text per student that predicts without teachers, under ``HEADINGS``."""
+    """One row of text per method and baseline, under ``HEADINGS``."""
     return [
         [
-            method_name(name),
-            values["outcome"] or (NONE if name == ALONE else "too few seeds"),
-            text(values["beta"], "{:g}"),
+            name,
+            values["outcome"] or (NONE if name == method_name(ALONE) else "too few seeds"),
+            text(values.get("beta"), "{:g}"),
             str(len(scores(values))),
             text(values["mean"]),
             text(values["std"]),
@@ -161,8 +183,32 @@ def method_rows(setting: Mapping[str, Any]) -> list[list[str]]:
             text(values["error_ratio"]),
             interval(values["error_ratio_low"], values["error_ratio_high"]),
         ]
-        for name, values in setting["methods"].items()
+        for name, values in table_rows(setting).items()
     ]
+
+
+def run_headings(document: Mapping[str, Any]) -> list[str]:
+    """Headings of the table of runs."""
+    return ["method", *(f"seed {seed}" for seed in range(document["seeds"])), *RUN_HEADINGS]
+
+
+def run_rows(document: Mapping[str, Any], setting: Mapping[str, Any]) -> list[list[str]]:
+    """Scores by seed and cost of each method and baseline, under :func:`run_headings`."""
+    rows = []
+    for name, values in table_rows(setting).items():
+        found = {run["seed"]: run["score"] for run in values["runs"]}
+        cost = operations(values.get("operations"))
+        rows.append(
+            [
+                name,
+                *(text(found.get(seed)) for seed in range(document["seeds"])),
+                text(values.get("steps"), "{:,}"),
+                text(values.get("inputs_seen"), "{:,}"),
+                NONE if cost == UNKNOWN else cost,
+                time(values["seconds"]),
+            ]
+        )
+    return rows
 
 
 def _ceiling_name(probe: Mapping[str, Any]) -> str:
@@ -174,20 +220,27 @@ def ceiling_rows(setting: Mapping[str, Any]) -> list[list[str]]:
     return [[_ceiling_name(probe), text(probe["score"])] for probe in setting["probes"]]
 
 
+def overview_headings(document: Mapping[str, Any]) -> list[str]:
+    """The methods of all settings, then the baselines, by their name in tables."""
+    words = [
+        one["words"] for setting in document["settings"] for one in baselines(setting).values()
+    ]
+    return list(dict.fromkeys([*map(method_name, all_methods(document["settings"])), *words]))
+
+
 def overview_rows(document: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Name of each setting, and mean, verdict and outcome of each method."""
-    names = all_methods(document["settings"])
+    """Name of each setting; mean, verdict and outcome of each of :func:`overview_headings`."""
     rows = []
     for setting in document["settings"]:
-        cells = []
-        for name in names:
-            values = setting["methods"].get(name)
+        found, cells = table_rows(setting), []
+        for name in overview_headings(document):
+            values = found.get(name)
             if values is None or values["mean"] is None:
                 cells.append((NONE, "", ""))
                 continue
             outcome = values["outcome"] or ""
             said = {"no difference shown": "no difference", "": "too few seeds"}
-            word = "" if name == ALONE else said.get(outcome, outcome)
+            word = "" if name == method_name(ALONE) else said.get(outcome, outcome)
             cells.append((text(values["mean"]), word, outcome))
         rows.append((setting["name"], cells))
     return rows
@@ -267,8 +320,7 @@ def introduction(document: Mapping[str, Any]) -> str:
         f"{document['student']} ({document['num_parameters']:,} parameters on the labels alone; "
         f"weights: {start}) was trained on {trained} rows with each method and {document['seeds']} "
         f"seed{'' if document['seeds'] == 1 else 's'}"
-        f"{f' in {len(settings)} settings' if several else ''}. All methods use the same steps, "
-        f"batches and learning rates{' within a setting' if several else ''}. The score is "
+        f"{f' in {len(settings)} settings' if several else ''}. {_budget(settings)} The score is "
         f"{metric_words(document['metric'])} on {scored:,} rows of the {split} split. Differences "
         "are to the labels alone with the same seed. "
     )
@@ -283,6 +335,18 @@ def introduction(document: Mapping[str, Any]) -> str:
             "used for all seeds. Methods without a weight need no selection."
         )
     return words + f"All methods use the weight {betas[0]:g}, without a search."
+
+
+def _budget(settings: Sequence[Mapping[str, Any]]) -> str:
+    """What is equal for all methods."""
+    where = " within a setting" if len(settings) > 1 else ""
+    if not any(EQUAL_STEPS in setting["methods"] for setting in settings):
+        return f"All methods use the same steps, batches and learning rates{where}."
+    return (
+        f"All methods see the same number of inputs{where}, with the same batches and learning "
+        "rates: methods without a second batch in every step take more steps. The row "
+        f'"{method_name(EQUAL_STEPS)}" takes as many steps as the methods with a second batch.'
+    )
 
 
 def text(value: float | None, form: str = "{:.3f}") -> str:
