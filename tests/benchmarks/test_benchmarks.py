@@ -73,6 +73,12 @@ def test_every_task_is_a_comparison(
     )
 
 
+@pytest.mark.parametrize("name", suite.DATA_SETS)
+def test_every_data_set_is_documented(name: str) -> None:
+    table = (ROOT / "docs" / "benchmarks.md").read_text().partition("### Data sets")[2]
+    assert f"`{name}`" in table.partition("###")[0]
+
+
 def method(mean: float | None, ratio: float | None, outcome: str | None) -> dict[str, Any]:
     return {
         **{"mean": mean, "std": None if mean is None else 0.01, "outcome": outcome, "beta": 1.0},
