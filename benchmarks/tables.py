@@ -293,9 +293,12 @@ def _origin(found: Mapping[str, Any]) -> str:
         if values["beta"] is not None
     ]
     rows = [document["settings"][-1]["rows"]["validation"] for document in found.values()]
+    balanced = [n for n, one in found.items() if one.get("metric") == "balanced_accuracy"]
+    instead = f", balanced accuracy for {', '.join(balanced)}" if balanced else ""
     failed = sum(len(document["errors"]) for document in found.values())
     return (
-        f"\nTest accuracy (R² for numeric labels), mean ± standard deviation over {seeds} seeds. "
+        f"\nTest accuracy (R² for numeric labels{instead}), mean ± standard deviation over {seeds} "
+        "seeds. "
         "Every method of a task has the same steps, batches and learning rates. Only aft's default "
         "uses unlabelled rows, or stored views if there are none: a second batch of twice the size "
         "in every step. The other methods are as published. *Teachers' features*: a linear model "
