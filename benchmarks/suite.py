@@ -7,8 +7,13 @@
     python benchmarks/suite.py --tables          # only the tables, from the stored results
 
 Scores are written to benchmarks/results/suite/TASK.json, runs and report pages to runs/suite/TASK.
-The tables of the README and of docs/benchmarks.md are generated from the scores. Takes about three
+The tables of the README and of docs/benchmarks.md are generated from the scores. Takes about four
 hours on two cores; run the same command again to resume.
+
+The features of the text student `small:ngrams` were chosen on TREC questions, film reviews and SMS
+spam (`trec`, `trec-fine`, `snippets` and `sms`), so its scores there may be optimistic. The other
+text tasks (`reuters`, `amazon`, `tweets`, `editorials` and `newsgroups`) had no part in the choice:
+they report how good it is.
 """
 
 from __future__ import annotations
@@ -41,10 +46,15 @@ COMMON: dict[str, Any] = {"betas": (0.1, 1.0, 10.0), "seeds": 5}
 FULL: dict[str, Any] = {"betas": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), "seeds": 10}
 PICTURES: dict[str, Any] = {"batch_size": 32, "steps": 160, "eval_every": 20}
 PRETRAINED: dict[str, Any] = {**PICTURES, "lr": 3e-4, "head_lr": 3e-3}
-TEXTS: dict[str, Any] = {"batch_size": 64, "steps": 200, "eval_every": 20, "lr": 2e-3}
+PUBLISHED = ("kd", "logit-kd", "aft", *OTHERS)
+TEXTS: dict[str, Any] = {
+    **{"batch_size": 64, "steps": 100, "eval_every": 10},
+    **{"unlabelled": "left-out", "leave_out": PUBLISHED},
+}
 FEW: dict[str, Any] = {"validation_fraction": 0.25}  # fewer rows make the chosen weights noisy
 # Rows that are not drawn lose their labels; methods that use unlabelled rows get them.
 REST: dict[str, Any] = {"unlabelled": "left-out"}
+RATED: dict[str, Any] = {"label_column": ("score",)}
 
 
 def squeezenet(cache: Path) -> str:
@@ -100,9 +110,9 @@ def pictures(data: str, what: str, *, pretrained: bool = True, **options: Any) -
 def texts(data: str, what: str, **options: Any) -> Task:
     return Task(
         data,
-        lambda cache: ("small:static",),
+        lambda cache: ("small:ngrams",),
         lambda cache: (minilm(cache, 64),),
-        (what, "word vectors", "random", "all-MiniLM-L6"),
+        (what, "words and word pairs", "linear model", "all-MiniLM-L6"),
         {**TEXTS, **options},
     )
 
@@ -119,17 +129,10 @@ def pairs(data: str, what: str, **options: Any) -> Task:
 
 TASKS = {
     "clipart": pictures("clipart", "clip art"),
-    "reuters": texts("reuters", "Reuters R8", train_fractions=(0.06,), **FEW, **REST),
+    "reuters": texts("reuters", "Reuters R8", train_fractions=(0.06,), **FEW),
     "emoji-names": pairs("emoji-names", "emoji + names"),
     "clipart-cnn": pictures("clipart", "clip art", pretrained=False),
-    "snippets": texts(
-        "snippets",
-        "film reviews (R²)",
-        train_fractions=(0.12,),
-        **REST,
-        label_column=("score",),
-        leave_out=("logit-kd",),
-    ),
+    "snippets": texts("snippets", "film reviews (R²)", train_fractions=(0.12,), **RATED),
     "stamps": pictures("stamps", "stamps", steps=120, **FEW),
     "trec-layer": Task(
         "trec",
@@ -144,6 +147,7 @@ TASKS = {
             "train_fractions": (0.12,),
             **FEW,
             **REST,
+            "leave_out": OTHERS,
         },
     ),
     "clipart-few": pictures(
@@ -152,6 +156,19 @@ TASKS = {
     "emoji-names-few": pairs(
         "emoji-names", "emoji + names", train_fractions=(0.3,), leave_out=OTHERS, **FEW, **REST
     ),
+    "trec": texts("trec", "TREC questions", train_fractions=(0.12,), **FEW),
+    "trec-fine": texts(
+        "trec-fine",
+        "TREC questions, 50 classes",
+        train_fractions=(0.12,),
+        metric="accuracy",  # some classes have one test row, too few for balanced accuracy
+        **FEW,
+    ),
+    "amazon": texts("amazon", "product reviews (R²)", train_fractions=(0.2,), **RATED),
+    "tweets": texts("tweets", "tweets (R²)", train_fractions=(0.18,), **RATED),
+    "editorials": texts("editorials", "editorials (R²)", train_fractions=(0.15,), **RATED),
+    "sms": texts("sms", "SMS spam", train_fractions=(0.07,), **FEW),
+    "newsgroups": texts("newsgroups", "20 Newsgroups", train_fractions=(0.1,), **FEW),
     # The following tasks resemble one above, or have a smaller gap; they run with --full only.
     "emoji": replace(pictures("emoji", "emoji", steps=120), short=False),
     "openmoji": replace(pictures("openmoji", "OpenMoji"), short=False),
@@ -159,10 +176,6 @@ TASKS = {
     "solar": replace(pictures("solar", "solar cells"), short=False),
     "clipart-titles": replace(pairs("clipart-titles", "clip art + titles"), short=False),
     "stamps-captions": replace(pairs("stamps-captions", "stamps + captions"), short=False),
-    "sms": replace(texts("sms", "SMS spam", train_fractions=(0.07,), **FEW), short=False),
-    "newsgroups": replace(
-        texts("newsgroups", "20 Newsgroups", train_fractions=(0.02,), **FEW), short=False
-    ),
 }
 SHORT = [name for name, task in TASKS.items() if task.short]
 

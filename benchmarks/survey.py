@@ -46,7 +46,7 @@ from data_sets import DATA_SETS
 from data_sets.models import fetch_squeezenet
 
 RESULTS = Path(__file__).parent / "results"
-LABELS = {"snippets": "score"}
+LABELS = dict.fromkeys(("snippets", "amazon", "tweets", "editorials"), "score")
 MOST_ROWS = {"train": 4000, "test": 2000}
 STRENGTHS = (1.0, 10.0, 100.0)  # inverse regularisation of logistic regression
 SHRINKAGE = (0.1, 1.0, 10.0)  # regularisation of ridge regression
@@ -247,7 +247,7 @@ def as_markdown(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         lines.append(f"| {name} | {' | '.join(padded)} |")
     return (
         "\n".join(lines) + "\n\nEach cell gives the number of labels: best score with the "
-        "teachers' features / best score without. Test accuracy (R² for `snippets`), mean over "
+        "teachers' features / best score without. Test accuracy (R² for numeric labels), mean over "
         f"{options.draws} draws of the labels (one draw if all rows are used). Baselines without "
         "teachers: the majority class, TF-IDF, a linear model on the features of the small "
         "network that image students start from, and the last two combined.\n"

@@ -294,16 +294,19 @@ def _origin(found: Mapping[str, Any]) -> str:
         if values["beta"] is not None
     ]
     rows = [document["settings"][-1]["rows"]["validation"] for document in found.values()]
-    equal = "has the same steps, batches and learning rates"
-    if all(EQUAL_STEPS in document["settings"][-1]["methods"] for document in found.values()):
-        equal = (
-            "sees the same number of inputs, with the same batches and learning rates, except for "
-            f"{EQUAL_STEPS}, which has the steps of aft's default"
-        )
+    older = [n for n, one in found.items() if EQUAL_STEPS not in one["settings"][-1]["methods"]]
+    steps = (
+        f" {', '.join(older)}: measured before, with the same steps for all methods instead."
+        if older
+        else ""
+    )
+    balanced = [n for n, one in found.items() if one.get("metric") == "balanced_accuracy"]
+    instead = f", balanced accuracy for {', '.join(balanced)}" if balanced else ""
     failed = sum(len(document["errors"]) for document in found.values())
     return (
-        f"\nTest accuracy (R² for numeric labels), mean ± standard deviation over {seeds} seeds. "
-        f"Every method of a task {equal}. Only aft's default "
+        f"\nTest accuracy (R² for numeric labels{instead}), mean ± standard deviation over {seeds} "
+        "seeds. Every method of a task sees the same number of inputs, with the same batches and "
+        f"learning rates.{steps} Only aft's default "
         "uses unlabelled rows, or stored views if there are none: a second batch of twice the size "
         "in every step. The other methods are as published. *Teachers' features*: a linear model "
         "on them, which needs the teachers for every prediction. The gap is its score minus that "

@@ -2,8 +2,10 @@
 
 from data_sets.fetching import (
     DATA_SETS,
+    fetch_amazon,
     fetch_clipart,
     fetch_clipart_titles,
+    fetch_editorials,
     fetch_emoji,
     fetch_emoji_names,
     fetch_fashion,
@@ -13,12 +15,16 @@ from data_sets.fetching import (
     fetch_solar,
     fetch_stamps,
     fetch_stamps_captions,
+    fetch_trec_fine,
+    fetch_tweets,
 )
 
 __all__ = [
     "DATA_SETS",
+    "fetch_amazon",
     "fetch_clipart",
     "fetch_clipart_titles",
+    "fetch_editorials",
     "fetch_emoji",
     "fetch_emoji_names",
     "fetch_fashion",
@@ -28,4 +34,6 @@ __all__ = [
     "fetch_solar",
     "fetch_stamps",
     "fetch_stamps_captions",
+    "fetch_trec_fine",
+    "fetch_tweets",
 ]

