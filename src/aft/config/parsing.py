@@ -36,7 +36,7 @@ GROUPS = {
         *("loss", "beta", "unlabelled", "unlabelled_batch_size", "views", "safety_net"),
         *("kernel", "weights", "combine", "normalize", "loss_lr"),
     ),
-    "output": ("out", "resume", "overwrite", "all_probabilities"),
+    "output": ("out", "baselines", "resume", "overwrite", "all_probabilities"),
     "compute": ("device", "precision", "num_workers", "progress"),
 }
 """The groups of the help, in order, and the options of each, the common ones first. What a command

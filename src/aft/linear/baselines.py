@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from aft.data.samples import Samples
-from aft.linear.models import fit_linear
+from aft.linear.models import SparseRows, fit_linear
 from aft.linear.rows import PreparedRows, label_targets, soft_targets
 from aft.losses.heads import fit_task_head
 from aft.losses.soft_labels import SoftLabelLoss
@@ -121,7 +121,7 @@ class Baselines:
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=most)
         texts = [text for rows, _ in parts for text in _texts(rows.samples)]
         try:
-            vectors = csr_array(vectorizer.fit_transform(texts))
+            vectors = SparseRows([csr_array(vectorizer.fit_transform(texts))])
         except ValueError:  # no words
             return {}
         targets = [
@@ -131,7 +131,7 @@ class Baselines:
             for rows, soft in parts
         ]
         new = {
-            split: csr_array(vectorizer.transform(_texts(rows.samples)))
+            split: SparseRows([csr_array(vectorizer.transform(_texts(rows.samples)))])
             for split, rows in self.held_out.items()
         }
         expected = label_targets(self.held_out["validation"].samples, task, rescale)

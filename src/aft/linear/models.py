@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,43 @@ STRENGTHS = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """Strengths of the regularization, from strong to weak; 1 / C of scikit-learn's
 `LogisticRegression` and the alpha of `Ridge`."""
 _MOST_ITERATIONS = 100
+_MOST_HISTORY = 100_000_000
+"""Weights of earlier iterations to keep in memory, twice."""
+
+
+class SparseRows:
+    """Rows of a sparse matrix, ``(n, V)``, as blocks of columns, each a product of matrices.
+
+    A product is not computed: two sparse matrices may have far fewer entries than their product.
+
+    Args:
+        blocks: The factors of each block, from left to right; the first ones have ``n`` rows.
+    """
+
+    def __init__(self, *blocks: Sequence[csr_array]) -> None:
+        self.blocks = [[_tensor(factor) for factor in factors] for factors in blocks]
+        # Autograd would transpose a matrix in every step.
+        self.transposed = [[_tensor(factor.T.tocsr()) for factor in factors] for factors in blocks]
+        self.widths = [factors[-1].shape[1] for factors in blocks]
+
+    def __matmul__(self, weight: Tensor) -> Tensor:
+        """The product with ``weight``, ``(V, C)``."""
+        total = torch.zeros(())
+        for factors, part in zip(self.blocks, weight.split(self.widths), strict=True):
+            for factor in reversed(factors):
+                part = factor @ part
+            total = total + part
+        return total
+
+    def gradient(self, by_output: Tensor) -> Tensor:
+        """The product of the transposed matrix with ``by_output``, ``(n, C)``."""
+        parts = []
+        for factors in self.transposed:
+            part = by_output
+            for factor in factors:
+                part = factor @ part
+            parts.append(part)
+        return torch.cat(parts)
 
 
 class LinearModel(NamedTuple):
@@ -34,15 +72,15 @@ class LinearModel(NamedTuple):
     bias: Tensor
     strength: float
 
-    def __call__(self, x: csr_array) -> Tensor:
+    def __call__(self, x: SparseRows) -> Tensor:
         """Outputs ``(n, C)``: logits, or predictions for regression."""
-        return torch.addmm(self.bias, sparse_tensor(x), self.weight)
+        return x @ self.weight + self.bias
 
 
 def fit_linear(
-    x: csr_array,
+    x: SparseRows,
     targets: Tensor,
-    held_out: csr_array,
+    held_out: SparseRows,
     expected: Tensor,
     kind: TaskKind,
     row_weights: Tensor | None = None,
@@ -62,13 +100,12 @@ def fit_linear(
         kind: The kind of task.
         row_weights: ``(n,)``; 1 by default.
     """
-    forward, backward = sparse_tensor(x), sparse_tensor(x.T.tocsr())
     weights = torch.ones(len(targets)) if row_weights is None else row_weights
-    start = torch.zeros(x.shape[1], targets.shape[1]), torch.zeros(targets.shape[1])
+    start = torch.zeros(sum(x.widths), targets.shape[1]), torch.zeros(targets.shape[1])
     best, chosen = float("inf"), LinearModel(*start, STRENGTHS[0])
     model = chosen
     for strength in STRENGTHS:
-        model = _minimize(forward, backward, targets, weights, model, strength, kind)
+        model = _minimize(x, targets, weights, model, strength, kind)
         loss = float(row_losses(model(held_out), expected, kind).mean())
         if loss >= best:
             break
@@ -86,8 +123,9 @@ def row_losses(outputs: Tensor, targets: Tensor, kind: TaskKind) -> Tensor:
     return (outputs - targets).square().sum(dim=1) / 2
 
 
-def sparse_tensor(x: csr_array) -> Tensor:
+def _tensor(x: csr_array) -> Tensor:
     """A sparse matrix in the compressed rows of torch, in float32."""
+    x.sum_duplicates()
     with warnings.catch_warnings():  # torch warns that the format is new
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(
@@ -99,8 +137,7 @@ def sparse_tensor(x: csr_array) -> Tensor:
 
 
 def _minimize(
-    forward: Tensor,
-    backward: Tensor,
+    x: SparseRows,
     targets: Tensor,
     row_weights: Tensor,
     start: LinearModel,
@@ -110,8 +147,7 @@ def _minimize(
     """The model at the minimum of the loss for one strength.
 
     Args:
-        forward: ``(n, V)``.
-        backward: Its transpose; autograd would transpose it in every iteration.
+        x: ``(n, V)``.
         targets: ``(n, C)``.
         row_weights: ``(n,)``.
         start: The model to start from.
@@ -123,19 +159,19 @@ def _minimize(
     optimizer = torch.optim.LBFGS(
         [weight, bias],
         max_iter=_MOST_ITERATIONS,
-        history_size=10,
+        history_size=max(2, min(10, _MOST_HISTORY // weight.numel())),
         tolerance_grad=1e-5,
         tolerance_change=1e-9,
         line_search_fn="strong_wolfe",
     )
 
     def objective() -> Tensor:
-        outputs = torch.addmm(bias, forward, weight).requires_grad_()
+        outputs = (x @ weight + bias).requires_grad_()
         with torch.enable_grad():
             losses = row_losses(outputs, targets, kind)
             loss = (losses * row_weights).sum() / row_weights.sum()
             (by_output,) = torch.autograd.grad(loss, outputs)
-        weight.grad = torch.addmm(share * weight, backward, by_output)
+        weight.grad = x.gradient(by_output).add_(weight, alpha=share)
         bias.grad = by_output.sum(dim=0)
         return loss.detach() + share / 2 * weight.square().sum()
 

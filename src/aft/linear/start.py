@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from scipy.sparse import csr_array, hstack, vstack
+from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from aft.backbones.batches import collate
 from aft.backbones.ngrams import NgramNetwork
-from aft.linear.models import LinearModel, fit_linear, sparse_tensor
+from aft.linear.models import LinearModel, SparseRows, fit_linear
 from aft.linear.rows import PreparedRows, label_targets, soft_targets
 from aft.losses.soft_labels import SoftLabelLoss
 from aft.students.student import Student
@@ -52,18 +54,18 @@ def start_linear(
     if not isinstance(network, NgramNetwork) or network.spelling is None:
         return
     labels = label_targets(train.samples, task, student.rescale)
-    rows, targets, weights = [_vectors(network, train)], [labels], [torch.ones(len(labels))]
+    rows, targets, weights = [train], [labels], [torch.ones(len(labels))]
     if class_weights is not None:
         weights[0] = labels @ class_weights
     if soft is not None:
         for part in (train, *([] if pool is None else [pool])):
-            rows.append(_vectors(network, part))
+            rows.append(part)
             targets.append(soft_targets(soft, part, student.rescale))
             weights.append(torch.full((len(targets[-1]),), soft_weight))
     found = fit_linear(
-        vstack(rows, format="csr"),
+        _vectors(network, rows),
         torch.cat(targets),
-        _vectors(network, validation),
+        _vectors(network, [validation]),
         label_targets(validation.samples, task, student.rescale),
         task.kind,
         torch.cat(weights),
@@ -74,10 +76,10 @@ def start_linear(
 @torch.no_grad()
 def _put(student: Student, network: NgramNetwork, model: LinearModel) -> None:
     """Add the model to the embeddings, and make the head read it."""
+    assert network.spelling is not None
     counted = len(network.weights)
-    weight = torch.cat(
-        [model.weight[:counted], sparse_tensor(network.spelling) @ model.weight[counted:]]
-    )
+    spelled = torch.from_numpy(network.spelling @ model.weight[counted:].numpy()).float()
+    weight = torch.cat([model.weight[:counted], spelled])
     u, s, v = torch.linalg.svd(weight, full_matrices=False)
     rank = min(student.dim, len(s))
     # Random orthonormal directions, since single ones may suit the kernel less than others.
@@ -90,21 +92,21 @@ def _put(student: Student, network: NgramNetwork, model: LinearModel) -> None:
     student.head.bias.copy_(model.bias)
 
 
-def _vectors(network: NgramNetwork, rows: PreparedRows) -> csr_array:
+def _vectors(network: NgramNetwork, parts: Sequence[PreparedRows]) -> SparseRows:
     """The TF-IDF vectors of rows, ``(n, words and pairs and character n-grams)``."""
-    samples, parts, counted = rows.samples, [], len(network.weights)
-    for start in range(0, len(samples), _CHUNK):
-        inputs = [rows.transform(samples.input(i)) for i in range(start, len(samples))[:_CHUNK]]
-        tokens = collate(inputs)
-        assert isinstance(tokens, Tensor)
-        columns, weights = network.weigh(tokens)
-        ends = np.arange(len(inputs) + 1) * columns.shape[1]
-        shape = (len(inputs), network.embedding.num_embeddings)
-        parts.append(csr_array((weights.numpy().ravel(), columns.numpy().ravel(), ends), shape))
-    joined = vstack(parts, format="csr")
-    vectors = csr_array(
-        hstack([joined[:, :counted], joined[:, counted:] @ network.spelling], format="csr")
-    )
-    vectors.sum_duplicates()
-    vectors.eliminate_zeros()
-    return vectors
+    assert network.spelling is not None
+    blocks = []
+    for rows in parts:
+        samples = rows.samples
+        for start in range(0, len(samples), _CHUNK):
+            inputs = [rows.transform(samples.input(i)) for i in range(start, len(samples))[:_CHUNK]]
+            tokens = collate(inputs)
+            assert isinstance(tokens, Tensor)
+            columns, weights = network.weigh(tokens)
+            ends = np.arange(len(inputs) + 1) * columns.shape[1]
+            entries = (weights.numpy().ravel(), columns.numpy().ravel(), ends)
+            blocks.append(csr_array(entries, (len(inputs), network.embedding.num_embeddings)))
+            blocks[-1].sum_duplicates()
+            blocks[-1].eliminate_zeros()
+    joined, counted = vstack(blocks, format="csr"), len(network.weights)
+    return SparseRows([joined[:, :counted]], [joined[:, counted:], network.spelling])
