@@ -2,8 +2,8 @@
 
     python benchmarks/demo_result.py --data reviews reuters --seeds 5
 
-Each takes three to four minutes on two cores. Run the same command again to resume an interrupted
-run.
+Takes two to three minutes on two cores for `reviews`, more for `reuters`. Run the same command
+again to resume an interrupted run.
 """
 
 from __future__ import annotations

@@ -122,6 +122,26 @@ def test_a_saved_network_is_built_again(tmp_path: Path) -> None:
     assert torch.equal(features(again, *TEXTS), features(network, *TEXTS))
 
 
+def test_the_unknown_word_of_a_tokenizer_may_have_any_number(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"red": 0, "[UNK]": 1, "bird": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    network = build(f"small:ngrams?tokenizer={tmp_path / 'tokenizer.json'}")
+    assert features(network, "red").any() and features(network, "red bird").any()
+    assert not features(network, "the blue fish").any()
+
+
+def test_a_template_is_for_rows_and_not_for_the_vocabulary() -> None:
+    network = build("small:ngrams?template={0} and {1}")
+    assert isinstance(network.preprocessing, Tokenization)
+    row = {"first": "red bird", "second": "blue"}
+    tokens = network.preprocessing.evaluate()(row)[None]
+    with torch.no_grad():
+        assert network.module.eval()(tokens).any()
+
+
 def test_texts_without_words_are_refused() -> None:
     with pytest.raises(ModelError) as error:
         build(texts=["", ""])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -179,3 +180,22 @@ def test_errors_of_texts_and_weights(tmp_path: Path) -> None:
     torch.save(build().module.state_dict(), tmp_path / "weights.pt")
     with pytest.raises(ModelError, match=r"embedding\.weight"):
         build(f"small:static?dim=8&weights={tmp_path}/weights.pt")
+
+
+def test_unknown_words_are_left_out_of_the_average() -> None:
+    network = build()
+    assert torch.equal(features(network, "red zebra fish"), features(network, "red fish"))
+
+
+def test_weights_of_earlier_versions_average_unknown_words(tmp_path: Path) -> None:
+    network = build()
+    state = {k: v for k, v in network.module.state_dict().items() if k != "unknown"}
+    (tmp_path / "tokenizer.json").write_text(network.files["tokenizer.json"], encoding="utf-8")
+    for prefix in ("", "backbone."):
+        file = tmp_path / f"{prefix}weights.safetensors"
+        save_file({f"{prefix}{name}": value for name, value in state.items()}, file)
+        old = build(f"small:static?dim=16&tokenizer={tmp_path}&weights={file}", texts=None)
+        assert not torch.equal(features(old, "red zebra fish"), features(old, "red fish"))
+        again = build(f"small:static?dim=16&tokenizer={tmp_path}", texts=None)
+        again.module.load_state_dict(state)
+        assert torch.equal(features(again, "red zebra"), features(old, "red zebra"))

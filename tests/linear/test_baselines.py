@@ -11,6 +11,7 @@ import torch
 
 import aft
 from aft.backbones.ngrams import NgramNetwork
+from aft.errors import InputError
 from aft.linear import baselines
 from aft.linear.baselines import describe_baselines
 from aft.students.saved import SavedStudent
@@ -62,6 +63,16 @@ def test_baselines_change_nothing_else(options: dict[str, Any], tmp_path: Path) 
     with_them = aft.train(**options)
     without = aft.train(**{**options, "out": tmp_path / "other"}, baselines=False)
     assert with_them.metrics == without.metrics
+
+
+def test_a_linear_model_that_cannot_be_fitted_is_left_out(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any) -> Any:
+        raise InputError("constant targets")
+
+    monkeypatch.setattr(baselines, "fit_linear", fail)
+    assert aft.train(**{**options, "student": "small:static?dim=8"}).summary["baselines"] == []
 
 
 def test_many_rows_are_left_alone(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

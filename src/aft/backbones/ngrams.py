@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +26,7 @@ _HASH = (2_654_435_761, 2_246_822_519)  # odd; the upper bits of the products' s
 _WORDS = 0.4  # the largest share of the features that are words; the rest are word pairs
 _SPELLING = 0.5  # norm of a text's character n-grams; that of its words and pairs is 1
 _SIZES = (3, 4, 5)  # of character n-grams; a word starts and ends with a space
+_MOST_CHARACTERS = 50  # of a word; more are not words
 _STD = 0.02
 _DROPOUT = 0.3
 
@@ -33,15 +35,17 @@ class NgramNetwork(nn.Module):
     """Features are weighted averages of the embeddings of a text's words and word pairs.
 
     The weight of a word or pair of adjacent words is its inverse document frequency (Spärck Jones,
-    1972); the weights of a text have the Euclidean norm 1. Each word has a second embedding for
-    its spelling, which starts as the sum over its character n-grams. Therefore a linear layer on
-    the features is a linear model on TF-IDF vectors of words, word pairs and character n-grams, of
-    at most the rank ``dim``. Unknown words and pairs have the weight 0.
+    1972); the weights of a text without repeated words have the Euclidean norm 1. Each word has a
+    second embedding for its spelling, which starts as the sum over its character n-grams.
+    Therefore a linear layer on the features is a linear model on TF-IDF vectors of words, word
+    pairs and character n-grams, of at most the rank ``dim``. Unknown words have the weight 0, and
+    so have unknown pairs, but for a few percent that share the hash bucket of a known one.
 
     Args:
         words: Number of words, including the one for all unknown words.
         pairs: Number of word pairs.
         dim: Dimension of the embeddings and of the features.
+        unknown: Number of the unknown word; -1 if every word is known.
 
     Attributes:
         spelling: ``(words, character n-grams)``, the weights of each word's character n-grams, of
@@ -51,16 +55,18 @@ class NgramNetwork(nn.Module):
     buckets: Tensor
     weights: Tensor
     lengths: Tensor
+    unknown: Tensor
 
-    def __init__(self, words: int, pairs: int, dim: int) -> None:
+    def __init__(self, words: int, pairs: int, dim: int, unknown: int = 0) -> None:
         super().__init__()
         # Rows: words, word pairs, spelling of words.
         self.embedding = nn.Embedding(2 * words + pairs, dim)
         self.dropout = nn.Dropout(_DROPOUT)
         nn.init.normal_(self.embedding.weight, std=_STD)
-        self.register_buffer("buckets", torch.zeros(_BUCKETS, dtype=torch.int32))
+        self.register_buffer("buckets", torch.full((_BUCKETS,), -1, dtype=torch.int32))
         self.register_buffer("weights", torch.zeros(words + pairs))
         self.register_buffer("lengths", torch.zeros(words))  # norms of the spelling
+        self.register_buffer("unknown", torch.tensor(unknown))
         self.spelling: csr_array | None = None
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -74,10 +80,13 @@ class NgramNetwork(nn.Module):
         """Rows of the embedding and their weights, ``(B, 3 L)`` each."""
         ids = tokens.clamp(min=0)
         following = F.pad(ids, (0, 1))[:, 1:]
-        known = (ids > 0).to(self.weights.dtype)  # 0 is the unknown word
+        is_known = (tokens >= 0) & (tokens != self.unknown)
+        known = is_known.to(self.weights.dtype)
         pairs = self.buckets[pair_bucket(ids, following)].long()
-        counted = torch.cat([ids, pairs], dim=1)
-        mask = torch.cat([known, known * (following > 0)], dim=1)
+        counted = torch.cat([ids, pairs.clamp(min=0)], dim=1)
+        # Buckets without a pair have the row -1, and the weight 0.
+        paired = known * F.pad(known, (0, 1))[:, 1:] * (pairs >= 0)
+        mask = torch.cat([known, paired], dim=1)
         weights = self.weights[counted] * mask
         spelled = _normalize(self.lengths[ids] * known)
         rows = torch.cat([counted, ids + len(self.weights)], dim=1)
@@ -160,8 +169,10 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
 def _learn(tokenization: Tokenization, texts: Sequence[str], most: int, dim: int) -> NgramNetwork:
     """A network with random embeddings, and the words and pairs of texts with their weights."""
     words = tokenization.vocabulary_size
-    counts, pairs = _count(tokenization.encode_batch(texts), words, most)
-    module = NgramNetwork(words, len(pairs), dim)
+    # A template is for the inputs of a row, which may be several texts.
+    encoded = replace(tokenization, template=None).encode_batch(texts)
+    counts, pairs = _count(encoded, words, most, tokenization.unknown)
+    module = NgramNetwork(words, len(pairs), dim, tokenization.unknown)
     module.weights.copy_(torch.from_numpy(_inverse_frequency(counts, len(texts))))
     buckets = pair_bucket(*torch.from_numpy(pairs).T)
     # Rarer pairs first: a bucket with several pairs belongs to the most frequent one.
@@ -175,15 +186,15 @@ def _learn(tokenization: Tokenization, texts: Sequence[str], most: int, dim: int
 
 
 def _count(
-    texts: list[NDArray[np.int64]], words: int, most: int
+    texts: list[NDArray[np.int64]], words: int, most: int, unknown: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Number of texts with each word and pair, and the most frequent pairs ``(n, 2)``."""
     single: Counter[int] = Counter()
     double: Counter[tuple[int, int]] = Counter()
     for ids in texts:
         listed = ids.tolist()
-        single.update({one for one in listed if one > 0})
-        double.update({pair for pair in pairwise(listed) if min(pair) > 0})
+        single.update({one for one in listed if one != unknown})
+        double.update({pair for pair in pairwise(listed) if unknown not in pair})
     pairs = sorted(double, key=lambda pair: (-double[pair], pair))[: max(0, most)]
     counts = np.zeros(words + len(pairs))
     counts[list(single)] = list(single.values())
@@ -217,7 +228,7 @@ def _spell(words: Sequence[str], counts: NDArray[np.float64], texts: int) -> csr
 
 def character_ngrams(word: str) -> list[str]:
     """All parts of 3 to 5 characters of a word between spaces."""
-    padded = f" {word} "
+    padded = f" {word[:_MOST_CHARACTERS]} "
     return [
         padded[start : start + size] for size in _SIZES for start in range(len(padded) - size + 1)
     ]

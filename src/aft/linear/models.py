@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from aft.tasks import TaskKind
 
 Array = NDArray[Any]
-STRENGTHS = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+STRENGTHS = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)
 """Strengths of the regularization, from strong to weak; 1 / C of scikit-learn's
 `LogisticRegression` and the alpha of `Ridge`."""
 _MOST_ITERATIONS = 100
@@ -107,7 +107,7 @@ def fit_linear(
     for strength in STRENGTHS:
         model = _minimize(x, targets, weights, model, strength, kind)
         loss = float(row_losses(model(held_out), expected, kind).mean())
-        if loss >= best:
+        if not loss < best:
             break
         best, chosen = loss, model
     return chosen

@@ -53,6 +53,7 @@ def start_linear(
     network = student.backbone
     if not isinstance(network, NgramNetwork) or network.spelling is None:
         return
+    student.cpu()  # a loss may have run it on another device
     labels = label_targets(train.samples, task, student.rescale)
     rows, targets, weights = [train], [labels], [torch.ones(len(labels))]
     if class_weights is not None:

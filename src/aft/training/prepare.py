@@ -234,6 +234,13 @@ def list_notes(config: TrainConfig, saved: SavedStudent, train: PreparedRows) ->
     preprocessing = saved.backbone.preprocessing
     if isinstance(preprocessing, Tokenization):
         notes += note_truncation("the student", preprocessing, train.samples)
+    backbone = saved.module.backbone
+    if isinstance(backbone, NgramNetwork) and saved.module.dim < saved.task.num_outputs:
+        notes.append(
+            f"the linear model that the student starts from is only approximated, since it has "
+            f"{saved.task.num_outputs} outputs and the student {saved.module.dim} features: use "
+            f"small:ngrams?dim={saved.task.num_outputs} or more"
+        )
     lacking = ~np.all([features.present for features in train.teachers], axis=0)
     if config.combine == "product" and lacking.any():
         notes.append(
