@@ -48,15 +48,15 @@ def main() -> None:
                     with tempfile.TemporaryDirectory() as folder:
                         result = aft.train(
                             data=data,
-                            student="small:static",
+                            student="small:ngrams",
                             teachers=teacher,
                             train_fraction=share,
                             unlabelled="left-out",
                             validation_fraction=0.25,
                             safety_net=False,
-                            steps=200,
+                            baselines=False,
+                            steps=100,
                             eval_every=10,
-                            lr=2e-3,
                             metric=metric,
                             class_weights=weights,
                             seed=seed,

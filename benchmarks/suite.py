@@ -7,7 +7,7 @@
     python benchmarks/suite.py --tables          # only the tables, from the stored results
 
 Scores are written to benchmarks/results/suite/TASK.json, runs and report pages to runs/suite/TASK.
-The tables of the README and of docs/benchmarks.md are generated from the scores. Takes about four
+The tables of the README and of docs/benchmarks.md are generated from the scores. Takes some
 hours on two cores; run the same command again to resume.
 
 The features of the text student `small:ngrams` were chosen on TREC questions, film reviews and SMS

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import aft
-from aft.backbones.ngrams import NgramNetwork
 from aft.errors import InputError
 from aft.linear import baselines
 from aft.linear.baselines import describe_baselines
-from aft.students.saved import SavedStudent
 from helpers.errors import says
 from helpers.text_data import make_text_table
 from helpers.training import TEACHERS
@@ -86,20 +82,3 @@ def test_the_sentence_says_which_is_better() -> None:
     (better,) = describe_baselines(found, "accuracy", 0.9, "test")
     assert "better than the student" in worse and "0.840" in worse and "0.784" in worse
     assert "better than" not in better and "0.900" in better
-
-
-def test_the_student_starts_from_the_linear_model(options: dict[str, Any]) -> None:
-    """Before any training the student predicts what its linear model predicts."""
-    result = aft.train(**{**options, "steps": 1, "lr": 1e-12, "loss_lr": 1e-12})
-    taught = next(one for one in result.summary["baselines"] if one["name"] == "taught-tf-idf")
-    assert result.metrics["accuracy"] >= taught["metrics"]["accuracy"] - 0.1
-    saved = SavedStudent.load(result.out / "student")
-    network = saved.module.backbone
-    assert isinstance(network, NgramNetwork)
-    with torch.no_grad():
-        other = network.embedding.weight @ saved.module.head.weight.T
-    assert float(other.abs().max()) > 0.1  # the head reads the embeddings
-
-    log = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
-    start = next(one for one in log if one["split"] == "validation" and one["step"] == 0)
-    assert start["accuracy"] == pytest.approx(result.summary["validation"]["accuracy"])

@@ -18,6 +18,8 @@ from aft.linear.models import LinearModel, SparseRows, fit_linear
 from aft.tasks import TaskKind
 
 TRAIN = 120
+CLOSE = 2e-3
+"""The minimizer stops at gradients of 1e-5, scikit-learn at smaller ones."""
 
 
 class Problem(NamedTuple):
@@ -58,7 +60,7 @@ def test_classification_is_logistic_regression(
     found = problem.outputs(problem.fit(problem.one_hot, "classification"))
     model = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=1000)
     expected = model.fit(problem.x[:TRAIN], labels[:TRAIN]).predict_proba(problem.x[TRAIN:])
-    np.testing.assert_allclose(found.softmax(1).numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(found.softmax(1).numpy(), expected, atol=CLOSE)
 
 
 def test_regression_is_ridge(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +69,7 @@ def test_regression_is_ridge(problem: Problem, monkeypatch: pytest.MonkeyPatch) 
     found = problem.outputs(problem.fit(targets, "regression"))
     rows = problem.x.toarray()
     expected = Ridge(alpha=0.5).fit(rows[:TRAIN], targets[:TRAIN].numpy()).predict(rows[TRAIN:])
-    np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(found.numpy(), expected, atol=CLOSE)
 
 
 def test_several_labels_are_one_logistic_regression_each(
@@ -80,7 +82,7 @@ def test_several_labels_are_one_logistic_regression_each(
         own = LogisticRegression(C=1.0, tol=1e-8)
         own.fit(problem.x[:TRAIN], targets[:TRAIN, label].numpy())
         expected = own.predict_proba(problem.x[TRAIN:])[:, 1]
-        np.testing.assert_allclose(found[:, label], expected, atol=2e-3)
+        np.testing.assert_allclose(found[:, label], expected, atol=CLOSE)
 
 
 def test_a_weight_counts_as_copies_of_a_row(
@@ -99,7 +101,7 @@ def test_a_weight_counts_as_copies_of_a_row(
         "classification",
     )
     difference = problem.outputs(weighted) - problem.outputs(repeated)
-    assert float(difference.abs().max()) < 2e-3
+    assert float(difference.abs().max()) < CLOSE
 
 
 def test_the_strength_is_chosen_on_held_out_rows(problem: Problem) -> None:

@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aft.backbones.network import Network, check_options, integer_option, require, seeded, versions
-from aft.backbones.small_texts import read_tokenizer, train_tokenizer
+from aft.backbones.network import Network, check_options, integer_option, require, seeded
+from aft.backbones.small_texts import read_tokenizer, text_network, train_tokenizer
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError
@@ -144,26 +144,9 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         )
         if not module.weights.any():
             raise ModelError(f"{spec} cannot build a vocabulary: all training texts are empty")
-    options = {
-        "tokenizer": "{folder}/tokenizer.json",
-        "features": str(len(module.weights)),
-        "dim": str(dim),
-        "max_tokens": str(tokenization.max_tokens),
-        **({"template": tokenization.template} if tokenization.template else {}),
-    }
-    return Network(
-        spec=spec,
-        module=module,
-        dim=dim,
-        preprocessing=tokenization,
-        weights="random",
-        layer="TF-IDF weighted average of word and word-pair embeddings",
-        licence="Apache-2.0",
-        versions=versions("tokenizers", "torch"),
-        pooling="mean",
-        files={"tokenizer.json": tokenization.tokenizer_json},
-        architecture=str(Spec(spec.source, spec.name, options)),
-    )
+    layer = "TF-IDF weighted average of word and word-pair embeddings"
+    features = str(len(module.weights))
+    return text_network(spec, module, dim, tokenization, layer=layer, features=features)
 
 
 def _learn(tokenization: Tokenization, texts: Sequence[str], most: int, dim: int) -> NgramNetwork:

@@ -117,8 +117,34 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         except ModelError as error:
             raise ModelError(f"{spec}: {error}") from None
         source = str(Path(source).expanduser())
-    options = {
+    layer = "normalised average of token embeddings"
+    return text_network(spec, module, dim, tokenization, layer=layer, weights=source)
+
+
+def text_network(
+    spec: Spec,
+    module: nn.Module,
+    dim: int,
+    tokenization: Tokenization,
+    *,
+    layer: str,
+    weights: str = "random",
+    **options: str,
+) -> Network:
+    """The network of a built-in text model.
+
+    Args:
+        spec: The specification.
+        module: The module.
+        dim: Dimension of the features.
+        tokenization: The tokenization, whose tokenizer is saved with the network.
+        layer: The features in words.
+        weights: ``random``, or the file of the weights.
+        options: Further options that are needed to build the saved network again.
+    """
+    saved = {
         "tokenizer": "{folder}/tokenizer.json",
+        **options,
         "dim": str(dim),
         "max_tokens": str(tokenization.max_tokens),
         **({"template": tokenization.template} if tokenization.template else {}),
@@ -128,13 +154,13 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         module=module,
         dim=dim,
         preprocessing=tokenization,
-        weights=source,
-        layer="normalised average of token embeddings",
-        licence="Apache-2.0" if source == "random" else None,
+        weights=weights,
+        layer=layer,
+        licence="Apache-2.0" if weights == "random" else None,
         versions=versions("tokenizers", "torch"),
         pooling="mean",
         files={"tokenizer.json": tokenization.tokenizer_json},
-        architecture=str(Spec(spec.source, spec.name, options)),
+        architecture=str(Spec(spec.source, spec.name, saved)),
     )
 
 

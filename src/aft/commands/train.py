@@ -28,6 +28,7 @@ from aft.training.finish import Scorer, final_split, finish, save_gates, summari
 from aft.training.prepare import (
     check_options,
     extract_for_run,
+    initial_weights,
     is_pretrained,
     list_notes,
     make_model,
@@ -206,4 +207,5 @@ def _describe_teacher(features: StoredFeatures) -> str:
 def _describe_student(saved: SavedStudent) -> str:
     info = saved.backbone.info
     size = sum(p.numel() for p in saved.module.parameters())
-    return shorten_paths(f"student {info['spec']}: {size:,} parameters, weights: {info['weights']}")
+    start = initial_weights(saved)
+    return shorten_paths(f"student {info['spec']}: {size:,} parameters, weights: {start}")

@@ -26,6 +26,7 @@ from aft.students.predictions import compare_with_labels
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
 from aft.training.checkpoints import Progress
+from aft.training.prepare import initial_weights
 from aft.training.run_folder import EVALUATION, GATES, RESULT, write_json
 from aft.training.schedule import Schedule
 from aft.training.transfer_model import TransferModel
@@ -117,7 +118,7 @@ def summarize(
     return {
         "version": __version__,
         "student": " + ".join(config.student),
-        "student_weights": saved.backbone.info["weights"],
+        "student_weights": initial_weights(saved),
         "num_parameters": sum(p.numel() for p in saved.module.parameters()),
         "task": data.task.describe(),
         "columns": [asdict(column) for column in data.splits["train"].columns],

@@ -158,6 +158,11 @@ def start_of(saved: SavedStudent) -> Start:
     return "pretrained" if is_pretrained(saved.backbone) else "random"
 
 
+def initial_weights(saved: SavedStudent) -> str:
+    """What a student starts from, in words."""
+    return "linear model" if start_of(saved) == "linear" else str(saved.backbone.info["weights"])
+
+
 def make_model(
     config: TrainConfig,
     saved: SavedStudent,
