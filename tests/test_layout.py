@@ -18,6 +18,7 @@ PACKAGE = Path(aft.__file__).parent
 ORDER = [
     *(
         "errors",
+        "files",
         "version",
         "paths",
         "functional",

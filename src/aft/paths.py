@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from aft.errors import ConfigError, DataError
+from filelock import FileLock, Timeout
 
+from aft.errors import ConfigError, DataError
+from aft.files import remove_leftovers, writing
+
+LOCK = ".lock"
+"""Name of the file that a command locks in the folder that it writes to."""
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 """File extensions of tables."""
 
@@ -32,6 +40,51 @@ def result_name(data: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(data).resolve().stem).strip("-") or "run"
 
 
+@contextmanager
+def locked(out: Path, enabled: bool = True) -> Iterator[None]:
+    """Make a result folder, and keep other processes out of it.
+
+    Args:
+        out: The folder. Temporary files of killed processes are deleted from it.
+        enabled: Whether to do anything: only the first process of a run does.
+
+    Raises:
+        ConfigError: If the folder cannot be made, or another process uses it.
+    """
+    if not enabled:
+        yield
+        return
+    with writing(out, ConfigError, "Use another --out"):
+        existed = out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK)
+        with suppress(NotImplementedError):  # the file system has no locks
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise ConfigError(
+                    f"another process is writing to {out}; wait for it, or use another --out"
+                ) from None
+    try:
+        for folder in (out, *(one for one in out.glob("*") if one.is_dir())):
+            remove_leftovers(folder)
+        yield
+    finally:
+        lock.release()
+        if not existed and [one.name for one in out.iterdir()] == [LOCK]:  # nothing was written
+            (out / LOCK).unlink()
+            out.rmdir()
+
+
+def empty_folder(out: Path) -> None:
+    """Delete everything in a locked folder."""
+    for one in out.iterdir():
+        if one.is_dir() and not one.is_symlink():
+            shutil.rmtree(one)
+        elif one.name != LOCK:
+            one.unlink()
+
+
 def check_own_folder(out: Path, what: str, *markers: str) -> bool:
     """Whether a folder contains results of the given kind; false if it is empty or missing.
 
@@ -43,7 +96,7 @@ def check_own_folder(out: Path, what: str, *markers: str) -> bool:
     Raises:
         ConfigError: If the folder contains other files.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and all(one.name == LOCK for one in out.iterdir())):
         return False
     if not all((out / marker).is_file() for marker in markers):
         raise ConfigError(f"{out} exists but is not a {what} of aft; use another --out")

@@ -217,7 +217,7 @@ def test_full_disk(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("aft.training.checkpoints.os.fsync", full)
+    monkeypatch.setattr("aft.files.os.fsync", full)
     with pytest.raises(StudentError) as error:
         aft.train(**options)
     assert says(error.value, options["out"], os.strerror(errno.ENOSPC))

@@ -365,7 +365,7 @@ class TestProcesses:
         error = process.communicate(timeout=60)[1]
         assert process.returncode == 1
         assert error.startswith("StoreError: ")
-        assert "9.4 kB" in error
+        assert "9.6 kB" in error
         assert "File too large" in error  # the system's own words
         assert len(error.strip().splitlines()) == 2
         assert not list(tmp_path.glob("*/shards/*"))

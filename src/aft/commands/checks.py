@@ -30,7 +30,7 @@ def check(config: Options) -> None:
     elif isinstance(config, configs.PredictConfig):
         _check_predict(config)
     elif isinstance(config, configs.InspectConfig):
-        if config.verify and not config.teachers:
+        if config.verify and config.data is not None and not config.teachers:
             raise ConfigError("--verify needs --teachers, the teachers whose features to recompute")
         columns = config.text_column or config.label_column or config.image_column
         if columns and config.path is None and config.data is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,11 +31,11 @@ from aft.data.options import load_training_data
 from aft.data.samples import Samples
 from aft.errors import AftError
 from aft.features.stored import open_teacher
+from aft.files import write_json
 from aft.metrics import choose_metric
-from aft.paths import check_own_folder, result_name
+from aft.paths import check_own_folder, empty_folder, locked, result_name
 from aft.report import write_methods_report
 from aft.scoring.ceilings import score_ceilings
-from aft.training.run_folder import write_json
 from aft.training.transfer_loss import check_loss
 from aft.version import __version__
 
@@ -65,9 +64,13 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
     check(config)
     methods = [ALONE, *(method for method in dict.fromkeys(config.methods) if method != ALONE)]
     out = config.out or Path(f"runs/compare-{result_name(config.data)}")
+    with locked(out):
+        return _compare_in(out, config, methods)
+
+
+def _compare_in(out: Path, config: CompareConfig, methods: list[str]) -> dict[str, Any]:
     if check_own_folder(out, "comparison", OPTIONS_FILE) and config.overwrite:
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+        empty_folder(out)
     saved = config.model_copy(update={"out": out, "overwrite": False})
     if not (out / OPTIONS_FILE).exists():
         write_config_file(out / OPTIONS_FILE, saved)
@@ -103,7 +106,7 @@ def _compare(
         open_teacher(text, data.splits["train"], config.trust_remote_code)
     settings = equalize_inputs(config, settings, {settings[place].fraction: data})
     whole = settings[place]
-    runs = Runs(config, out, train, count_runs(config, methods, settings))
+    runs = Runs(config, out, train, count_runs(config, methods, settings), data.content)
     alone = (runs.make(setting, ALONE, 0) for setting in settings)
     if all(run is None for run in alone):
         raise AftError(next(iter(runs.errors.values())))

@@ -15,6 +15,7 @@ from aft.errors import ConfigError, DataError
 from aft.metrics import compute_metrics
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
+from aft.training.run_folder import check_content
 
 ORDER = ("test", "validation", "all", "train")
 """Default split: the first of these that the data has."""
@@ -97,4 +98,6 @@ def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
     if not (config.run / "config.yaml").exists():
         raise ConfigError(f"{config.run} has no config.yaml with the data of its run: use --data")
     trained = resolve(TrainConfig, None, read_config_file(config.run / "config.yaml", TrainConfig))
-    return load_training_data(trained, student.task, unlabelled=False)
+    data = load_training_data(trained, student.task, unlabelled=False)
+    check_content(config.run, data.content)
+    return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from aft.data.samples import Samples
 from aft.devices import choose_device
 from aft.errors import ConfigError, StoreError
 from aft.features.extraction import store_identity, verify_features
-from aft.features.shards import format_bytes
 from aft.features.store import FeatureStore, find_stores
 from aft.features.stored import features_folder, open_teacher
 from aft.features.teacher_identity import teacher_name
-from aft.training.run_folder import CONFIG, DATA, TrainResult, is_finished
+from aft.files import format_bytes, write_whole, writing
+from aft.students.saved import check_student
+from aft.training.run_folder import CONFIG, DATA, STUDENT, TrainResult, is_finished, read_run
 
 IDENTITY = "teacher.json"
 SAME = 0.999
@@ -34,7 +36,8 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
         and ``verify``.
 
     Raises:
-        AftError: If the run, store or data set does not exist, or --verify finds differences.
+        AftError: If the run, store or data set does not exist, or --verify finds damaged files or
+            features that differ.
     """
     config = _place(resolve(InspectConfig, config, options))
     found: dict[str, Any] = {"lines": []}
@@ -47,10 +50,10 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
             found["lines"].append(
                 f"ids of {sum(map(len, _all_rows(data).values()))} rows: {config.ids}"
             )
-    elif config.ids is not None or config.verify:
-        raise ConfigError("--ids and --verify need --data")
+    elif config.ids is not None:
+        raise ConfigError("--ids needs --data")
     if config.run is not None:
-        found["run"] = _read_run(config.run)
+        found["run"] = _read_run(config.run, config.verify)
         found["lines"] += _run_lines(config.run, found["run"])
     if config.verify and data is not None:
         found["verify"] = [_verify(config, data, spec) for spec in config.teachers]
@@ -65,6 +68,9 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
             stores = [one for one in stores if one.path.name == Path(config.path).resolve().name]
         found["stores"] = [_store_values(store) for store in stores]
         found["lines"] += _store_lines(features_folder(config.features), stores)
+        if config.verify:
+            _check_shards(stores)
+            found["lines"].append("every shard has the right checksum")
     return found
 
 
@@ -122,18 +128,23 @@ def _all_rows(data: DataSet) -> dict[str, Samples]:
 
 
 def _write_ids(path: Path, data: DataSet) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "sample_id", "split"])
-        for name, split in _all_rows(data).items():
-            for file_name, sample_id in zip(split.files, split.ids, strict=True):
-                writer.writerow([file_name, sample_id.tobytes().hex(), name])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["file", "sample_id", "split"])
+    for name, split in _all_rows(data).items():
+        for file_name, sample_id in zip(split.files, split.ids, strict=True):
+            writer.writerow([file_name, sample_id.tobytes().hex(), name])
+    with writing(path, ConfigError, "Use another --ids"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def _read_run(run: Path) -> dict[str, Any]:
+def _read_run(run: Path, verify: bool) -> dict[str, Any]:
     if not (run / CONFIG).exists():
         raise ConfigError(f"{run} is not a run of aft: expected a config.yaml, found none")
+    if verify and is_finished(run):
+        read_run(run)  # compares its files with their checksums
+        check_student(run / STUDENT)
     return TrainResult.load(run).summary if is_finished(run) else {"finished": False}
 
 
@@ -171,6 +182,12 @@ def _store_lines(folder: Path, stores: list[FeatureStore]) -> list[str]:
     return lines
 
 
+def _check_shards(stores: list[FeatureStore]) -> None:
+    faults = [fault for store in stores for fault in store.verify()]
+    if faults:
+        raise StoreError("\n".join(faults))
+
+
 def _verify(config: InspectConfig, data: DataSet, spec: str) -> dict[str, Any]:
     teacher, samples = open_teacher(spec, data.splits["train"], config.trust_remote_code)
     store = FeatureStore.open(
@@ -178,6 +195,7 @@ def _verify(config: InspectConfig, data: DataSet, spec: str) -> dict[str, Any]:
         store_identity(teacher, config.features_dtype),
         create=False,
     )
+    _check_shards([store])
     checked = verify_features(
         store,
         teacher,

@@ -15,6 +15,7 @@ from aft.config.commands import ScoreConfig, resolve
 from aft.data.options import load_training_data
 from aft.devices import choose_device
 from aft.errors import AftError, DataError
+from aft.files import write_json
 from aft.metrics import MAIN_METRIC
 from aft.paths import check_own_folder, result_name
 from aft.report import score_as_text, write_score_report
@@ -22,7 +23,6 @@ from aft.scoring.measures import chance_level
 from aft.scoring.read_features import describe_cost, read_student, read_teachers, say, score_layers
 from aft.scoring.recommendation import Candidate, Recommendation, recommend
 from aft.scoring.teacher_sets import FOLDS, ScoredRows, compare_sources, score_parts, score_sets
-from aft.training.run_folder import write_json
 from aft.version import __version__
 
 DOCUMENT, PAGE = "score.json", "score.html"

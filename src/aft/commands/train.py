@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from aft.backbones.specs import shorten_paths
 from aft.commands.checks import check
@@ -22,6 +23,7 @@ from aft.features.stored import StoredFeatures
 from aft.linear.baselines import Baselines
 from aft.linear.rows import PreparedRows, soft_labels_of
 from aft.metrics import MAIN_METRIC, choose_metric
+from aft.paths import locked
 from aft.report import write_run_report
 from aft.students.saved import SavedStudent
 from aft.training.finish import Scorer, final_split, finish, save_gates, summarize
@@ -42,6 +44,7 @@ from aft.training.run_folder import (
     STUDENT,
     RunLog,
     TrainResult,
+    check_content,
     free_folder,
     is_finished,
     open_run,
@@ -68,20 +71,25 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     config = resolve(TrainConfig, config, options)
     check(config)
     accelerator = make_accelerator(choose_device(config.device), config.precision)
+    out = config.out or free_folder(config.data)
+    with locked(out, accelerator.is_main_process):
+        return _train(config, out, accelerator)
+
+
+def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainResult:
     main, device = accelerator.is_main_process, accelerator.device
     say = partial(accelerator.print, file=sys.stderr)
-
-    out = config.out or free_folder(config.data)
     if main:
         open_run(out, config)
     accelerator.wait_for_everyone()
-    if is_finished(out):
-        say(f"the run in {out} is already finished")
-        return TrainResult.load(out)
 
     started = time.perf_counter()
     with accelerator.main_process_first():
         data = load_training_data(config)
+    if is_finished(out):
+        check_content(out, data.content)
+        say(f"the run in {out} is already finished")
+        return TrainResult.load(out)
     samples = data.splits["train"]
     metric = choose_metric(config.metric, data.task, np.asarray(samples.labels))
     more, views = transfer_pool(config, data)

@@ -26,9 +26,9 @@ from aft.config.groups import (
 )
 from aft.data.loading import DataSet
 from aft.data.options import load_training_data
-from aft.errors import AftError
+from aft.errors import AftError, ConfigError
 from aft.training.prepare import transfer_pool
-from aft.training.run_folder import TrainResult, is_finished, open_run
+from aft.training.run_folder import TrainResult, check_content, is_finished, open_run
 from aft.training.schedule import make_schedule
 
 UNSEARCHED = frozenset({"soft-labels", "aft-soft"})
@@ -199,16 +199,20 @@ class Runs:
         out: Folder of the comparison.
         train: Trains one run.
         total: Total number of runs.
+        content: :attr:`aft.data.loading.DataSet.content` of the data.
         results: Finished runs by folder name.
         errors: Error messages of failed runs by folder name.
+        stores: Store of each teacher's features in the runs so far, by specification.
     """
 
     config: CompareConfig
     out: Path
     train: Callable[[TrainConfig], TrainResult]
     total: int
+    content: Mapping[str, str] = field(default_factory=dict)
     results: dict[str, TrainResult] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    stores: dict[str, str] = field(default_factory=dict)
 
     def make(
         self, setting: Setting, method: str, seed: int, beta: float | None = None
@@ -216,7 +220,8 @@ class Runs:
         """Load, resume or train one run; if it fails, record the error and return None.
 
         Raises:
-            ConfigError: If the folder contains a run with other options.
+            ConfigError: If the folder contains a run with other options or other data, or a run
+                with another version of a teacher.
         """
         name = run_name(setting, method, seed, beta)
         if name not in self.results and name not in self.errors:
@@ -232,14 +237,29 @@ class Runs:
         number = len(self.results) + len(self.errors) + 1
         open_run(self.out / name, options)
         if is_finished(self.out / name):
-            self.results[name] = TrainResult.load(self.out / name)
+            check_content(self.out / name, self.content)
+            self._keep(name, TrainResult.load(self.out / name))
             return
         print(f"\nrun {number} of {self.total}: {name}", file=sys.stderr)
         try:
-            self.results[name] = self.train(options)
+            result = self.train(options)
         except (AftError, RuntimeError) as error:  # for example out of GPU memory
             self.errors[name] = str(error)
             print(f"{name} failed: {error}", file=sys.stderr)
+            return
+        self._keep(name, result)
+
+    def _keep(self, name: str, result: TrainResult) -> None:
+        for teacher in result.summary.get("teachers", ()):
+            spec, store = teacher["spec"], teacher.get("folder", "")
+            before = self.stores.setdefault(spec, store)
+            if before != store:
+                raise ConfigError(
+                    f"the teacher {spec} changed during the comparison: the features of {name} "
+                    f"were in {store}, those of an earlier run in {before}. Use --overwrite to "
+                    "train all runs with the teacher as it is now"
+                )
+        self.results[name] = result
 
     def search(
         self, setting: Setting, method: str, betas: Sequence[float], metric: str

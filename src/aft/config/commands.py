@@ -27,6 +27,7 @@ from aft.config.groups import (
     TrainingOptions,
 )
 from aft.errors import ConfigError
+from aft.files import write_whole
 
 
 class ExtractConfig(ReadOptions, FeatureOptions, TeacherOptions, DataOptions):
@@ -128,7 +129,8 @@ class InspectConfig(TaskOption, ReadOptions, FeatureOptions):
     run: Path | None = None
     """A run to show."""
     verify: bool = False
-    """Recompute some stored features of the data with --teachers and compare them (cosine)."""
+    """Compare all stored features, or the files of the run, with their checksums. With --teachers
+    and data, also recompute some of the features and compare them (cosine)."""
     verify_samples: int = Field(16, ge=1)
     """Samples that --verify recomputes."""
     ids: Path | None = None
@@ -226,7 +228,7 @@ def read_config_file(path: Path, kind: type[Options]) -> dict[str, Any]:
 
 def write_config_file(path: Path, config: Options) -> None:
     """Write every option as YAML; :func:`read_config_file` takes it back."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_whole(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def explain(error: ValidationError) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from aft.data.unlabelled import join_unlabelled, read_named, read_own
 from aft.errors import DataError
 from aft.tasks import Task, encode_labels, infer_task, missing_labels
 
+UNLABELLED = "unlabelled"
+"""Name of the unlabelled inputs in :attr:`DataSet.content`."""
+
 
 @dataclass
 class DataSet:
@@ -43,6 +48,8 @@ class DataSet:
         unlabelled: Unlabelled training inputs, with the columns of train; None if there are none.
             Their contents are in no split.
         unlabelled_source: The value of ``--unlabelled``: a source, ``left-out``, ``none`` or None.
+        content: Number of rows of each split of the source, and of the unlabelled inputs unless
+            they are not used, with a hash of their ids and labels; and the names of the outputs.
     """
 
     source: str
@@ -54,6 +61,7 @@ class DataSet:
     train_rows: tuple[int, int] | None = None
     unlabelled: Samples | None = None
     unlabelled_source: str | None = None
+    content: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Readable messages about the rows that are used, and the problems found."""
@@ -69,6 +77,7 @@ class DataSet:
         """Counts and findings as plain JSON values."""
         return {
             "source": self.source,
+            "content": self.content,
             "columns": {c.name: c.modality for c in next(iter(self.splits.values())).columns},
             "task": self.task.describe(),
             "rows": {name: len(split) for name, split in self.splits.items()},
@@ -161,8 +170,10 @@ def load_data(
     splits = by_split(samples, rows, source, for_training)
     if not for_training or unlabelled == NOTHING:
         report.unlabelled_left_out = report.unlabelled
+    content = {name: describe_content([split]) for name, split in splits.items()}
+    content["outputs"] = ", ".join(found.names) or found.outputs
     if not for_training:
-        return DataSet(source, found, splits, report)
+        return DataSet(source, found, splits, report, content=content)
     check_classes(splits, found)
     find_copies(splits, report)
     given = (on_bad_input, cache_dir, progress)
@@ -191,6 +202,9 @@ def load_data(
     if unlabelled not in (None, LEFT_OUT, NOTHING):
         wanted = samples.columns
         parts.append(read_named(unlabelled, columns or Columns(), wanted, report, *given))
+    if unlabelled != NOTHING:  # the rows that are left out are part of train
+        given_rows = parts if unlabelled != LEFT_OUT else [] if own is None else [own]
+        content[UNLABELLED] = describe_content(given_rows)
     return DataSet(
         source,
         found,
@@ -201,7 +215,18 @@ def load_data(
         train_rows,
         join_unlabelled(parts, list(splits.values()), report),
         unlabelled,
+        content,
     )
+
+
+def describe_content(parts: Sequence[Samples]) -> str:
+    """Number of rows of some samples, and a hash of their ids and labels, 16 hex digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(np.ascontiguousarray(part.ids).tobytes())
+        if part.labels is not None:
+            digest.update(np.ascontiguousarray(part.labels).tobytes())
+    return f"{sum(map(len, parts)):,} rows ({digest.hexdigest()})"
 
 
 def load_inputs(

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from aft.data.samples import Samples
 from aft.errors import TeacherError
 from aft.features.run_teacher import Compute, Positions, Precision, compute_features
-from aft.features.shards import as_keys, format_bytes
+from aft.features.shards import as_keys
 from aft.features.store import FeatureStore, FeatureWriter
+from aft.files import format_bytes
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.teacher import Teacher
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import mmap
 import os
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import torch
+import xxhash
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from safetensors.torch import save
 
 from aft.errors import InputError, StoreError
+from aft.files import Damaged, reading
 from aft.ids import ID_BYTES
 
 Ids = NDArray[np.uint8]  # (n, 16)
@@ -49,6 +47,15 @@ class Shard(NamedTuple):
     rows: int
     offset: int  # of the features, in bytes from the start of the file
     bytes: int
+    checksum: str  # of the features; empty in shards of older versions
+
+
+CURE = (
+    "Delete this file and run the same command again: its rows are computed anew, the others are "
+    "kept"
+)
+_CHECKED: set[tuple[Any, ...]] = set()
+"""Shards with inode and time of modification whose features were checked by this process."""
 
 
 def _most_maps() -> int:
@@ -82,99 +89,75 @@ def as_keys(ids: Ids) -> Keys:
     return np.ascontiguousarray(given).view(f"S{ID_BYTES}")[:, 0]
 
 
-def read_shard(path: Path, dim: int, format_: Format) -> tuple[Shard, Keys]:
-    """Read the header and the sample ids of a shard, not the features.
+def shard_bytes(fingerprint: str, features: torch.Tensor, ids: torch.Tensor) -> bytes:
+    """The content of a shard: features (n, dim), sample ids (n, 16) and their checksums."""
+    content = {"features": features.contiguous(), "sample_ids": ids.contiguous()}
+    sums = {name: checksum(one.view(torch.uint8).numpy()) for name, one in content.items()}
+    return save(content, {"store": fingerprint, **sums})
+
+
+def checksum(data: Any) -> str:
+    """Checksum of a buffer, XXH3 with 128 bits: as fast as memory, against damage by chance."""
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def read_shard(path: Path, dim: int, format_: Format, fingerprint: str) -> tuple[Shard, Keys]:
+    """Read and check the header and the sample ids of a shard, not the features.
+
+    Args:
+        path: The file.
+        dim: Feature dimension of the store.
+        format_: Data type of the store.
+        fingerprint: Fingerprint of the teacher. Shards of older versions do not name theirs.
 
     Raises:
-        StoreError: If the file is damaged or does not match ``dim`` and ``format_``.
+        StoreError: If the file cannot be read, is damaged or belongs to another store.
     """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            header_bytes = int.from_bytes(file.read(8), "little")
-            start = 8 + header_bytes
-            if not 0 < header_bytes <= size - 8:
-                raise ValueError(f"the header is incomplete, got {size} bytes")
-            header = json.loads(file.read(header_bytes))
-            features, ids = header["features"], header["sample_ids"]
-            rows = int(features["shape"][0])
-            expected = ([rows, dim], format_.tag, [rows, ID_BYTES], "U8")
-            given = (features["shape"], features["dtype"], ids["shape"], ids["dtype"])
-            if given != expected:
-                raise ValueError(f"expected shapes and types {expected}, got {given}")
-            end = start + max(features["data_offsets"][1], ids["data_offsets"][1])
-            if size != end:
-                raise ValueError(f"expected {end} bytes, got {size}")
-            file.seek(start + ids["data_offsets"][0])
-            keys = np.frombuffer(file.read(rows * ID_BYTES), f"S{ID_BYTES}")
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise StoreError(
-            f"damaged shard {path}: {error}. Delete this file and run the same command again to "
-            "recompute its rows"
-        ) from error
-    return Shard(path, rows, start + features["data_offsets"][0], size), keys
+    with reading(path, StoreError, CURE), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        header_bytes = int.from_bytes(file.read(8), "little")
+        start = 8 + header_bytes
+        if not 0 < header_bytes <= size - 8:
+            raise Damaged(f"the header is incomplete, got {size} bytes")
+        header = json.loads(file.read(header_bytes))
+        sums = header.pop("__metadata__", None)
+        rows = int(header["features"]["shape"][0])
+        split, end = rows * dim * format_.numpy.itemsize, size - start
+        expected = {
+            "features": {"dtype": format_.tag, "shape": [rows, dim], "data_offsets": [0, split]},
+            "sample_ids": {"dtype": "U8", "shape": [rows, ID_BYTES], "data_offsets": [split, end]},
+        }
+        if header != expected or end - split != rows * ID_BYTES:
+            raise Damaged(f"expected a layout of {expected}, got {header} in {size} bytes")
+        if sums is not None and sums.get("store") != fingerprint:
+            raise Damaged("it belongs to another teacher")
+        file.seek(start + split)
+        ids = file.read(rows * ID_BYTES)
+        if sums is not None and sums["sample_ids"] != checksum(ids):
+            raise Damaged("the checksum of the sample ids does not match")
+        known = "" if sums is None else str(sums["features"])
+    return Shard(path, rows, start, size, known), np.frombuffer(ids, f"S{ID_BYTES}")
 
 
 @lru_cache(maxsize=_most_maps())
 def map_shard(shard: Shard, dim: int, format_: Format) -> ShardMap:
-    """Memory-map a shard for random row access.
+    """Memory-map a shard for random row access; its features are checked the first time.
 
     Raises:
-        StoreError: If the file was deleted or cannot be read.
+        StoreError: If the file was deleted, cannot be read, or its features are damaged.
     """
-    try:
-        with shard.path.open("rb") as file:
-            buffer = _map_file(file.fileno())
+    with reading(shard.path, StoreError, CURE), shard.path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        buffer = _map_file(file.fileno())
+        flat = np.frombuffer(buffer, format_.numpy, shard.rows * dim, shard.offset)
+        version = (shard, found.st_ino, found.st_mtime_ns)
+        if shard.checksum and version not in _CHECKED:
+            if checksum(flat) != shard.checksum:
+                raise Damaged("the checksum of the features does not match")
+            _CHECKED.add(version)
         if hasattr(mmap, "MADV_RANDOM"):  # otherwise the system reads 128 KiB around every row
             buffer.madvise(mmap.MADV_RANDOM)
-        flat = np.frombuffer(buffer, format_.numpy, shard.rows * dim, shard.offset)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read the shard {shard.path}: {error}") from error
     return ShardMap(buffer, flat.reshape(shard.rows, dim))
-
-
-@contextmanager
-def disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
-    """Convert errors when writing ``needed`` bytes under ``folder`` to StoreError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreError(
-                f"cannot write features to {folder}: {error}. Use another features folder"
-            ) from error
-        raise StoreError(
-            f"disk full: {format_bytes(needed)} needed in {folder}, "
-            f"{format_bytes(free_bytes(folder))} free ({error.strerror}).\n"
-            "Finished shards are kept: free some space and run the same command again to resume"
-        ) from error
-
-
-def free_bytes(folder: Path) -> int:
-    """Free bytes on the disk of ``folder``, which may not exist yet."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file atomically: it is complete or absent, even after a crash."""
-    temporary = file.with_name(f".{file.name}.{uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # so that the new name survives a power failure
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def take_lock(folder: Path, rank: int) -> FileLock:
@@ -186,29 +169,6 @@ def take_lock(folder: Path, rank: int) -> FileLock:
         print(f"waiting for another process that is writing features to {folder}", file=sys.stderr)
         lock.acquire()
     return lock
-
-
-def remove_leftovers(folder: Path, rank: int) -> None:
-    """Delete temporary files of killed writers; files of running writers are kept."""
-    for file in (folder / "shards").glob(".part-*.tmp"):
-        owner = int(file.name.split("-")[1])
-        if owner == rank:
-            file.unlink(missing_ok=True)
-            continue
-        try:
-            with _rank_lock(folder, owner).acquire(timeout=0):
-                file.unlink(missing_ok=True)
-        except Timeout:
-            pass
-
-
-def format_bytes(count: float) -> str:
-    """Format a size: ``1234567`` as ``1.2 MB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _rank_lock(folder: Path, rank: int) -> FileLock:

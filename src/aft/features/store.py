@@ -3,10 +3,12 @@
     <features_dir>/<slug of the spec>-<16 hex digits of the fingerprint>/
         teacher.json                         everything that determines the features
         shards/part-<rank>-<n>.safetensors   features (n, dim), sample_ids (n, 16)
-        statistics-<hash of ids>.safetensors mean and std (dim,) of a set of samples
+        statistics-<hash>.bin                mean and std (dim,) of a set of samples; the hash is
+                                             of their ids and of the shards they lie in
 
-Shards are written atomically: to a temporary file, which is synchronised and renamed. Shards are
-read through memory maps, so a store can be much larger than the memory.
+Files are written whole, see :mod:`aft.files`. Shards are read through memory maps, so a store can
+be much larger than the memory. Each shard names its store and holds checksums: layout, store and
+ids are checked when the store is opened, features when the shard is first mapped.
 """
 
 from __future__ import annotations
@@ -24,8 +26,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from aft.errors import InputError, StoreError
@@ -35,14 +35,10 @@ from aft.features.shards import (
     Keys,
     Shard,
     as_keys,
-    disk_errors,
-    format_bytes,
-    free_bytes,
     map_shard,
     read_shard,
-    remove_leftovers,
+    shard_bytes,
     take_lock,
-    write_whole,
 )
 from aft.features.teacher_identity import (
     as_json,
@@ -52,11 +48,22 @@ from aft.features.teacher_identity import (
     read_identity,
     teacher_name,
 )
+from aft.files import (
+    Damaged,
+    format_bytes,
+    free_bytes,
+    read_sealed,
+    remove_leftovers,
+    write_sealed,
+    write_whole,
+    writing,
+)
 from aft.ids import ID_BYTES
 
 Rows = NDArray[np.int64]
 
 FLUSH_SECONDS = 120.0  # at most two minutes of work are lost when a run is killed
+KEPT = "Finished shards are kept: free some space and run the same command again to resume"
 CHUNK_VALUES = 2**20  # feature values per read when computing statistics
 
 
@@ -143,9 +150,9 @@ class FeatureStore:
             raise StoreError(explain_missing(path, slug, values))
         else:
             text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-            with disk_errors(path, len(text)):
+            with writing(path, StoreError, KEPT, len(text)):
                 (path / "shards").mkdir(parents=True, exist_ok=True)
-                write_whole(file, text.encode())
+                write_whole(file, text)
         return cls(path, values)
 
     @classmethod
@@ -175,9 +182,9 @@ class FeatureStore:
             index = _EMPTY
             map_shard.cache_clear()
         known = {shard.path for shard in index.shards}
-        read = [
-            read_shard(path, self.dim, FORMATS[self.dtype]) for path in files if path not in known
-        ]
+        new = [path for path in files if path not in known]
+        own = fingerprint(self.identity)
+        read = [read_shard(path, self.dim, FORMATS[self.dtype], own) for path in new]
         if not read and index is self._index:
             return
         shards = index.shards + tuple(shard for shard, _ in read)
@@ -222,15 +229,26 @@ class FeatureStore:
         keys = np.unique(as_keys(ids))
         if not len(keys):
             raise StoreError("expected at least one sample for statistics, got 0")
-        digest = hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()
-        file = self.path / f"statistics-{digest}.safetensors"
-        with suppress(OSError, SafetensorError, KeyError):
-            kept = load_file(file)
-            return Statistics(kept["mean"], kept["std"])
-        statistics = self._compute_statistics(np.sort(self._locate(keys)))
+        rows = np.sort(self._locate(keys))
+        file = self.path / f"statistics-{self._digest(keys, rows)}.bin"
+        with suppress(OSError, Damaged, ValueError):
+            values = np.frombuffer(read_sealed(file), "<f4").reshape(2, self.dim)
+            return Statistics(*torch.from_numpy(values.copy()))
+        statistics = self._compute_statistics(rows)
         with suppress(OSError):  # on a full or read-only disk, they are recomputed next time
-            write_whole(file, save(statistics._asdict()))
+            write_sealed(file, torch.stack(statistics).numpy().astype("<f4").tobytes())
         return statistics
+
+    def verify(self) -> list[str]:
+        """Check the features of every shard; returns one line for each damaged one."""
+        faults = []
+        map_shard.cache_clear()
+        for shard in self._index.shards:
+            try:
+                map_shard(shard, self.dim, FORMATS[self.dtype])
+            except StoreError as error:
+                faults.append(str(error))
+        return faults
 
     def summary(self) -> StoreSummary:
         """Summary of the store's content."""
@@ -265,6 +283,14 @@ class FeatureStore:
                 f"`aft extract` with the same data and teacher {teacher_name(self.identity)}"
             )
         return rows
+
+    def _digest(self, keys: Keys, rows: Rows) -> str:
+        """Hash of samples, ids (n,) and sorted row numbers (n,), and of the shards they lie in."""
+        used = np.unique(np.searchsorted(self._index.starts, rows, side="right") - 1)
+        digest = hashlib.blake2b(keys.tobytes(), digest_size=16)
+        for shard in (self._index.shards[i] for i in used):
+            digest.update((shard.checksum or f"{shard.path.name} {shard.rows}").encode())
+        return digest.hexdigest()
 
     def _read(self, rows: Rows, ahead: bool = False) -> Tensor:
         """Read rows by number, float32 (len(rows), dim), shard by shard in disk order."""
@@ -315,11 +341,12 @@ class FeatureWriter:
         self._filled = 0
         self._next = 0
         self._flushed = time.monotonic()
-        with disk_errors(store.path):
+        with writing(store.path, StoreError, KEPT):
             (store.path / "shards").mkdir(exist_ok=True)
             self._lock = take_lock(store.path, rank)
         try:
-            remove_leftovers(store.path, rank)
+            for folder in (store.path, store.path / "shards"):
+                remove_leftovers(folder)
             store.refresh()
         except BaseException:
             self._lock.release()
@@ -364,11 +391,12 @@ class FeatureWriter:
         """Write the pending rows as a shard."""
         if self._filled:
             ids = torch.from_numpy(self._ids[: self._filled])
-            data = save({"features": self._features[: self._filled], "sample_ids": ids})
+            features = self._features[: self._filled]
+            data = shard_bytes(fingerprint(self._store.identity), features, ids)
             shards = self._store.path / "shards"
             while (file := shards / f"part-{self._rank:03d}-{self._next:06d}.safetensors").exists():
                 self._next += 1
-            with disk_errors(shards, len(data)):
+            with writing(shards, StoreError, KEPT, len(data)):
                 write_whole(file, data)
             self._filled = 0
         self._flushed = time.monotonic()

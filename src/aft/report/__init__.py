@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aft.errors import AftError
+from aft.files import write_whole
 from aft.report.comparison.markdown import methods_as_markdown
 from aft.report.score.text import as_text as score_as_text
 
@@ -63,7 +64,7 @@ def write_methods_report(
         AftError: If matplotlib or jinja2 is not installed; ``report.md`` is still written.
     """
     text = methods_as_markdown(folder, document)
-    (folder / "report.md").write_text(text, encoding="utf-8", errors="replace")
+    write_whole(folder / "report.md", text.encode(errors="replace"))
     _require_extra()
     from aft.report.comparison.page import render_methods
 
@@ -101,5 +102,5 @@ def _require_extra() -> None:
 
 def _write(folder: Path, page: str, name: str = "report.html") -> Path:
     path = folder / name
-    path.write_text(page, encoding="utf-8", errors="replace")
+    write_whole(path, page.encode(errors="replace"))
     return path

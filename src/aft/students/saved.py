@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +15,14 @@ from torch import Tensor
 from aft.backbones.batches import collate, to_device
 from aft.data.readers.find_columns import InputColumn
 from aft.errors import StudentError
+from aft.files import check_files, read_json, reading, write_json, write_whole, writing
 from aft.students.backbone import Backbone
 from aft.students.build import rebuild_backbone
 from aft.students.student import Student, new_student
 from aft.tasks import Task
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "student.json"
+CURE = "Copy the student again from where it came, or train it again"
 
 
 @dataclass
@@ -66,21 +70,29 @@ class SavedStudent:
         return torch.cat(outputs)
 
     def save(self, folder: Path) -> None:
-        """Write ``model.safetensors``, ``student.json`` and :attr:`Backbone.files`."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write ``model.safetensors``, :attr:`Backbone.files`, and their description.
+
+        ``student.json``, which is written last, holds the SHA-256 of the other files.
+
+        Raises:
+            StudentError: If a file cannot be written.
+        """
         state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
-        (folder / "model.safetensors").write_bytes(save(state))
+        texts = {name: text.encode() for name, text in self.backbone.files.items()}
+        files = {WEIGHTS: save(state), **texts}
         description = {
             "task": self.task.describe(),
             "columns": [asdict(column) for column in self.columns],
             "preprocessing": self.backbone.preprocessing.describe(),
             "dim": self.module.dim,
             "info": self.backbone.info,
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
-        for name, text in self.backbone.files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
-        (folder / "student.json").write_text(json.dumps(description, indent=2) + "\n")
+        with writing(folder, StudentError, "Free some space and run again with --resume"):
+            for name, data in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                write_whole(folder / name, data)
+            write_json(folder / DESCRIPTION, description)
 
     @classmethod
     def load(cls, folder: str | Path, trust_remote_code: bool = False) -> SavedStudent:
@@ -92,31 +104,41 @@ class SavedStudent:
                 function.
 
         Raises:
-            StudentError: If `folder` contains no student, or the student needs code that is not
-                trusted.
+            StudentError: If `folder` contains no student, a file of it is damaged, or the student
+                needs code that is not trusted.
         """
         folder = Path(folder)
         if (folder / "student" / "student.json").exists():
             folder = folder / "student"
-        try:
-            description = json.loads((folder / "student.json").read_text())
-            state = load_file(folder / "model.safetensors")
-        except FileNotFoundError as error:
-            if (folder / "compare.json").exists():
-                raise StudentError(
-                    f"expected a run, but {folder} is a comparison: use one of the runs inside "
-                    "it, for example the one that its report recommends"
-                ) from None
+        if not (folder / DESCRIPTION).exists() and (folder / "compare.json").exists():
             raise StudentError(
-                f"expected a finished run or student folder, but {error.filename or folder} "
-                "is missing"
-            ) from None
-        task = Task.from_description(description["task"])
-        backbone = rebuild_backbone(
-            description["info"], description["preprocessing"], folder, trust_remote_code
-        )
-        backbone.info = description["info"]
-        module = new_student(backbone, task)
-        module.load_state_dict(state)
-        columns = tuple(InputColumn(**column) for column in description["columns"])
+                f"expected a run, but {folder} is a comparison: use one of the runs inside it, "
+                "for example the one that its report recommends"
+            )
+        if not (folder / DESCRIPTION).exists():
+            raise StudentError(
+                f"expected a finished run or student folder, but {folder / DESCRIPTION} is missing"
+            )
+        description = check_student(folder)
+        with reading(folder / DESCRIPTION, StudentError, CURE):
+            task = Task.from_description(description["task"])
+            columns = tuple(InputColumn(**column) for column in description["columns"])
+            info, preprocessing = description["info"], description["preprocessing"]
+        backbone = rebuild_backbone(info, preprocessing, folder, trust_remote_code)
+        backbone.info = info
+        with reading(folder / WEIGHTS, StudentError, CURE):
+            module = new_student(backbone, task)
+            module.load_state_dict(load_file(folder / WEIGHTS))
         return cls(module.eval(), task, columns, backbone)
+
+
+def check_student(folder: Path) -> dict[str, Any]:
+    """Compare the files of a saved student with their checksums; returns its description.
+
+    Raises:
+        StudentError: If a file is missing or damaged.
+    """
+    description = read_json(folder / DESCRIPTION, StudentError, CURE)
+    with reading(folder, StudentError, CURE):
+        check_files(folder, description.get("files", {}))
+    return description

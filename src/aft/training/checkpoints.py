@@ -1,19 +1,22 @@
-"""Progress of a run, selection of the best checkpoint, and atomic writing of files."""
+"""Progress of a run, selection of the best checkpoint, and the files of checkpoints."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from safetensors.torch import load, save
+from torch import nn
 
 from aft.errors import StudentError
+from aft.files import Damaged, reading, write_whole, writing
+
+START_AGAIN = "Use --overwrite instead of --resume to train again from the start"
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Best:
         stale: Number of evaluations since the highest score after step 0.
         error: Standard error of the highest score.
         trained: The highest score after step 0.
+        sha256: SHA-256 of the file of the weights that are kept.
     """
 
     step: int = -1
@@ -34,6 +38,7 @@ class Best:
     stale: int = 0
     error: float = 0.0
     trained: float = -math.inf
+    sha256: str = ""
 
     def update(self, step: int, score: float, error: float = 0.0) -> bool:
         """Record an evaluation; returns whether to keep the weights of this step.
@@ -90,35 +95,41 @@ class Progress:
         return cls(**{**values, "best": Best(**values["best"]), "alone": Best(**values["alone"])})
 
 
-def weights_on_cpu(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a module as contiguous CPU tensors, ready to be saved."""
-    return {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Make the folder of a checkpoint, and convert what writing it raises to StudentError."""
+    cure = "The last complete checkpoint is kept; free some space and run again with --resume"
+    with writing(path, StudentError, cure):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file atomically: to a temporary file, which is synchronised and renamed.
-
-    Args:
-        path: The file.
-        write: Called with the path of the temporary file; writes its content.
+def write_weights(path: Path, module: nn.Module) -> str:
+    """Write the weights of a module; returns the SHA-256 of the file.
 
     Raises:
         StudentError: If the file cannot be written, for example because the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors report a full disk with exceptions of their own
-        reason = error.strerror if isinstance(error, OSError) else "writing failed"
-        free = shutil.disk_usage(path.parent).free
-        raise StudentError(
-            f"cannot write {path}: {reason} ({free:,} bytes free). The last complete "
-            "checkpoint is kept; free some space and run again with --resume"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with saving(path):
+        data = save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
+        write_whole(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_weights(path: Path, module: nn.Module, sha256: str, cure: str = START_AGAIN) -> None:
+    """Load the weights of :func:`write_weights` into a module.
+
+    Args:
+        path: The file.
+        module: The module.
+        sha256: SHA-256 of the file; empty if it is not known.
+        cure: What to do about a damaged file, as a sentence without its full stop.
+
+    Raises:
+        StudentError: If the file is damaged, cannot be read or belongs to another model.
+    """
+    with reading(path, StudentError, cure):
+        data = path.read_bytes()
+        if sha256 not in ("", hashlib.sha256(data).hexdigest()):
+            raise Damaged("the checksum does not match")
+        module.load_state_dict(load(data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,22 +13,24 @@ import pyarrow
 import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from aft.config.commands import TrainConfig
 from aft.data.loading import DataSet
 from aft.devices import choose_num_workers
+from aft.errors import StudentError
 from aft.features.stored import StoredFeatures
+from aft.files import sha256_of, write_json, write_whole, writing
 from aft.linear.baselines import describe_baselines
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
 from aft.metrics import bootstrap_intervals, compute_metrics
 from aft.students.predictions import compare_with_labels
 from aft.students.run_student import compute_logits
-from aft.students.saved import SavedStudent
+from aft.students.saved import DESCRIPTION, SavedStudent
 from aft.training.checkpoints import Progress
 from aft.training.prepare import initial_weights
-from aft.training.run_folder import EVALUATION, GATES, RESULT, write_json
+from aft.training.run_folder import CONFIG, EVALUATION, GATES, METRICS, RESULT, STUDENT
 from aft.training.schedule import Schedule
 from aft.training.transfer_model import TransferModel
 from aft.trivial import compare_with_trivial
@@ -98,11 +101,15 @@ def finish(
             summary["notes"] += filter(None, [summary["trivial"].get("sentence")])
             metric, instead = summary["metric"], summary["baselines"]
             summary["notes"] += describe_baselines(instead, metric, metrics[metric], split)
+            table = io.BytesIO()
             pyarrow.parquet.write_table(
-                pyarrow.table(compare_with_labels(logits, samples, data.task)),
-                out / EVALUATION,
+                pyarrow.table(compare_with_labels(logits, samples, data.task)), table
             )
-    write_json(out / RESULT, summary)
+            write_whole(out / EVALUATION, table.getvalue())
+    written = (CONFIG, METRICS, EVALUATION, GATES, f"{STUDENT}/{DESCRIPTION}")
+    files = {name: sha256_of(out / name) for name in written if (out / name).exists()}
+    with writing(out, StudentError, "Free some space and run again with --resume"):
+        write_json(out / RESULT, {**summary, "files": files})
 
 
 def summarize(
@@ -146,7 +153,7 @@ def save_gates(
     if not isinstance(loss, AFTLoss | AFTSoftLoss):
         return {}
     gates = {str(i): gate.float().cpu().contiguous() for i, gate in enumerate(loss.gates())}
-    save_file(gates, out / GATES)
+    write_whole(out / GATES, save(gates))
     some = np.random.default_rng(0).permutation(len(teachers[0].samples))[:1024]
     device = next(iter(loss.state_dict().values())).device
     features = [one.gather(some).to(device) for one in teachers]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ import yaml
 from numpy.typing import NDArray
 
 from aft.config.commands import TrainConfig, read_config_file, resolve, write_config_file
-from aft.data.loading import DataSet
-from aft.errors import ConfigError, DataError
+from aft.data.loading import UNLABELLED, DataSet
+from aft.errors import ConfigError, DataError, StudentError
+from aft.files import check_files, read_json, reading, strict_json, write_json, write_whole, writing
 from aft.metrics import MAIN_METRIC
-from aft.paths import check_own_folder, result_name
+from aft.paths import check_own_folder, empty_folder, result_name
 from aft.students.saved import SavedStudent
 from aft.tasks import Task
 
@@ -28,6 +29,7 @@ METRICS, EVALUATION = "metrics.jsonl", "evaluation.parquet"
 GATES, BAD_INPUTS = "feature_weights.safetensors", "bad_inputs.csv"
 STUDENT, CHECKPOINTS, REPORT = "student", "checkpoints", "report.html"
 LAST, BEST, BEST_ALONE = "last.pt", "best.safetensors", "best-alone.safetensors"
+FINISH_AGAIN = "Delete it and run again with --resume, which finishes the run from its checkpoint"
 
 FREE_TO_CHANGE = {
     *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
@@ -57,13 +59,18 @@ class TrainResult:
         """Read a finished run.
 
         Raises:
-            ConfigError: If the folder contains no finished run.
+            ConfigError: If the folder contains no finished run, or its result is damaged.
         """
         out = Path(out)
         if not is_finished(out):
             raise ConfigError(f"expected a finished run of aft in {out}, found none")
-        summary = json.loads((out / RESULT).read_text())
-        return cls(out, summary["metrics"], summary["split"], summary)
+        summary = read_json(out / RESULT, ConfigError, FINISH_AGAIN)
+        with reading(out / RESULT, ConfigError, FINISH_AGAIN):
+            metrics = {
+                name: math.nan if value is None else float(value)
+                for name, value in summary["metrics"].items()
+            }
+            return cls(out, metrics, str(summary["split"]), summary)
 
     def student(self) -> SavedStudent:
         """The trained student.
@@ -98,7 +105,7 @@ def open_run(out: Path, config: TrainConfig) -> None:
     if check_own_folder(out, "run", CONFIG, DATA):
         begun = (out / CHECKPOINTS / LAST).exists()  # before, nothing is lost
         if config.overwrite:
-            shutil.rmtree(out)
+            empty_folder(out)
         elif config.resume and (begun or is_finished(out)):
             _check_same(out, config)
         elif is_finished(out):
@@ -110,22 +117,52 @@ def open_run(out: Path, config: TrainConfig) -> None:
                 f"{out} contains an unfinished run; use --resume to continue it, or --overwrite to "
                 "start again"
             )
-    out.mkdir(parents=True, exist_ok=True)
+
+
+def check_content(out: Path, content: Mapping[str, str]) -> None:
+    """Check that the data are those of the run in a folder.
+
+    Args:
+        out: The run folder; without a description of the data nothing is checked.
+        content: :attr:`DataSet.content` of the data now. A run on the labels alone may have used
+            no unlabelled inputs.
+
+    Raises:
+        ConfigError: If rows, labels or splits changed since; it lists the splits that did.
+    """
+    if not (out / DATA).exists():
+        return
+    before = read_json(out / DATA, ConfigError, "Use --overwrite to train again").get("content")
+    if before is None:  # written by an older version
+        return
+    changed = [
+        f"{name}: {before.get(name, 'none')} before, {content.get(name, 'none')} now"
+        for name in sorted({*before, *content} - ({UNLABELLED} - {*before}))
+        if before.get(name) != content.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"the data changed since the run in {out} began ({'; '.join(changed)}). Use the same "
+            "data, or another --out, or --overwrite to train again"
+        )
 
 
 def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
-    """Write the options, a description of the data, and the list of unreadable inputs."""
+    """Write the options, a description of the data, and the list of unreadable inputs.
+
+    Raises:
+        ConfigError: If the data are not those of the run to resume.
+        StudentError: If a file cannot be written.
+    """
+    check_content(out, data.content)
     once = {"out": out, "resume": False, "overwrite": False}
-    write_config_file(out / CONFIG, config.model_copy(update=once))
-    write_json(out / DATA, data.describe())
-    if data.report.bad_inputs:
-        with (out / BAD_INPUTS).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("file", "fault"), *data.report.bad_inputs])
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write indented JSON."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with writing(out, StudentError, "Free some space and run the same command again"):
+        write_config_file(out / CONFIG, config.model_copy(update=once))
+        write_json(out / DATA, data.describe())
+        if data.report.bad_inputs:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([("file", "fault"), *data.report.bad_inputs])
+            write_whole(out / BAD_INPUTS, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def _check_same(out: Path, config: TrainConfig) -> None:
@@ -160,7 +197,7 @@ class RunLog:
         if not enabled:
             return
         lines = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -173,7 +210,8 @@ class RunLog:
         if not self.enabled:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            line = strict_json({"step": step, "split": split, **values})
+            file.write(json.dumps(line, allow_nan=False) + "\n")
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(f"{split}/{name}", value, step)
@@ -191,13 +229,17 @@ class RunLog:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All complete lines of a run's metrics; an incomplete last line is ignored."""
+    """All complete lines of a run's metrics, up to the first one that cannot be read.
+
+    Values that are not finite are left out.
+    """
     path = folder / METRICS
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
+    lines: list[dict[str, Any]] = []
+    for text in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = {key: value for key, value in json.loads(text).items() if value is not None}
+            lines.append({**line, "step": int(line["step"]), "split": str(line["split"])})
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             break
     return lines
 
@@ -269,17 +311,22 @@ def read_run(folder: Path) -> Run:
     """Read a finished run; all files except ``result.json`` may be missing.
 
     Raises:
-        DataError: If the folder contains no finished run.
+        DataError: If the folder contains no finished run, or a file of it is damaged.
     """
     if not (folder / RESULT).is_file():
         raise DataError(
             f"expected a finished run in {folder}, found no result.json; run aft train first"
         )
+    result = read_json(folder / RESULT, DataError, FINISH_AGAIN)
+    kept = {name: sha for name, sha in result.get("files", {}).items() if (folder / name).exists()}
+    with reading(folder, DataError, f"Delete {RESULT} too, and run again with --resume"):
+        check_files(folder, kept)
+    there = (folder / DATA).exists()
     return Run(
         folder=folder,
-        result=_read_json(folder / RESULT),
+        result=result,
         config=_read_yaml(folder / CONFIG),
-        data=_read_json(folder / DATA),
+        data=read_json(folder / DATA, DataError, "Delete it") if there else {},
         metrics=read_metrics(folder),
         gates=_read_gates(folder / GATES),
         rows=_read_table(folder / EVALUATION),
@@ -287,12 +334,11 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    if not path.exists():
+        return {}
+    with reading(path, DataError, FINISH_AGAIN):
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def _read_gates(path: Path) -> list[NDArray[np.float32]]:
@@ -300,8 +346,9 @@ def _read_gates(path: Path) -> list[NDArray[np.float32]]:
         return []
     from safetensors.numpy import load_file
 
-    gates = load_file(path)
-    return [gates[name] for name in sorted(gates, key=int) if gates[name].ndim == 1]
+    with reading(path, DataError, FINISH_AGAIN):
+        gates = load_file(path)
+        return [gates[name] for name in sorted(gates, key=int) if gates[name].ndim == 1]
 
 
 def _read_table(path: Path) -> dict[str, list[Any]]:
@@ -309,11 +356,12 @@ def _read_table(path: Path) -> dict[str, list[Any]]:
         return {}
     import pyarrow.parquet
 
-    return dict(pyarrow.parquet.read_table(path).to_pydict())
+    with reading(path, DataError, FINISH_AGAIN):
+        return dict(pyarrow.parquet.read_table(path).to_pydict())
 
 
 def _read_faults(path: Path) -> list[tuple[str, str]]:
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with reading(path, DataError, FINISH_AGAIN), path.open(newline="", encoding="utf-8") as file:
         return [(row["file"], row["fault"]) for row in csv.DictReader(file)]

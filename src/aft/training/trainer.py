@@ -6,6 +6,7 @@ So a resumed run gives exactly the same result as an uninterrupted one, with any
 
 from __future__ import annotations
 
+import io
 import signal
 import threading
 import time
@@ -18,7 +19,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -27,11 +27,19 @@ from tqdm import tqdm
 from aft.backbones.batches import to_device
 from aft.data.samples import Samples
 from aft.errors import StudentError
+from aft.files import read_sealed, reading, write_sealed
 from aft.linear.rows import PreparedRows
 from aft.metrics import compute_metrics, standard_error
 from aft.students.run_student import compute_logits
 from aft.tasks import Task
-from aft.training.checkpoints import Progress, weights_on_cpu, write_atomically
+from aft.training.checkpoints import (
+    START_AGAIN,
+    Best,
+    Progress,
+    read_weights,
+    saving,
+    write_weights,
+)
 from aft.training.run_folder import BEST, BEST_ALONE, LAST, RunLog
 from aft.training.sampling import (
     BATCH,
@@ -172,10 +180,9 @@ class Trainer:
                     state.seconds = time.perf_counter() - started
                     self.save()
                     raise Interrupted(state.step)
-        if self.best.exists():
-            self.module.load_state_dict(load_file(self.best))
-        if self.module.alone is not None and self.best_alone.exists():
-            self.module.alone.load_state_dict(load_file(self.best_alone))
+        read_weights(self.best, self.module, state.best.sha256)
+        if self.module.alone is not None:
+            read_weights(self.best_alone, self.module.alone, state.alone.sha256)
         return state
 
     def _step(self, batch: ViewBatch, unlabelled: ViewBatch | None) -> dict[str, float]:
@@ -250,11 +257,11 @@ class Trainer:
         state, model = self.progress, self.module
         score, error = self._score(model.student, log, "validation")
         if state.best.update(state.step, score, error):
-            self._keep(self.best, model)
+            self._keep(self.best, model, state.best)
         if model.alone is not None:
             alone, error = self._score(model.alone, log, "validation_alone")
             if state.alone.update(state.step, alone, error):
-                self._keep(self.best_alone, model.alone)
+                self._keep(self.best_alone, model.alone, state.alone)
         return score
 
     def _score(self, module: nn.Module, log: RunLog, split: str) -> tuple[float, float]:
@@ -273,40 +280,52 @@ class Trainer:
         log.write(self.progress.step, split, metrics)
         return metrics[self.metric], standard_error(self.metric, logits, labels, self.task)
 
-    def _keep(self, path: Path, module: nn.Module) -> None:
+    def _keep(self, path: Path, module: nn.Module, best: Best) -> None:
+        best.sha256 = ""  # known to the first process only
         if self.accelerator.is_main_process:
-            write_atomically(path, lambda file: save_file(weights_on_cpu(module), file))
+            best.sha256 = write_weights(path, module)
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
         """Write the training state to :attr:`last`, atomically."""
         if self.accelerator.is_main_process:
             state = {
-                "model": weights_on_cpu(self.module),
+                "model": {name: one.cpu() for name, one in self.module.state_dict().items()},
+                "teachers": self._stores(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "progress": self.progress.as_dict(),
             }
-            write_atomically(self.last, lambda path: torch.save(state, path))
+            data = io.BytesIO()
+            torch.save(state, data)
+            with saving(self.last):
+                write_sealed(self.last, data.getvalue())
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> None:
         """Load the training state from :attr:`last`.
 
         Raises:
-            StudentError: If the checkpoint cannot be read, or belongs to another model.
+            StudentError: If the checkpoint cannot be read, or belongs to another model or to
+                other teachers.
         """
-        try:
-            state = torch.load(self.last, weights_only=True, map_location="cpu")
+        with reading(self.last, StudentError, START_AGAIN):
+            state = torch.load(io.BytesIO(read_sealed(self.last)), "cpu", weights_only=True)
+            before = state.get("teachers", self._stores())
+            if before != self._stores():
+                raise StudentError(
+                    f"the teachers changed since the checkpoint {self.last} was written: their "
+                    f"features were in {', '.join(before)}, now they are in "
+                    f"{', '.join(self._stores())}. {START_AGAIN}"
+                )
             self.module.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.progress = Progress.from_dict(state["progress"])
-        except Exception as error:
-            raise StudentError(
-                f"cannot load the checkpoint {self.last}, damaged or from another version of aft "
-                f"({error}). Use --overwrite instead of --resume to start again"
-            ) from None
+
+    def _stores(self) -> list[str]:
+        """Names of the teachers' stores, which contain the teachers' fingerprints."""
+        return [teacher.store.path.name for teacher in self.train.teachers]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,8 +10,11 @@ from typing import Any, NamedTuple
 from aft.backbones.specs import shorten_paths
 from aft.comparison.statistics import opposed
 from aft.config.groups import EQUAL_STEPS, LABELS_ONLY, METHOD_WORDS
+from aft.errors import DataError
+from aft.files import read_json
 from aft.metrics import LOWER_IS_BETTER, metric_words
 from aft.report.comparison.costs import UNKNOWN, operations
+from aft.training.run_folder import FINISH_AGAIN, RESULT
 
 ALONE = "alone"
 HEADINGS = (
@@ -275,10 +277,9 @@ def read_shares(folder: Path, setting: Mapping[str, Any]) -> list[dict[str, Any]
     found = []
     method = gated(setting["methods"])
     for run in setting["methods"][method]["runs"] if method else ():
-        try:
-            result = json.loads((folder / run["folder"] / "result.json").read_text("utf-8"))
-        except (OSError, ValueError):
+        if not (folder / run["folder"] / RESULT).exists():
             continue
+        result = read_json(folder / run["folder"] / RESULT, DataError, FINISH_AGAIN)
         shares = result.get("teacher_shares") or ()
         if len(shares) == len(setting["teachers"]) and None not in shares:
             found.append([float(share) for share in shares])
