@@ -128,7 +128,11 @@ def read_shard(path: Path, dim: int, format_: Format, fingerprint: str) -> tuple
             "sample_ids": {"dtype": "U8", "shape": [rows, ID_BYTES], "data_offsets": [split, end]},
         }
         if header != expected or end - split != rows * ID_BYTES:
-            raise Damaged(f"expected a layout of {expected}, got {header} in {size} bytes")
+            found = header["features"]
+            raise Damaged(
+                f"expected features {[rows, dim]} {format_.tag} and ids in {end} bytes, got "
+                f"{found['shape']} {found['dtype']}"
+            )
         if sums is not None and sums.get("store") != fingerprint:
             raise Damaged("it belongs to another teacher")
         file.seek(start + split)
