@@ -62,7 +62,7 @@ def reading(path: Path, error: type[AftError], cure: str) -> Iterator[None]:
     except faults as caught:
         if isinstance(caught, AftError):
             raise
-        reason = str(caught).strip().partition("\n")[0][:200] or type(caught).__name__
+        reason = " ".join(str(caught).split())[:200] or type(caught).__name__
         if isinstance(caught, KeyError):
             reason = f"no {reason}"
         raise error(f"{path} is damaged or has another format ({reason}). {cure}") from None

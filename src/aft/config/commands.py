@@ -27,7 +27,7 @@ from aft.config.groups import (
     TrainingOptions,
 )
 from aft.errors import ConfigError
-from aft.files import write_whole
+from aft.files import reading, write_whole
 
 
 class ExtractConfig(ReadOptions, FeatureOptions, TeacherOptions, DataOptions):
@@ -206,12 +206,8 @@ def read_config_file(path: Path, kind: type[Options]) -> dict[str, Any]:
     Raises:
         ConfigError: If the file is missing, is not YAML, or names an unknown option.
     """
-    try:
+    with reading(path, ConfigError, "Expected YAML with lines 'option: value'"):
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"expected lines 'option: value' in {path}, got {type(values).__name__}")
     values = {name: value for name, value in values.items() if REMOVED.get(name, ...) != value}

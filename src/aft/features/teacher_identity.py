@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aft.errors import StoreError
+from aft.files import Damaged, reading
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -33,15 +34,11 @@ def read_identity(file: Path) -> dict[str, Any]:
     Raises:
         StoreError: If the file cannot be read.
     """
-    try:
+    cure = "Restore it, or delete its folder and run the same command again to compute the features"
+    with reading(file, StoreError, cure):
         identity = json.loads(file.read_bytes())
         if not isinstance(identity, dict):
-            raise ValueError("expected a JSON object")
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"cannot read {file}: {error}. Restore it, or delete its folder and run the same "
-            "command again to recompute the features"
-        ) from error
+            raise Damaged(f"expected a JSON object, got {type(identity).__name__}")
     return identity
 
 
