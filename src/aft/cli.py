@@ -115,7 +115,9 @@ def _run(name: str, arguments: list[str]) -> int:
     if os.environ.get("RANK", "0") != "0":  # with torchrun, only rank 0 prints
         return 0
     if as_json:
-        print(json.dumps(command.as_json(result), ensure_ascii=False, default=str))
+        without_nan = importlib.import_module("aft.metrics").without_nan
+        values = without_nan(command.as_json(result))
+        print(json.dumps(values, ensure_ascii=False, default=str))
     else:
         print(command.show(result))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,41 @@ def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> d
             "mae": np.abs(error).mean(),
         }
     return {name: float(value) for name, value in values.items()}
+
+
+def explain_undefined(
+    metrics: Mapping[str, float], labels: NDArray[Any], task: Task, split: str
+) -> list[str]:
+    """A sentence that says why metrics are undefined (NaN); no sentence if all are defined.
+
+    Args:
+        metrics: The result of :func:`compute_metrics`.
+        labels: The labels of the split.
+        task: The task.
+        split: The name of the split.
+    """
+    undefined = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if not undefined:
+        return []
+    if len(undefined) == len(metrics):
+        reason = "the student's outputs are not finite, since training diverged; lower --lr"
+    elif task.kind == "multilabel":
+        reason = "no row has any label"
+    elif len(labels) < 2:
+        reason = "it has a single row"
+    else:
+        flat = np.flatnonzero(np.ptp(labels, axis=0) == 0)
+        reason = f"all rows have the same value of {', '.join(task.names[i] for i in flat)}"
+    return [f"{', '.join(map(metric_words, undefined))} on {split} undefined: {reason}"]
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None in place of NaN and infinities, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def standard_error(metric: str, logits: NDArray[Any], labels: NDArray[Any], task: Task) -> float:

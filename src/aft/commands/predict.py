@@ -14,6 +14,7 @@ from aft.devices import choose_device, choose_num_workers
 from aft.students.predictions import prediction_columns
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
+from aft.tasks import as_number
 
 
 def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str, Any]:
@@ -65,8 +66,14 @@ def _write(out: Path, columns: dict[str, list[Any]]) -> None:
     import pyarrow.parquet
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    table = pyarrow.table(columns)
     if out.suffix == ".csv":
-        pyarrow.csv.write_csv(table, out)
+        safe = {_no_formula(name): list(map(_no_formula, cells)) for name, cells in columns.items()}
+        pyarrow.csv.write_csv(pyarrow.table(safe), out)
     else:
-        pyarrow.parquet.write_table(table, out)
+        pyarrow.parquet.write_table(pyarrow.table(columns), out)
+
+
+def _no_formula(cell: Any) -> Any:
+    """A text that a spreadsheet would run as a formula gets an apostrophe; numbers stay."""
+    formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{cell}" if formula and as_number(cell) is None else cell

@@ -96,6 +96,7 @@ def check_inputs(
     if not optional:
         for nothing in np.flatnonzero(~sound):
             note(int(nothing), _describe_missing(rows.columns))
+    report.notes = list(rows.notes)
     report.bad_inputs = [(rows.files[asked[i]], faults[i]) for i in sorted(faults)]
     if len(faults) == len(asked) and not optional:
         first = f", e.g. {' - '.join(report.bad_inputs[0])}" if report.bad_inputs else ""

@@ -29,6 +29,7 @@ class DataReport:
         leaks: Pairs of files with the same content in train and in a held-out split.
         conflicts: Files with the same content in train but different labels.
         duplicates: Number of duplicate rows in train (copies beyond the first).
+        notes: Messages of the reader about what it read differently than written, or left out.
     """
 
     bad_inputs: list[tuple[str, str]] = field(default_factory=list)
@@ -43,6 +44,7 @@ class DataReport:
     leaks: list[tuple[str, str]] = field(default_factory=list)
     conflicts: list[tuple[str, ...]] = field(default_factory=list)
     duplicates: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Readable messages, each with a count and the first few files."""
@@ -51,7 +53,7 @@ class DataReport:
             more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
             return "; ".join(items[:SHOWN]) + more
 
-        found = []
+        found = list(self.notes)
         if self.bad_inputs:
             names = some([f"{file} ({fault})" for file, fault in self.bad_inputs])
             found.append(f"{len(self.bad_inputs)} unreadable or empty inputs skipped: {names}")

@@ -156,8 +156,8 @@ def load_data(
     report.unlabelled_splits = drop_unlabelled_splits(rows, empty)
     kept, samples = check_inputs(rows, ~empty, report, on_bad_input, cache_dir, progress)
     labels = {name: [values[i] for i in kept] for name, values in rows.labels.items()}
-    found = known_task or infer_task(labels, rows.class_names, task)
-    samples.labels = encode_labels(labels, found, rows.class_names)
+    found = known_task or infer_task(labels, rows.class_names, task, samples.files)
+    samples.labels = encode_labels(labels, found, rows.class_names, samples.files)
     splits = by_split(samples, rows, source, for_training)
     if not for_training or unlabelled == NOTHING:
         report.unlabelled_left_out = report.unlabelled

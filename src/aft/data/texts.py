@@ -40,7 +40,7 @@ def find_fault(content: bytes) -> str | None:
         try:  # Python and JSON allow surrogates, UTF-8 does not
             code = ord(half.decode("utf-8", "surrogatepass"))
         except (UnicodeDecodeError, TypeError):
-            return f"not UTF-8: byte 0x{byte:02x} at {error.start}"
+            return f"not UTF-8 (perhaps Latin-1): byte 0x{byte:02x} at {error.start}"
         if 0xDC80 <= code <= 0xDCFF:  # an invalid byte, as Python's "surrogateescape" stores it
             return f"not UTF-8: byte 0x{code & 0xFF:02x} at {error.start}"
         return f"not UTF-8: unpaired surrogate \\u{code:04x} at {error.start}"

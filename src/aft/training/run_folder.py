@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from aft.config.commands import TrainConfig, read_config_file, resolve, write_config_file
 from aft.data.loading import DataSet
 from aft.errors import ConfigError, DataError
-from aft.metrics import MAIN_METRIC
+from aft.metrics import MAIN_METRIC, without_nan
 from aft.paths import check_own_folder, result_name
 from aft.students.saved import SavedStudent
 from aft.tasks import Task
@@ -42,7 +42,8 @@ class TrainResult:
 
     Attributes:
         out: The run folder.
-        metrics: The final score of the best checkpoint, see :func:`aft.metrics.compute_metrics`.
+        metrics: The final score of the best checkpoint, see :func:`aft.metrics.compute_metrics`;
+            NaN if it is undefined.
         split: The scored split: ``test``, or ``validation`` if there is no test split.
         summary: Content of the run's ``result.json``.
     """
@@ -63,7 +64,8 @@ class TrainResult:
         if not is_finished(out):
             raise ConfigError(f"expected a finished run of aft in {out}, found none")
         summary = json.loads((out / RESULT).read_text())
-        return cls(out, summary["metrics"], summary["split"], summary)
+        metrics = {n: math.nan if v is None else v for n, v in summary["metrics"].items()}
+        return cls(out, metrics, summary["split"], summary)
 
     def student(self) -> SavedStudent:
         """The trained student.
@@ -124,8 +126,9 @@ def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write indented JSON."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write indented JSON, with null for NaN and infinities."""
+    text = json.dumps(without_nan(values), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _check_same(out: Path, config: TrainConfig) -> None:
@@ -173,7 +176,8 @@ class RunLog:
         if not self.enabled:
             return
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            line = without_nan({"step": step, "split": split, **values})
+            file.write(json.dumps(line, allow_nan=False) + "\n")
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(f"{split}/{name}", value, step)
@@ -258,9 +262,8 @@ class Run:
 
     def curve(self, split: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Steps and values of one metric; both are empty if it was never logged."""
-        lines = [
-            m for m in self.metrics if m["split"] == split and math.isfinite(m.get(name, math.nan))
-        ]
+        lines = [m for m in self.metrics if m["split"] == split and m.get(name) is not None]
+        lines = [m for m in lines if math.isfinite(m[name])]  # logs of earlier versions
         steps = np.asarray([m["step"] for m in lines], dtype=np.float64)
         return steps, np.asarray([m[name] for m in lines], dtype=np.float64)
 
