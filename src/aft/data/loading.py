@@ -163,7 +163,7 @@ def load_data(
         report.unlabelled_left_out = report.unlabelled
     if not for_training:
         return DataSet(source, found, splits, report)
-    check_classes(splits, found)
+    check_classes(splits, found, report)
     find_copies(splits, report)
     given = (on_bad_input, cache_dir, progress)
     own = None if unlabelled == NOTHING else read_own(rows, empty, report, *given)
@@ -179,7 +179,7 @@ def load_data(
             splits["train"] = whole.subset(used)
             if unlabelled == LEFT_OUT:
                 parts.append(whole.subset(np.setdiff1d(np.arange(len(whole)), used)))
-            check_classes(splits, found)
+            check_classes(splits, found, report)
             train_rows = (len(splits["train"]), len(whole))
         if name not in splits and fraction > 0:
             keep, out = hold_out(splits["train"], found, fraction, rng)

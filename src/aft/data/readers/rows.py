@@ -136,6 +136,12 @@ def rows_of_table(
     splits = np.full(len(table), split, dtype="<U10")
     if split_column is not None:
         splits = split_values(read_column(table, split_column), where)
+    files = _file_names(table, inputs, row_name)
+    folders = [SPLIT_NAMES.get(name.split("/")[0].lower(), "") for name in files]
+    notes = []
+    if split_column is None and not split and "train" in folders and all(folders):
+        splits = np.asarray(folders, dtype="<U10")
+        notes = [f"the splits of {where} are the folders of its images"]
     class_names = None
     values = {column: _label_values(table, column, where) for column in labels}
     if labels:
@@ -156,7 +162,7 @@ def rows_of_table(
             else _input_values(table, column, paths, where)
             for column in taken
         ),
-        _file_names(table, inputs, row_name),
+        files,
         splits,
         values,
         class_names,
@@ -167,7 +173,7 @@ def rows_of_table(
             for name in names
             if name not in {split_column, *labels, *(column.name for column in inputs)}
         ),
-        paths.notes,
+        notes + paths.notes,
     )
 
 
@@ -239,8 +245,8 @@ def split_values(values: Sequence[Any], where: str) -> NDArray[np.str_]:
     for value, split in known.items():
         if split is None:
             raise DataError(
-                f"the split column of {where} has the value {value!r}; expected train, validation "
-                "or test"
+                f"the split column of {where} has the value {value!r} in row "
+                f"{list(values).index(value)}; expected train, validation or test"
             )
     return np.asarray([known[value] for value in values], dtype="<U10")
 

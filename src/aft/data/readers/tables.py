@@ -147,15 +147,10 @@ def _read(path: Path, request: Request) -> _Table:
         raise DataError(f"cannot read the table {path}: the column names are {fault}") from None
     except (pyarrow.ArrowException, ValueError, OSError, RecursionError) as error:
         raise DataError(f"cannot read the table {path}: {error}") from None
-    strange = [field for field in table.schema if not _is_readable(field.type)]
-    for field in strange:
-        if field.name in request.columns.named:
-            raise DataError(
-                f"cannot read the column {field.name!r} of {path}, which has the type {field.type}"
-            )
-    table = table.drop_columns([field.name for field in strange])
-    unreadable = {field.name for field in strange}
-    return _Table(Dataset(table), tuple(name for name in names if name not in unreadable))
+    strange = {field.name: field.type for field in table.schema if not _is_readable(field.type)}
+    names = [f"{name} ({strange[name]})" if name in strange else name for name in names]
+    printable = (name.encode("utf-8", "backslashreplace").decode() for name in names)
+    return _Table(Dataset(table.drop_columns(list(strange))), tuple(printable))
 
 
 def _read_arrow(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence[str]]:
@@ -167,7 +162,7 @@ def _read_arrow(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence[s
         if fault := find_encoding_fault(file.read(1024)):
             raise DataError(f"cannot read the table {path}: {fault}")
     if end in (".csv", ".tsv"):
-        return _read_csv(path, request, "\t" if end == ".tsv" else ",")
+        return _read_csv(path, request)
     if end == ".json":
         content = without_mark(path.read_bytes())
         if content.lstrip().startswith(b"["):
@@ -199,51 +194,49 @@ def _read_parquet(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
-        schema = file.schema_arrow
+        schema, size = file.schema_arrow, path.stat().st_size
         needed = _needed(schema.names, request, path)
-        most = max(_LEAST_LIMIT, _MOST_GROWTH * path.stat().st_size)
-        batches, size = [], 0
+        fields = [
+            field.with_type(getattr(field.type, "value_type", field.type))
+            if pyarrow.types.is_dictionary(field.type)
+            else field
+            for field in map(schema.field, needed)
+        ]
+        plain = pyarrow.schema(fields, schema.metadata)
+        parts, left = [plain.empty_table()], max(_LEAST_LIMIT, _MOST_GROWTH * size)
         for batch in file.iter_batches(_BATCH_ROWS, columns=needed):
-            batches.append(batch)
-            size += batch.nbytes
-            if size > most:
+            parts.append(pyarrow.Table.from_batches([batch]).cast(plain))
+            left -= parts[-1].nbytes
+            if left < 0:
                 raise DataError(
-                    f"cannot read the table {path}: its {path.stat().st_size:,} bytes decode to "
-                    f"more than {most:,}, so it is damaged or not meant to be read; if it is "
+                    f"cannot read the table {path}: {size:,} bytes decode to more than "
+                    f"{_MOST_GROWTH} times as many, so it may be damaged or harmful; if it is "
                     "sound, split it into several tables"
                 )
-        fields = [schema.field(name) for name in needed]
-        return pyarrow.Table.from_batches(
-            batches, pyarrow.schema(fields, schema.metadata)
-        ), schema.names
+        return pyarrow.concat_tables(parts), schema.names
 
 
 # ---------------------------------------------------------------------------- CSV
 
 
-def _read_csv(path: Path, request: Request, delimiter: str) -> tuple[pyarrow.Table, Sequence[str]]:
+def _read_csv(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence[str]]:
     """Read every needed column as text; column names lose the white space around them."""
     import pyarrow
     import pyarrow.csv
 
+    with path.open("rb") as file:
+        first = file.readline()
+    delimiter = ";" if b";" in first and b"," not in first else ","
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter
     is_quoted = delimiter != "\t" or _is_quoted(path)
-
-    def options(delimiter: str) -> pyarrow.csv.ParseOptions:
-        return pyarrow.csv.ParseOptions(
-            delimiter=delimiter,
-            quote_char='"' if is_quoted else False,
-            newlines_in_values=True,
-        )
+    parse = pyarrow.csv.ParseOptions(
+        delimiter=delimiter, quote_char='"' if is_quoted else False, newlines_in_values=True
+    )
 
     def read(block_size: int) -> tuple[pyarrow.Table, Sequence[str]]:
         reading = pyarrow.csv.ReadOptions(block_size=block_size)
-        parse = options(delimiter)
         with pyarrow.csv.open_csv(path, reading, parse) as reader:
             given = reader.schema.names
-        if len(given) == 1 and ";" in given[0]:
-            parse = options(";")
-            with pyarrow.csv.open_csv(path, reading, parse) as reader:
-                given = reader.schema.names
         names = [name.strip() for name in given]
         needed = _needed(names, request, path)
         columns = [given[names.index(name)] for name in needed]
@@ -251,16 +244,19 @@ def _read_csv(path: Path, request: Request, delimiter: str) -> tuple[pyarrow.Tab
             include_columns=columns, column_types=dict.fromkeys(columns, pyarrow.binary())
         )
         table = pyarrow.csv.read_csv(path, reading, parse, convert)
-        return table.select(columns).rename_columns(needed) if needed else table, names
+        return table.select(columns).rename_columns(needed), names
 
     try:
         table, names = read(2**20)
     except pyarrow.ArrowInvalid as error:
         if "straddling" not in str(error):
+            _check_quotes(path, delimiter)
             raise
         table, names = read(min(path.stat().st_size + 1, _LARGEST_BLOCK))
-    if is_quoted:
-        _check_quotes(path, delimiter, len(table))
+    with path.open("rb") as file:
+        lines = sum(bool(line.strip(b"\r\n")) for line in file)
+    if is_quoted and lines != len(table) + 1:
+        _check_quotes(path, delimiter)
     for i, name in enumerate(table.schema.names):
         table = table.set_column(i, name, _as_text(table.column(i)))
     return table, names
@@ -283,26 +279,23 @@ def _is_quoted(path: Path) -> bool:
     return not opened
 
 
-def _check_quotes(path: Path, delimiter: str, rows: int) -> None:
+def _check_quotes(path: Path, delimiter: str) -> None:
     """Refuse a file in which a quotation mark that is not closed swallows lines.
 
     Raises:
         DataError: If a quoted cell does not end where the cell ends.
     """
-    with path.open("rb") as file:
-        if sum(bool(line.strip(b"\r\n")) for line in file) == rows + 1:
-            return  # every line is a row
     csv.field_size_limit(_LARGEST_BLOCK)
     with path.open(encoding="latin-1", newline="") as file:
         reader, start = csv.reader(file, delimiter=delimiter, strict=True), 1
         try:
             for _ in reader:
                 start = reader.line_num + 1
-        except csv.Error as error:
+        except csv.Error:
             raise DataError(
                 f"cannot read the table {path}: a quotation mark that begins a cell in line "
-                f"{start} is not closed before line {reader.line_num} ({error}). Double the "
-                'quotation marks in texts and enclose these texts in quotation marks: "a ""b"" c"'
+                f"{start} is not closed where the cell ends, but in line {reader.line_num}. Write "
+                'texts with quotation marks in the form "a ""b"" c"'
             ) from None
 
 
@@ -391,7 +384,8 @@ def _to_arrow(values: list[Any], name: str, place: str) -> pyarrow.Array:
         return pyarrow.array(values)
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise DataError(
-            f"the column {name!r} has values of mixed types ({place} and after): {error}"
+            f"the values of the column {name!r} have mixed types or are no texts ({place} and "
+            f"after): {error}"
         ) from None
 
 
