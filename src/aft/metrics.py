@@ -128,15 +128,15 @@ def explain_undefined(
     if not undefined:
         return []
     if len(undefined) == len(metrics):
-        reason = "the student's outputs are not finite, since training diverged; lower --lr"
+        reason = "the outputs are not finite: training diverged, so lower --lr"
     elif task.kind == "multilabel":
-        reason = "no row has any label"
+        reason = "no row has a label"
     elif len(labels) < 2:
-        reason = "it has a single row"
+        reason = "there is a single row"
     else:
         flat = np.flatnonzero(np.ptp(labels, axis=0) == 0)
         reason = f"all rows have the same value of {', '.join(task.names[i] for i in flat)}"
-    return [f"{', '.join(map(metric_words, undefined))} on {split} undefined: {reason}"]
+    return [f"undefined on {split}: {', '.join(map(metric_words, undefined))}, because {reason}"]
 
 
 def without_nan(value: Any) -> Any:
