@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ class ImagePaths:
         self.where = where
         self.faults: dict[int, str] = {}
         self.notes: list[str] = []
+        self.entries: dict[str, dict[str, str]] = {}
 
     def find(self, values: Sequence[Any]) -> list[str | None]:
         """The path of each row's image; None where the value is missing or no path.
@@ -73,7 +73,7 @@ class ImagePaths:
         ends = ("", *sorted(image_suffixes()))
         for name in ("", *self.beside):
             start = os.path.join(self.root, name, first)
-            if "\0" not in first and any(os.path.lexists(start + end) for end in ends):
+            if any(os.path.lexists(start + end) for end in ends):
                 self.root = os.path.join(self.root, name) if name else self.root
                 return
 
@@ -91,20 +91,23 @@ class ImagePaths:
         usual = path.isascii() and os.path.splitext(path)[1].lower() in image_suffixes()
         if usual or not _is_in(path, self.root) or os.path.lexists(path):
             return path
-        return self._files.get(_nfc(path)) or path
+        found = self.root
+        for name in os.path.relpath(path, self.root).split(os.sep):
+            if found not in self.entries:
+                self.entries[found] = _list_entries(found)
+            found = self.entries[found].get(_nfc(name), "")
+        return found or path
 
-    @cached_property
-    def _files(self) -> dict[str, str]:
-        """The files below the root by their path in NFC, images also without the extension."""
-        files, stems = {}, {}
-        for base, _, names in os.walk(self.root):
-            for name in names:
-                path = os.path.join(base, name)
-                files[_nfc(path)] = path
-                stem, end = os.path.splitext(path)
-                if end.lower() in image_suffixes():  # "" if several files have this stem
-                    stems[_nfc(stem)] = "" if _nfc(stem) in stems else path
-        return stems | files
+
+def _list_entries(folder: str) -> dict[str, str]:
+    """The paths in a folder by their name in NFC; images also by their name without extension."""
+    names, stems = {}, {}
+    for entry in os.listdir(folder) if os.path.isdir(folder) else ():
+        stem, end = os.path.splitext(_nfc(entry))
+        names[_nfc(entry)] = path = os.path.join(folder, entry)
+        if end.lower() in image_suffixes():  # "" if several images have this name
+            stems[stem] = "" if stem in stems else path
+    return stems | names
 
 
 def _is_in(path: str, folder: str) -> bool:
