@@ -31,7 +31,7 @@ LAST, BEST, BEST_ALONE = "last.pt", "best.safetensors", "best-alone.safetensors"
 
 FREE_TO_CHANGE = {
     *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
-    *("trust_remote_code", "baselines"),
+    *("trust_remote_code", "baselines", "allow_outside"),
 }
 """Options that may differ when a run is resumed: they do not change the student."""
 

@@ -27,14 +27,14 @@ def read_words(values: Sequence[Any], several_columns: bool = False) -> list[Any
     """
     stripped = [value.strip() if isinstance(value, str) else value for value in values]
     words = [value for value in stripped if isinstance(value, str) and value not in _MISSING]
-    numbers = sum(isinstance(value, (int, float)) for value in stripped)
+    others = sum(isinstance(value, (int, float)) for value in stripped)
     lower = {word.lower() for word in words}
-    if not numbers and lower & {"true", "false"} and lower <= _TRUTH.keys():
+    if not others and lower & {"true", "false"} and lower <= _TRUTH.keys():
         if len(set(words)) == len(lower & {"true", "false"}) and not several_columns:
             return stripped
         return [_TRUTH.get(v.lower()) if isinstance(v, str) else v for v in stripped]
-    numbers += sum(as_number(word) is not None for word in words)
-    if not words or 2 * numbers < len(words):
+    numbers = sum(as_number(word) is not None for word in words) + others
+    if not words or 2 * numbers < len(words) + others:
         return list(values)
     return [_read_word(value) if isinstance(value, str) else value for value in stripped]
 

@@ -83,9 +83,9 @@ def read_beside_images(root: Path, request: Request) -> Rows | None:
         DataError: If a table cannot be read or the columns differ, or if split folders have
             neither tables nor class folders.
     """
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."]
+    folders = _subfolders(root)
     splits = {path: SPLIT_NAMES[p] for path in folders if (p := path.name.lower()) in SPLIT_NAMES}
-    flat = [path for path in splits if not any(part.is_dir() for part in path.iterdir())]
+    flat = [path for path in splits if not _subfolders(path)]
     parts, without = [], []
     for folder, split in splits.items():
         inside = [folder / f"metadata{end}" for end in TABLES]
@@ -110,6 +110,10 @@ def read_beside_images(root: Path, request: Request) -> Rows | None:
             f"{flat[0]}.csv with the columns file_name,label{found}"
         )
     return None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name[0] != "."]
 
 
 def _join(parts: Sequence[Rows], root: Path, splits: Mapping[Path, str]) -> Rows:
