@@ -176,8 +176,7 @@ class RunLog:
         if not self.enabled:
             return
         with self.path.open("a") as file:
-            line = without_nan({"step": step, "split": split, **values})
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.write(json.dumps(without_nan({"step": step, "split": split, **values})) + "\n")
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(f"{split}/{name}", value, step)
