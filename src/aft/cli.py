@@ -20,6 +20,7 @@ from aft.config import commands as configs
 from aft.config.groups import Options
 from aft.config.parsing import UsageError, parse_flags
 from aft.errors import AftError, ConfigError, did_you_mean
+from aft.files import strict_json
 from aft.version import __version__
 
 
@@ -115,7 +116,8 @@ def _run(name: str, arguments: list[str]) -> int:
     if os.environ.get("RANK", "0") != "0":  # with torchrun, only rank 0 prints
         return 0
     if as_json:
-        print(json.dumps(command.as_json(result), ensure_ascii=False, default=str))
+        values = strict_json(command.as_json(result))
+        print(json.dumps(values, ensure_ascii=False, default=str))
     else:
         print(command.show(result))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,32 @@ def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> d
             "mae": np.abs(error).mean(),
         }
     return {name: float(value) for name, value in values.items()}
+
+
+def explain_undefined(
+    metrics: Mapping[str, float], labels: NDArray[Any], task: Task, split: str
+) -> list[str]:
+    """A sentence that says why metrics are undefined (NaN); no sentence if all are defined.
+
+    Args:
+        metrics: The result of :func:`compute_metrics`.
+        labels: The labels of the split.
+        task: The task.
+        split: The name of the split.
+    """
+    undefined = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if not undefined:
+        return []
+    if len(undefined) == len(metrics):
+        reason = "the outputs are not finite: training diverged, so lower --lr"
+    elif task.kind == "multilabel":
+        reason = "no row has a label"
+    elif len(labels) < 2:
+        reason = "there is a single row"
+    else:
+        flat = np.flatnonzero(np.ptp(labels, axis=0) == 0)
+        reason = f"all rows have the same value of {', '.join(task.names[i] for i in flat)}"
+    return [f"undefined on {split}: {', '.join(map(metric_words, undefined))}, because {reason}"]
 
 
 def standard_error(metric: str, logits: NDArray[Any], labels: NDArray[Any], task: Task) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,6 +16,17 @@ TaskKind = Literal["classification", "multilabel", "regression"]
 KINDS = ("classification", "multilabel", "regression")
 _MOST_INTEGER_CLASSES = 1000
 _SHOWN = 5
+_MOST_RATINGS = 20
+_FEWEST_WORDS = 0.1
+"""Words among numbers are classes if the numbers are few and whole, and words are not rare."""
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,99})", re.ASCII)
+_NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+# Numbers as people write them: 1,5 or 1.234,50 or 1 000 or 12% or $3
+_LIKE_A_NUMBER = re.compile(
+    r"[-+]?[$€£]? ?(\d{1,3}([.,' \u2019\u00a0\u202f]\d{3})+|\d+)([.,]\d+)? ?[%€$£]?"
+)
+_LARGEST = float(np.finfo(np.float32).max)
+_LOST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -71,8 +83,18 @@ def missing_labels(labels: Mapping[str, Sequence[Any]], rows: int) -> NDArray[np
     return missing
 
 
+def as_number(word: str) -> int | float | None:
+    """The number that a text stands for, or None; texts such as ``007``, ``inf`` are no numbers."""
+    if _WHOLE.fullmatch(word):
+        return int(word)
+    return float(word) if _NUMBER.fullmatch(word) else None
+
+
 def infer_task(
-    labels: Mapping[str, Sequence[Any]], class_names: tuple[str, ...] | None, task: str
+    labels: Mapping[str, Sequence[Any]],
+    class_names: tuple[str, ...] | None,
+    task: str,
+    files: Sequence[str] | None = None,
 ) -> Task:
     """Infer the task from the label columns.
 
@@ -83,11 +105,13 @@ def infer_task(
         labels: The values of each label column.
         class_names: The ordered class names, if the source defines them.
         task: The requested task, or ``auto``.
+        files: A readable name per row for error messages; default their positions.
 
     Raises:
-        DataError: If the labels do not fit the requested task, or the task is ambiguous.
+        DataError: If the labels do not fit the requested task, or the task is ambiguous; also if
+            most of them, but not all, are numbers.
     """
-    kind = task if task != "auto" else _guess(labels)
+    kind = task if task != "auto" else _guess(labels, files)
     if kind not in KINDS:
         raise DataError(f"expected the task to be one of {', '.join(KINDS)}, got {task!r}")
     if kind == "regression":
@@ -108,7 +132,10 @@ def infer_task(
 
 
 def encode_labels(
-    labels: Mapping[str, Sequence[Any]], task: Task, class_names: tuple[str, ...] | None = None
+    labels: Mapping[str, Sequence[Any]],
+    task: Task,
+    class_names: tuple[str, ...] | None = None,
+    files: Sequence[str] | None = None,
 ) -> NDArray[Any]:
     """Encode labels as numbers; see :class:`aft.data.Samples` for the shapes.
 
@@ -117,14 +144,17 @@ def encode_labels(
         task: The task, which defines the allowed classes.
         class_names: The ordered class names, if the source defines them and its labels are
             indices into them.
+        files: A readable name per row for error messages; default their positions.
 
     Raises:
         DataError: If a label is not a class of the task, or not a number for regression.
     """
     if task.kind == "regression" or (task.kind == "multilabel" and len(labels) > 1):
-        return np.stack([_numbers(values, name) for name, values in labels.items()], axis=1)
+        columns = [_numbers(v, name, task.kind, files) for name, v in labels.items()]
+        return np.stack(columns, axis=1)
     values = next(iter(labels.values()))
     index = {name: i for i, name in enumerate(task.names)}
+    truth = {name.lower(): i for name, i in index.items() if name.lower() in ("true", "false")}
     several = task.kind == "multilabel"
     unknown: dict[str, int] = {}
     encoded = np.zeros((len(values), task.num_outputs) if several else len(values), np.float32)
@@ -133,7 +163,7 @@ def encode_labels(
     for row, value in enumerate(values):
         for part in _parts(value) if several else [value]:
             name = _name(part, class_names)
-            place = index.get(name)
+            place = index.get(name, truth.get(name.lower()))
             if place is None:
                 unknown[name] = unknown.get(name, 0) + 1
             elif several:
@@ -167,32 +197,56 @@ def _explain_unknown(unknown: dict[str, int], task: Task) -> str:
     )
 
 
-def _guess(labels: Mapping[str, Sequence[Any]]) -> TaskKind:
+def _guess(labels: Mapping[str, Sequence[Any]], files: Sequence[str] | None) -> TaskKind:
     values = [value for column in labels.values() for value in column]
     if any(isinstance(value, (list, tuple)) for value in values):
         return "multilabel"
-    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
     if len(labels) > 1:
-        if all(v in (0, 1) for v in values):
-            return "multilabel"
-        if numeric:
-            return "regression"
-        raise DataError(
-            f"expected 0/1 or numbers in the label columns {', '.join(labels)}; for other labels "
-            "name a single column with --label-column"
-        )
+        for column, some in labels.items():
+            _numbers(some, column, "regression", files)
+        return "multilabel" if all(v in (0, 1) for v in values) else "regression"
+    (column,) = labels
+    words = [v for v in values if isinstance(v, str)]
+    numeric = not words and not any(isinstance(v, bool) for v in values)
+    _refuse_odd_words(values, words, column, files)
     if not numeric:
         return "classification"
     if any(isinstance(v, float) and not v.is_integer() for v in values):
         return "regression"
     distinct = len(set(values))
-    if distinct > _MOST_INTEGER_CLASSES or (distinct > 20 and distinct > len(values) / 2):
+    if distinct > _MOST_INTEGER_CLASSES or (
+        distinct > _MOST_RATINGS and distinct > len(values) / 2
+    ):
         raise DataError(
-            f"the task is ambiguous: the label column {next(iter(labels))!r} has {distinct} "
-            f"distinct whole numbers in {len(values)} rows; pass --task regression or "
-            "--task classification"
+            f"the task is ambiguous: the label column {column!r} has {distinct} distinct whole "
+            f"numbers in {len(values)} rows; pass --task regression or --task classification"
         )
     return "classification"
+
+
+def _refuse_odd_words(
+    values: Sequence[Any], words: Sequence[str], column: str, files: Sequence[str] | None
+) -> None:
+    """Refuse a column of numbers in which some are not, or are written with commas or units."""
+    like = sum(bool(_LIKE_A_NUMBER.fullmatch(w)) and not w.isdigit() for w in words)
+    numbers = [v for v in values if not isinstance(v, str)]
+    if not words or 2 * (len(numbers) + like) < len(values):
+        return
+    few = len(set(numbers)) <= _MOST_RATINGS and all(float(v).is_integer() for v in numbers)
+    if few and not like and len(words) >= _FEWEST_WORDS * len(values):
+        return  # classes such as 1, 2, 3, unknown
+    row, word = next((i, v) for i, v in enumerate(values) if isinstance(v, str))
+    more = f", as are {len(words) - 1} other labels" if len(words) > 1 else ""
+    raise DataError(
+        f"the label {word!r} of {_row(row, files)} in the column {column!r} is not a number{more}, "
+        f"but {len(numbers) + like} of {len(values)} labels look like numbers. Write numbers with "
+        "a decimal point, without separators and units. Correct or empty the cell and pass --task "
+        "regression, or pass --task classification to use all values as class names"
+    )
+
+
+def _row(row: int, files: Sequence[str] | None) -> str:
+    return f"row {row}" if files is None else files[row]
 
 
 def _parts(value: Any) -> list[Any]:
@@ -201,19 +255,32 @@ def _parts(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _numbers(values: Sequence[Any], column: str) -> NDArray[np.float32]:
-    try:
-        numbers = np.asarray([float(value) for value in values], dtype=np.float32)
-    except (TypeError, ValueError):
-        bad = next(v for v in values if not isinstance(v, (int, float)))
-        raise DataError(f"expected numbers in the label column {column!r}, got {bad!r}") from None
-    if not np.isfinite(numbers).all():
-        count = int((~np.isfinite(numbers)).sum())
+def _numbers(
+    values: Sequence[Any], column: str, kind: TaskKind, files: Sequence[str] | None
+) -> NDArray[np.float32]:
+    """The values of a regression target, or of a 0/1 column, as float32, shape ``(n,)``."""
+    numbers = np.zeros(len(values))
+    for row, value in enumerate(values):
+        number = as_number(value.strip()) if isinstance(value, str) else value
+        if not isinstance(number, (int, float)) or not abs(number) <= _LARGEST:
+            expected = "finite numbers"
+        elif kind == "multilabel" and number not in (0, 1):
+            expected = "0 or 1"
+        else:
+            numbers[row] = number
+            continue
         raise DataError(
-            f"expected finite numbers in the label column {column!r}, but {count} values are not "
-            "finite"
+            f"expected {expected} in the label column {column!r}, got {value!r} in "
+            f"{_row(row, files)}. Correct or empty this cell"
         )
-    return numbers
+    rounded = numbers.astype(np.float32)
+    if np.abs(rounded - numbers).max(initial=0) > _LOST * np.std(numbers) > 0:
+        raise DataError(
+            f"the numbers in the label column {column!r} are too large for their small differences "
+            f"(mean {np.mean(numbers):g}, standard deviation {np.std(numbers):g}); subtract a "
+            "constant from all of them"
+        )
+    return rounded
 
 
 def _is_missing(value: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.csv
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -82,6 +83,24 @@ def test_texts_from_end_to_end(texts: dict[str, Any], tmp_path: Path) -> None:
     assert [row["label"] for row in table] == ["space", "food"]
     page = (texts["out"] / "report.html").read_text()
     assert "gravity" in page or "recipe" in page or "season" in page
+
+
+@pytest.mark.parametrize("end", [".csv", ".parquet"])
+def test_predictions_are_no_formulas(end: str, tmp_path: Path) -> None:
+    """A spreadsheet runs cells that begin with =, +, - or @, unless they are numbers."""
+    from aft.commands.predict import _write
+
+    cells = ["=1+1", "+a", "-a", "@a", "\t=1", "\r=1", "a=1", "-1.5", "+2", "'=1", "", "ü"]
+    table = {"label": cells, "=name": cells, "probability": [-0.5] * len(cells)}
+    _write(tmp_path / f"p{end}", table)
+    if end == ".parquet":
+        assert pyarrow.parquet.read_table(tmp_path / "p.parquet").to_pydict() == table
+        return
+    kinds = pyarrow.csv.ConvertOptions(column_types={"label": pyarrow.string()})
+    found = pyarrow.csv.read_csv(tmp_path / "p.csv", convert_options=kinds).to_pydict()
+    escaped = [f"'{cell}" if i < 6 else cell for i, cell in enumerate(cells)]
+    assert found["label"] == escaped and found["'=name"] == escaped
+    assert found["probability"] == table["probability"]
 
 
 def test_a_column_of_another_name_is_found_by_the_student(

@@ -214,7 +214,7 @@ class TestTables:
         rows = [{"file": str(p), "class": p.parent.name} for p in pictures]
         table(folder / "train.jsonl", rows[::2])
         table(folder / "test.jsonl", rows[1::2])
-        data = load_data(str(folder), progress=False)
+        data = load_data(str(folder), Columns(allow_outside=True), progress=False)
         assert len(data.splits["test"]) == 30 and data.held_out == ("validation",)
 
     def test_metadata_beside_the_pictures(self, pictures: list[Path]) -> None:

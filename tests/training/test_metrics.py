@@ -15,7 +15,14 @@ from torch.nn import functional as F
 
 import aft
 from aft.errors import ConfigError
-from aft.metrics import CHOICES, choose_metric, compute_metrics, standard_error
+from aft.files import strict_json
+from aft.metrics import (
+    CHOICES,
+    choose_metric,
+    compute_metrics,
+    explain_undefined,
+    standard_error,
+)
 from aft.tasks import Task
 from aft.training.transfer_model import TransferModel
 from helpers.errors import says
@@ -139,6 +146,78 @@ def test_targets_far_from_zero(mean: float, spread: float) -> None:
     found = compute_metrics(outputs, true, Task("regression", ("y",)))
     assert found["r2"] == pytest.approx(expected, abs=1e-9) and 0.4 < expected < 0.6
     assert found["rmse"] == pytest.approx(math.sqrt(((p - t) ** 2).mean()), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_every_metric_is_computed_in_float64(dtype: Any) -> None:
+    """Of inputs in any format, as of the same numbers in float64."""
+    rng = np.random.default_rng(0)
+    outputs = (1000 + rng.standard_normal((3000, 3))).astype(dtype)
+    tags, numbers = rng.random((3000, 3)) < 0.3, 1000 + rng.standard_normal((3000, 3))
+    for kind, labels in (
+        ("classification", rng.integers(0, 3, 3000)),
+        ("multilabel", tags.astype(dtype)),
+        ("regression", numbers.astype(dtype)),
+    ):
+        task = Task(kind, ("a", "b", "c"))  # type: ignore[arg-type]
+        wide = labels if kind == "classification" else labels.astype(np.float64)
+        found = compute_metrics(outputs, labels, task)
+        assert found == compute_metrics(outputs.astype(np.float64), wide, task)
+        assert all(math.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "said"),
+    [
+        (NUMBERS, np.array([[0.0, 1.0]]), ("R²", "single row")),
+        (NUMBERS, np.array([[0.0, 5.0], [1.0, 5.0]]), ("R²", " u")),
+        (TAGS, np.zeros((3, 2)), ("mean average precision",)),
+    ],
+)
+def test_an_undefined_metric_is_explained(task: Task, labels: Any, said: tuple[str, ...]) -> None:
+    metrics = compute_metrics(np.zeros_like(labels), labels, task)
+    (sentence,) = explain_undefined(metrics, labels, task, "test")
+    assert all(one in sentence for one in (*said, "test")) and "RMSE" not in sentence
+
+
+def test_defined_and_diverged_metrics() -> None:
+    labels = np.array([[0.0, 1.0], [1.0, 2.0]])
+    assert not explain_undefined(compute_metrics(labels, labels, NUMBERS), labels, NUMBERS, "test")
+    diverged = compute_metrics(np.full_like(labels, np.nan), labels, NUMBERS)
+    (sentence,) = explain_undefined(diverged, labels, NUMBERS, "test")
+    assert "--lr" in sentence and "RMSE" in sentence
+
+
+def test_json_has_no_nan() -> None:
+    values = {"a": math.nan, "b": [1.5, math.inf, {"c": -math.inf}], "d": (None, "nan", 3)}
+    assert strict_json(values) == {"a": None, "b": [1.5, None, {"c": None}], "d": [None, "nan", 3]}
+
+
+def test_files_of_a_run_with_an_undefined_score(tmp_path: Path) -> None:
+    """R² of a single validation row."""
+    rows = "".join(f"row {i},{i * 0.37:.2f}\n" for i in range(6))
+    (tmp_path / "t.csv").write_text("text,score\n" + rows)
+    result = aft.train(
+        data=str(tmp_path / "t.csv"),
+        student="small:static?dim=8",
+        out=tmp_path / "run",
+        steps=2,
+        device="cpu",
+        num_workers=0,
+        progress=False,
+    )
+
+    def refuse(token: str) -> None:
+        raise AssertionError(token)
+
+    text = (tmp_path / "run/result.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["metrics"]["r2"] is None
+    for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+    assert math.isnan(result.metrics["r2"]) and math.isfinite(result.metrics["rmse"])
+    assert any("R²" in note and "single row" in note for note in result.summary["notes"])
+    assert (tmp_path / "run/report.html").exists()
+    assert any("r2" in line for line in aft.inspect(path=str(tmp_path / "run"))["lines"])
 
 
 # Standard errors ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -66,6 +67,8 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
         there = ", ".join(data.splits)
         hint = "it is not split; omit --split" if there == "all" else f"expected one of {there}"
         raise ConfigError(f"{data.source} has no {name} split; {hint}")
+    for line in data.report.lines():
+        print(line, file=sys.stderr)
     samples = data.splits[name]
     device = choose_device(config.device)
     metrics = evaluate_samples(

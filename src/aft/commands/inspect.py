@@ -151,7 +151,10 @@ def _read_run(run: Path, verify: bool) -> dict[str, Any]:
 def _run_lines(run: Path, summary: dict[str, Any]) -> list[str]:
     if summary.get("finished") is False:
         return [f"{run}: unfinished; resume with aft train --config {run}/config.yaml --resume"]
-    scores = ", ".join(f"{name} {value:.4f}" for name, value in summary["metrics"].items())
+    scores = ", ".join(
+        f"{name} {'undefined' if value is None else f'{value:.4f}'}"
+        for name, value in summary["metrics"].items()
+    )
     teachers = ", ".join(teacher["spec"] for teacher in summary["teachers"]) or "none"
     return [
         f"{run}: {summary['student']}, {summary['num_parameters']:,} parameters",

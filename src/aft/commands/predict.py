@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aft.devices import choose_device, choose_num_workers
 from aft.students.predictions import prediction_columns
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
+from aft.tasks import as_number
 
 
 def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
         on_bad_input=config.on_bad_input,
         progress=config.progress,
     )
+    for line in report.notes:
+        print(line, file=sys.stderr)
     samples = match_columns(samples, student.columns)
     device = choose_device(config.device)
     logits = compute_logits(
@@ -65,8 +69,14 @@ def _write(out: Path, columns: dict[str, list[Any]]) -> None:
     import pyarrow.parquet
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    table = pyarrow.table(columns)
     if out.suffix == ".csv":
-        pyarrow.csv.write_csv(table, out)
+        safe = {_no_formula(name): list(map(_no_formula, cells)) for name, cells in columns.items()}
+        pyarrow.csv.write_csv(pyarrow.table(safe), out)
     else:
-        pyarrow.parquet.write_table(table, out)
+        pyarrow.parquet.write_table(pyarrow.table(columns), out)
+
+
+def _no_formula(cell: Any) -> Any:
+    """A text that a spreadsheet would run as a formula gets an apostrophe; numbers stay."""
+    formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{cell}" if formula and as_number(cell) is None else cell

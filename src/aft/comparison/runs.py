@@ -388,6 +388,7 @@ def _pick(runs: Runs, found: Mapping[str, Any], method: str | None, metric: str)
     finished = [name for name in names if name in runs.results]
 
     def score(name: str) -> float:
-        return float(np.nan_to_num(runs.results[name].summary["validation"][metric], nan=-np.inf))
+        score = finite(runs.results[name].summary["validation"][metric])
+        return -np.inf if score is None else score
 
     return max(finished, key=score, default=None)

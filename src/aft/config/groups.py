@@ -83,6 +83,8 @@ class ReadOptions(Options):
     Default: a usual name such as label or class."""
     split_column: str | None = None
     """Column with the values train, validation and test. Default: split, if there is one."""
+    allow_outside: bool = False
+    """Allow a table to name images outside the data folder, by absolute paths or ../"""
     on_bad_input: Literal["skip", "fail"] = "skip"
     """What to do with an input that cannot be read: skip it and report it, or fail."""
 

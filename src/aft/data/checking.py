@@ -15,8 +15,8 @@ from aft.data.images import find_fault
 from aft.data.readers.find_columns import InputColumn
 from aft.data.readers.rows import VALUE, Rows
 from aft.data.samples import Samples, image_source
+from aft.data.texts import NOT_UTF_8, is_empty
 from aft.data.texts import find_fault as find_text_fault
-from aft.data.texts import is_empty
 from aft.errors import DataError
 from aft.ids import ID_BYTES, content_id, identify
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _TEXTS_AT_ONCE = 1000
+_MOST_NOT_UTF_8 = 0.2
+"""Data with a larger share of texts that are not UTF-8 is refused: it has another encoding."""
 
 
 def check_inputs(
@@ -96,10 +98,17 @@ def check_inputs(
     if not optional:
         for nothing in np.flatnonzero(~sound):
             note(int(nothing), _describe_missing(rows.columns))
+    report.notes = list(rows.notes)
     report.bad_inputs = [(rows.files[asked[i]], faults[i]) for i in sorted(faults)]
     if len(faults) == len(asked) and not optional:
         first = f", e.g. {' - '.join(report.bad_inputs[0])}" if report.bad_inputs else ""
         raise DataError(f"none of the {len(asked)} inputs can be read{first}")
+    foreign = [i for i, fault in sorted(faults.items()) if fault.startswith(NOT_UTF_8)]
+    if len(foreign) > _MOST_NOT_UTF_8 * len(asked):
+        raise DataError(
+            f"{len(foreign)} of {len(asked)} texts are {faults[foreign[0]]}, e.g. in "
+            f"{rows.files[asked[foreign[0]]]}. Convert the data to UTF-8"
+        )
     sound[list(faults)] = False
     kept = asked[sound]
     everything = len(kept) == len(rows)

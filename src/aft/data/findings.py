@@ -29,6 +29,8 @@ class DataReport:
         leaks: Pairs of files with the same content in train and in a held-out split.
         conflicts: Files with the same content in train but different labels.
         duplicates: Number of duplicate rows in train (copies beyond the first).
+        empty_classes: Classes of the task without rows in train.
+        notes: Messages of the reader about what it read differently than written, or left out.
     """
 
     bad_inputs: list[tuple[str, str]] = field(default_factory=list)
@@ -43,15 +45,17 @@ class DataReport:
     leaks: list[tuple[str, str]] = field(default_factory=list)
     conflicts: list[tuple[str, ...]] = field(default_factory=list)
     duplicates: int = 0
+    empty_classes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Readable messages, each with a count and the first few files."""
 
-        def some(items: Sequence[str]) -> str:
+        def some(items: Sequence[str], between: str = "; ") -> str:
             more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-            return "; ".join(items[:SHOWN]) + more
+            return between.join(items[:SHOWN]) + more
 
-        found = []
+        found = list(self.notes)
         if self.bad_inputs:
             names = some([f"{file} ({fault})" for file, fault in self.bad_inputs])
             found.append(f"{len(self.bad_inputs)} unreadable or empty inputs skipped: {names}")
@@ -78,8 +82,11 @@ class DataReport:
                 f"optimistic: {names}"
             )
         if self.conflicts:
-            names = some([" = ".join(files) for files in self.conflicts])
+            names = some([some(files, " = ") for files in self.conflicts])
             found.append(f"{len(self.conflicts)} inputs in train have conflicting labels: {names}")
+        if self.empty_classes:
+            names = some(self.empty_classes)
+            found.append(f"{len(self.empty_classes)} classes have no rows in train: {names}")
         if self.duplicates:
             found.append(f"{self.duplicates} duplicate inputs in train")
         return found

@@ -165,8 +165,8 @@ def load_data(
     report.unlabelled_splits = drop_unlabelled_splits(rows, empty)
     kept, samples = check_inputs(rows, ~empty, report, on_bad_input, cache_dir, progress)
     labels = {name: [values[i] for i in kept] for name, values in rows.labels.items()}
-    found = known_task or infer_task(labels, rows.class_names, task)
-    samples.labels = encode_labels(labels, found, rows.class_names)
+    found = known_task or infer_task(labels, rows.class_names, task, samples.files)
+    samples.labels = encode_labels(labels, found, rows.class_names, samples.files)
     splits = by_split(samples, rows, source, for_training)
     if not for_training or unlabelled == NOTHING:
         report.unlabelled_left_out = report.unlabelled
@@ -174,7 +174,7 @@ def load_data(
     content["outputs"] = ", ".join(found.names) or found.outputs
     if not for_training:
         return DataSet(source, found, splits, report, content=content)
-    check_classes(splits, found)
+    check_classes(splits, found, report)
     find_copies(splits, report)
     given = (on_bad_input, cache_dir, progress)
     own = None if unlabelled == NOTHING else read_own(rows, empty, report, *given)
@@ -190,7 +190,7 @@ def load_data(
             splits["train"] = whole.subset(used)
             if unlabelled == LEFT_OUT:
                 parts.append(whole.subset(np.setdiff1d(np.arange(len(whole)), used)))
-            check_classes(splits, found)
+            check_classes(splits, found, report)
             train_rows = (len(splits["train"]), len(whole))
         if name not in splits and fraction > 0:
             keep, out = hold_out(splits["train"], found, fraction, rng)

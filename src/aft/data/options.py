@@ -24,6 +24,7 @@ def asked_columns(options: ReadOptions, usual: Sequence[InputColumn] = ()) -> Co
         label=options.label_column,
         split=options.split_column,
         usual=tuple(usual),
+        allow_outside=options.allow_outside,
     )
 
 

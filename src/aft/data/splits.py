@@ -50,20 +50,24 @@ def by_split(samples: Samples, rows: Rows, source: str, for_training: bool) -> d
     return splits
 
 
-def check_classes(splits: dict[str, Samples], task: Task) -> None:
+def check_classes(splits: dict[str, Samples], task: Task, report: DataReport) -> None:
     """Check that train has at least two classes, and the classes of all other splits.
+
+    Classes without rows in train are recorded in `report`.
 
     Raises:
         DataError: If it does not.
     """
+    counts = task.counts(splits["train"].labels)
+    report.empty_classes = [name for name, count in counts.items() if not count]
     if task.kind != "classification":
         return
     seen = set(np.unique(_labels(splits["train"])).tolist())
     for name, split in splits.items():
-        counts = Counter(_labels(split).tolist())
-        missing = [task.names[c] for c in sorted(counts.keys() - seen)]
+        rows_of = Counter(_labels(split).tolist())
+        missing = [task.names[c] for c in sorted(rows_of.keys() - seen)]
         if missing:
-            rows = sum(counts[c] for c in counts.keys() - seen)
+            rows = sum(rows_of[c] for c in rows_of.keys() - seen)
             raise DataError(
                 f"{len(missing)} classes of the {name} split ({rows} rows) are not in train: "
                 f"{', '.join(missing[:SHOWN])}{' …' if len(missing) > SHOWN else ''}. "

@@ -7,6 +7,8 @@ from aft.errors import DataError
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _CHECKED_BYTES = 1024
+NOT_UTF_8 = "not UTF-8 (perhaps Latin-1)"
+"""How the fault of a text with bytes of another encoding begins."""
 
 
 def read_text(content: bytes) -> str:
@@ -40,9 +42,9 @@ def find_fault(content: bytes) -> str | None:
         try:  # Python and JSON allow surrogates, UTF-8 does not
             code = ord(half.decode("utf-8", "surrogatepass"))
         except (UnicodeDecodeError, TypeError):
-            return f"not UTF-8: byte 0x{byte:02x} at {error.start}"
+            return f"{NOT_UTF_8}: byte 0x{byte:02x} at {error.start}"
         if 0xDC80 <= code <= 0xDCFF:  # an invalid byte, as Python's "surrogateescape" stores it
-            return f"not UTF-8: byte 0x{code & 0xFF:02x} at {error.start}"
+            return f"{NOT_UTF_8}: byte 0x{code & 0xFF:02x} at {error.start}"
         return f"not UTF-8: unpaired surrogate \\u{code:04x} at {error.start}"
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def read_named(
     try:
         names = " or ".join(repr(column.name) for column in wanted)
         hint = f"Rename the input column to {names}, as in the labelled data"
-        columns = Columns(usual=tuple(wanted), label=columns.label, hint=hint)
+        columns = replace(columns, image=None, text=(), split=None, usual=tuple(wanted), hint=hint)
         rows = read_source(source, columns, labelled=False)
         chosen = np.isin(rows.splits, _OWN)
         if not chosen.any():

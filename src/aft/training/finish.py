@@ -24,7 +24,7 @@ from aft.files import sha256_of, write_json, write_whole, writing
 from aft.linear.baselines import describe_baselines
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
-from aft.metrics import bootstrap_intervals, compute_metrics
+from aft.metrics import bootstrap_intervals, compute_metrics, explain_undefined
 from aft.students.predictions import compare_with_labels
 from aft.students.run_student import compute_logits
 from aft.students.saved import DESCRIPTION, SavedStudent
@@ -97,6 +97,7 @@ def finish(
             intervals = bootstrap_intervals(logits, labels, data.task)
             summary |= {"split": split, "metrics": metrics, "intervals": intervals}
             train = np.asarray(data.splits["train"].labels)
+            summary["notes"] += explain_undefined(metrics, labels, data.task, split)
             summary["trivial"] = compare_with_trivial(train, labels, data.task, summary)
             summary["notes"] += filter(None, [summary["trivial"].get("sentence")])
             metric, instead = summary["metric"], summary["baselines"]

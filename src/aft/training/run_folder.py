@@ -33,7 +33,7 @@ FINISH_AGAIN = "Delete it and run again with --resume, which finishes the run fr
 
 FREE_TO_CHANGE = {
     *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
-    *("trust_remote_code", "baselines"),
+    *("trust_remote_code", "baselines", "allow_outside"),
 }
 """Options that may differ when a run is resumed: they do not change the student."""
 
@@ -44,7 +44,8 @@ class TrainResult:
 
     Attributes:
         out: The run folder.
-        metrics: The final score of the best checkpoint, see :func:`aft.metrics.compute_metrics`.
+        metrics: The final score of the best checkpoint, see :func:`aft.metrics.compute_metrics`;
+            NaN if it is undefined.
         split: The scored split: ``test``, or ``validation`` if there is no test split.
         summary: Content of the run's ``result.json``.
     """
@@ -300,9 +301,8 @@ class Run:
 
     def curve(self, split: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Steps and values of one metric; both are empty if it was never logged."""
-        lines = [
-            m for m in self.metrics if m["split"] == split and math.isfinite(m.get(name, math.nan))
-        ]
+        lines = [m for m in self.metrics if m["split"] == split and m.get(name) is not None]
+        lines = [m for m in lines if math.isfinite(m[name])]  # logs of earlier versions
         steps = np.asarray([m["step"] for m in lines], dtype=np.float64)
         return steps, np.asarray([m[name] for m in lines], dtype=np.float64)
 

@@ -85,6 +85,7 @@ class Columns:
         usual: The input columns of a trained student. They are searched before the usual names,
             and the columns that match them get their names and order.
         hint: Advice in the error about missing input columns, where the options do not apply.
+        allow_outside: Whether a table may name images outside the data folder.
     """
 
     image: str | None = None
@@ -93,19 +94,22 @@ class Columns:
     split: str | None = None
     usual: tuple[InputColumn, ...] = ()
     hint: str = ""
+    allow_outside: bool = False
+
+    @property
+    def inputs(self) -> set[str]:
+        """The input columns that are named."""
+        return {name for name in (self.image, *self.text) if name is not None}
+
+    @property
+    def named(self) -> set[str | None]:
+        """All columns that are named."""
+        return {*self.inputs, *self.label, self.split}
 
     def may_use(self, name: str) -> bool:
         """Whether a column of this name may be needed."""
-        named = {self.image, self.split, *self.label, *self.text, *(c.name for c in self.usual)}
-        return name in named or name.lower() in _USUAL
-
-    def may_be_input(self, name: str) -> bool:
-        """Whether a column of this name may be an input."""
-        if name == self.split or name in self.label:
-            return False
-        if self.image is not None or self.text:
-            return name == self.image or name in self.text
-        return name in {column.name for column in self.usual} or name.lower() in _USUAL_INPUTS
+        usual = {column.name for column in self.usual}
+        return name in self.named | usual or name.lower() in _USUAL
 
 
 _USUAL_INPUTS = {

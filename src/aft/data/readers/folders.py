@@ -14,7 +14,7 @@ from aft.data.images import image_suffixes
 from aft.data.readers.find_columns import InputColumn, Modality
 from aft.data.readers.hub_data_sets import read_saved
 from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, column_of
-from aft.data.readers.tables import read_table, read_tables
+from aft.data.readers.tables import read_beside_images, read_table, read_tables
 from aft.data.texts import find_encoding_fault, without_mark
 from aft.errors import DataError
 from aft.paths import TABLES
@@ -43,7 +43,8 @@ def read_folder(root: Path, request: Request) -> Rows:
     if metadata:
         return read_table(metadata[0], request)
     if _any(root, image_suffixes()):
-        return _read_files(root, image_suffixes(), "image", request)
+        rows = read_beside_images(root, request)
+        return _read_files(root, image_suffixes(), "image", request) if rows is None else rows
     tables = [p for p in sorted(root.iterdir()) if p.suffix.lower() in TABLES and p.is_file()]
     if tables:
         return read_tables(tables, root, request)

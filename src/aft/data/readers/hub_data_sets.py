@@ -39,17 +39,21 @@ def read_saved(root: Path, request: Request) -> Rows:
     """
     import datasets
 
-    return _rows(datasets.load_from_disk(str(root)), request, str(root))
+    return _rows(datasets.load_from_disk(str(root)), request, str(root), root)
 
 
-def _rows(loaded: Any, request: Request, name: str) -> Rows:
+def _rows(loaded: Any, request: Request, name: str, root: Path | None = None) -> Rows:
     parts = loaded if isinstance(loaded, dict) else {"": loaded}
-    rows = []
+    rows, notes = [], []
     for part, table in parts.items():
         split = SPLIT_NAMES.get(part.lower(), "")
-        if part and not split:
-            continue  # e.g. "unsupervised"
-        rows.append(rows_of_table(table, request, name, row_name=part or "row", split=split))
+        if part and not split:  # e.g. "unsupervised"
+            notes.append(f"the split {part!r} of {name} is not used ({len(table):,} rows)")
+            continue
+        row_name = part or "row"
+        rows.append(rows_of_table(table, request, name, row_name=row_name, path=root, split=split))
     if not rows:
         raise DataError(f"{name} has the splits {', '.join(parts)}; expected train and test")
-    return join_rows(rows, name)
+    joined = join_rows(rows, name)
+    joined.notes += notes
+    return joined

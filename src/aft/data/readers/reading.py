@@ -5,6 +5,7 @@ from __future__ import annotations
 from aft.data.readers.find_columns import Columns
 from aft.data.readers.folders import read_file, read_folder
 from aft.data.readers.hub_data_sets import read_hub
+from aft.data.readers.label_values import merge_names
 from aft.data.readers.rows import Request, Rows
 from aft.paths import find_source
 
@@ -21,8 +22,14 @@ def read_source(source: str, columns: Columns, *, labelled: bool = True) -> Rows
     Raises:
         DataError: If the source does not exist, or a required column is missing.
     """
-    request = Request(columns, labelled)
     path = find_source(source)
-    if path is not None:
-        return read_folder(path, request) if path.is_dir() else read_file(path, request)
-    return read_hub(source, request)
+    if path is None:
+        rows = read_hub(source, Request(columns, labelled))
+    elif path.is_dir():
+        rows = read_folder(path, Request(columns, labelled, path))
+    else:
+        rows = read_file(path, Request(columns, labelled, path.parent))
+    for name, values in rows.labels.items():
+        rows.labels[name], notes = merge_names(values, name)
+        rows.notes += notes
+    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from aft.data.readers.find_columns import (
     no_column,
     read_column,
 )
+from aft.data.readers.image_paths import ImagePaths
+from aft.data.readers.label_values import read_words
 from aft.data.texts import find_fault
 from aft.errors import DataError
 
@@ -49,10 +52,12 @@ class Request:
     Attributes:
         columns: The named columns.
         labelled: Whether labels are required. If not, a flat folder or a single file is accepted.
+        folder: The data folder, which holds the images that tables name; None for the hub.
     """
 
     columns: Columns
     labelled: bool = True
+    folder: Path | None = None
 
 
 @dataclass
@@ -71,6 +76,7 @@ class Rows:
         split_names: The splits that the source names, including those without rows.
         faults: The faults of rows that could not be read, by position.
         unused: Columns that are not an input, label or split column.
+        notes: Readable messages about what was read differently than it is written, or left out.
     """
 
     columns: tuple[InputColumn, ...]
@@ -82,6 +88,7 @@ class Rows:
     split_names: tuple[str, ...] = ()
     faults: dict[int, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -94,7 +101,7 @@ def rows_of_table(
     *,
     row_name: str,
     names: Sequence[str] | None = None,
-    root: Path | None = None,
+    path: Path | None = None,
     split: str = "",
 ) -> Rows:
     """The rows of a table with an image column, text columns or both.
@@ -105,7 +112,7 @@ def rows_of_table(
         where: The name of the table in error messages.
         row_name: The name of the table in row names, as in ``row_name[17]``.
         names: All columns of the table, if some were not read.
-        root: The folder of relative image paths.
+        path: The file of the table, or its folder; relative image paths start at the folder.
         split: The split of all rows, unless a split column is named.
 
     Raises:
@@ -122,41 +129,56 @@ def rows_of_table(
         taken = [None if i is None else inputs[i] for i in match_names(inputs, usual)]
         inputs = tuple(column for column in taken if column is not None)
     split_column = request.columns.split
-    if split_column is None and not split and "split" in names:
-        split_column = "split"
+    if split_column is None and not split:
+        split_column = next((name for name in names if name.lower() == "split"), None)
     if split_column is not None and split_column not in names:
         raise DataError(no_column("split", split_column, names, where))
     splits = np.full(len(table), split, dtype="<U10")
     if split_column is not None:
         splits = split_values(read_column(table, split_column), where)
+    files = _file_names(table, inputs, row_name)
+    folders = [SPLIT_NAMES.get(name.split("/")[0].lower(), "") for name in files]
+    notes = []
+    if split_column is None and not split and "train" in folders and all(folders):
+        splits = np.asarray(folders, dtype="<U10")
+        notes = [f"the splits of {where} are the folders of its images"]
     class_names = None
     values = {column: _label_values(table, column, where) for column in labels}
-    if labels and isinstance(table.features[labels[0]], datasets.ClassLabel):
-        class_names = tuple(table.features[labels[0]].names)
-        values[labels[0]] = [None if v is not None and v < 0 else v for v in values[labels[0]]]
+    if labels:
+        feature = table.features[labels[0]]
+        feature = getattr(feature, "feature", feature)  # that of the items of a list
+        if isinstance(feature, datasets.ClassLabel):
+            class_names = tuple(feature.names)
+            column = values[labels[0]]
+            column[:] = [None if isinstance(v, int) and v < 0 else v for v in column]
+    anywhere = request.columns.allow_outside or request.folder is None
+    path = path or Path()
+    paths = ImagePaths(path, request.folder or path, anywhere, where)
     return Rows(
         usual or inputs,
         tuple(
             column_of([None] * len(table))
             if column is None
-            else _input_values(table, column, root, where)
+            else _input_values(table, column, paths, where)
             for column in taken
         ),
-        _file_names(table, inputs, row_name),
+        files,
         splits,
         values,
         class_names,
         tuple(dict.fromkeys(str(name) for name in splits if name)) or ((split,) if split else ()),
-        unused=tuple(
+        paths.faults,
+        tuple(
             name
             for name in names
             if name not in {split_column, *labels, *(column.name for column in inputs)}
         ),
+        notes + paths.notes,
     )
 
 
 def join_rows(parts: Sequence[Rows], where: str) -> Rows:
-    """Concatenate the rows of several tables with the same columns.
+    """Concatenate the rows of tables with the same columns, and read the words in their labels.
 
     Raises:
         DataError: If their columns differ.
@@ -170,6 +192,8 @@ def join_rows(parts: Sequence[Rows], where: str) -> Rows:
                 f"the tables of {where} have different columns: "
                 f"{_column_names(first)} and {_column_names(part)}"
             )
+        if part.class_names != first.class_names:
+            raise DataError(f"the tables of {where} have different class names or orders of them")
     try:
         inputs = tuple(
             datasets.concatenate_datasets(_alike([part.inputs[c] for part in parts]))
@@ -177,15 +201,25 @@ def join_rows(parts: Sequence[Rows], where: str) -> Rows:
         )
     except (ValueError, TypeError) as error:
         raise DataError(f"the tables of {where} have different columns: {error}") from None
+    labels = {name: [v for part in parts for v in part.labels[name]] for name in first.labels}
+    if first.class_names is None:
+        labels = {name: read_words(some, len(labels) > 1) for name, some in labels.items()}
+    starts = np.cumsum([0, *(len(part) for part in parts)])
     return Rows(
         first.columns,
         inputs,
         [file for part in parts for file in part.files],
         np.concatenate([part.splits for part in parts]),
-        {name: [v for part in parts for v in part.labels[name]] for name in first.labels},
+        labels,
         first.class_names,
         tuple(dict.fromkeys(name for part in parts for name in part.split_names)),
-        unused=first.unused,
+        {
+            int(start) + row: fault
+            for start, part in zip(starts, parts, strict=False)
+            for row, fault in part.faults.items()
+        },
+        tuple(dict.fromkeys(name for part in parts for name in part.unused)),
+        [note for part in parts for note in part.notes],
     )
 
 
@@ -211,8 +245,8 @@ def split_values(values: Sequence[Any], where: str) -> NDArray[np.str_]:
     for value, split in known.items():
         if split is None:
             raise DataError(
-                f"the split column of {where} has the value {value!r}; expected train, validation "
-                "or test"
+                f"the split column of {where} has the value {value!r} in row "
+                f"{list(values).index(value)}; expected train, validation or test"
             )
     return np.asarray([known[value] for value in values], dtype="<U10")
 
@@ -222,20 +256,30 @@ def _column_names(rows: Rows) -> str:
 
 
 def _label_values(table: Dataset, column: str, where: str) -> list[Any]:
-    values = read_column(table, column)
-    if any(isinstance(value, bytes) for value in values):
-        for i, value in enumerate(values):
-            if isinstance(value, bytes):
-                if fault := find_fault(value):
-                    raise DataError(
-                        f"the label column {column!r} of {where} has an invalid value in row {i} "
-                        f"({fault}); convert the table to UTF-8"
-                    )
-                values[i] = value.decode("utf-8")
-    return values
+    return [
+        _label_value(value, f"row {i} of the label column {column!r} of {where}")
+        for i, value in enumerate(read_column(table, column))
+    ]
 
 
-def _input_values(table: Dataset, column: InputColumn, root: Path | None, where: str) -> Dataset:
+def _label_value(value: Any, place: str) -> Any:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, list) and not any(isinstance(part, list) for part in value):
+        return [_label_value(part, place) for part in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if not isinstance(value, bytes):
+        raise DataError(
+            f"expected a text, a number, true or false, or a list of these in {place}, got "
+            f"{type(value).__name__} {value!r:.80}"
+        )
+    if fault := find_fault(value):
+        raise DataError(f"{place} is invalid ({fault}); convert the table to UTF-8")
+    return value.decode("utf-8")
+
+
+def _input_values(table: Dataset, column: InputColumn, paths: ImagePaths, where: str) -> Dataset:
     import datasets
 
     name, feature = column.name, table.features[column.name]
@@ -244,8 +288,8 @@ def _input_values(table: Dataset, column: InputColumn, root: Path | None, where:
         if isinstance(feature, datasets.Image):
             kept = kept.cast_column(name, datasets.Image(decode=False))
         elif kind_of(table, name) in STRINGS or not embeds_images(table, name):
-            return column_of([_path(value, root) for value in read_column(kept, name)])
-        return kept if name == VALUE else kept.rename_column(name, VALUE)
+            return column_of(paths.find(read_column(kept, name)))
+        return _with_paths(kept if name == VALUE else kept.rename_column(name, VALUE), paths)
     kind = kind_of(table, name)
     if kind.startswith(("int", "uint")):
         return column_of([None if v is None else str(v) for v in read_column(kept, name)])
@@ -267,11 +311,27 @@ def column_of(values: Sequence[str | bytes | None], binary: bool = False) -> Dat
     return Dataset(pyarrow.table({VALUE: pyarrow.array(values, kind)}))
 
 
-def _path(value: Any, root: Path | None) -> str | None:
-    if value is None or not str(value).strip():
-        return None
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return text if root is None else str(root / text)
+def _with_paths(images: Dataset, paths: ImagePaths) -> Dataset:
+    """Find the files of embedded images that have a path but no bytes."""
+    import pyarrow
+    import pyarrow.compute
+    from datasets import Dataset
+
+    values = images.with_format("arrow")[:].column(VALUE)
+    names = [field.name for field in values.type] if pyarrow.types.is_struct(values.type) else []
+    if "path" not in names:
+        return images
+    named = pyarrow.compute.struct_field(values, "path")
+    content = pyarrow.nulls(len(values), pyarrow.large_binary())
+    if "bytes" in names:
+        content = pyarrow.compute.struct_field(values, "bytes").cast(pyarrow.large_binary())
+        named = pyarrow.compute.if_else(content.is_null(), named, None)
+    if named.null_count == len(named):
+        return images
+    found = pyarrow.array(paths.find(named.to_pylist()), pyarrow.large_string())
+    fields = [pyarrow.chunked_array(content).combine_chunks(), found]
+    struct = pyarrow.StructArray.from_arrays(fields, ["bytes", "path"])
+    return Dataset(pyarrow.table({VALUE: struct}))
 
 
 def _file_names(table: Dataset, inputs: Sequence[InputColumn], row_name: str) -> list[str]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aft.data.readers.find_columns import IMAGE_NAMES
 from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, join_rows, rows_of_table
-from aft.data.texts import find_encoding_fault, without_mark
+from aft.data.texts import find_encoding_fault, find_fault, without_mark
 from aft.errors import DataError
+from aft.paths import TABLES
 
 if TYPE_CHECKING:
     import pyarrow
@@ -19,9 +23,12 @@ if TYPE_CHECKING:
 
 _CHUNK_LINES = 10_000
 _LARGEST_BLOCK = 2**31 - 1
-_NOTHING = {"", "NA", "N/A", "NaN", "nan", "null", "NULL"}
-_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
-_NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+_BATCH_ROWS = 256
+_MOST_GROWTH = 100
+_LEAST_LIMIT = 2**30
+"""A Parquet file may decode to this many bytes, or to `_MOST_GROWTH` times its size."""
+_QUOTED = re.compile(rb'"([^"]|"")*"')
+_IMAGE_IDS = ("image_id", "img_id", "image_name", "id")
 
 
 class _Table(NamedTuple):
@@ -41,16 +48,7 @@ def read_table(path: Path, request: Request, split: str = "") -> Rows:
     Raises:
         DataError: If the table cannot be read, or lacks a required column.
     """
-    found = _read(path, request)
-    return rows_of_table(
-        found.table,
-        request,
-        str(path),
-        row_name=path.name,
-        names=found.names,
-        root=path.parent,
-        split=split,
-    )
+    return join_rows([_rows(path, request, split)], str(path))
 
 
 def read_tables(tables: Sequence[Path], root: Path, request: Request) -> Rows:
@@ -59,107 +57,250 @@ def read_tables(tables: Sequence[Path], root: Path, request: Request) -> Rows:
     Raises:
         DataError: If a table cannot be read or has another name, or the columns differ.
     """
+    splits = {path: SPLIT_NAMES.get(path.stem.lower(), "") for path in tables}
     if len(tables) == 1:
-        rows = read_table(tables[0], request, SPLIT_NAMES.get(tables[0].stem.lower(), ""))
-        return rows
-    parts = []
-    for path in tables:
-        split = SPLIT_NAMES.get(path.stem.lower())
-        if split is None:
+        return read_table(tables[0], request, splits[tables[0]])
+    for path, split in splits.items():
+        if not split:
             raise DataError(
                 f"{root} has several tables; expected names like train.csv and test.csv, "
                 f"got {path.name}. Rename the tables, or pass one table with a split column"
             )
-        parts.append(read_table(path, request, split))
+    return _join([_rows(path, request, split) for path, split in splits.items()], root, splits)
+
+
+def read_beside_images(root: Path, request: Request) -> Rows | None:
+    """Read tables that name the images of split folders.
+
+    These are ``train/metadata.csv``, as for the `imagefolder` of `datasets`, or ``train.csv``
+    beside a folder ``train`` without class folders, as on Kaggle; there, the names of the images
+    may be in a column such as ``id``.
+
+    Returns:
+        The rows, or None if no split folder has such a table.
+
+    Raises:
+        DataError: If a table cannot be read or the columns differ, or if split folders have
+            neither tables nor class folders.
+    """
+    folders = _subfolders(root)
+    splits = {path: SPLIT_NAMES[p] for path in folders if (p := path.name.lower()) in SPLIT_NAMES}
+    flat = [path for path in splits if not _subfolders(path)]
+    parts, without = [], []
+    for folder, split in splits.items():
+        inside = [folder / f"metadata{end}" for end in TABLES]
+        beside = [folder.with_name(folder.name + end) for end in TABLES if folder in flat]
+        table = next((path for path in (*inside, *beside) if path.exists()), None)
+        if table is None:
+            without.append(folder)
+        else:
+            parts.append(_rows(table, request, split, beside_images=True))
+    if parts:
+        rows = _join(parts, root, {path: s for path, s in splits.items() if path not in without})
+        rows.notes += [
+            f"no table names the images in {path}; they are not used" for path in without
+        ]
+        return rows
+    if request.labelled and flat and len(flat) == len(folders):
+        tables = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES]
+        found = f" (found {', '.join(tables)})" if tables else ""
+        raise DataError(
+            f"the images in {flat[0]} have no labels; put each class in its own folder "
+            f"({flat[0]}/CLASS/*.png), or write their names and labels to a table "
+            f"{flat[0]}.csv with the columns file_name,label{found}"
+        )
+    return None
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name[0] != "."]
+
+
+def _join(parts: Sequence[Rows], root: Path, splits: Mapping[Path, str]) -> Rows:
     rows = join_rows(parts, str(root))
-    rows.split_names = tuple(SPLIT_NAMES[path.stem.lower()] for path in tables)
+    rows.split_names = tuple(dict.fromkeys(splits.values()))
     return rows
+
+
+def _rows(path: Path, request: Request, split: str, beside_images: bool = False) -> Rows:
+    found = _read(path, request)
+    lower = {name.lower(): name for name in reversed(found.names)}
+    ids = [lower[name] for name in _IMAGE_IDS if name in lower]
+    if beside_images and ids and not lower.keys() & {*IMAGE_NAMES} and not request.columns.inputs:
+        request = replace(request, columns=replace(request.columns, image=ids[0]))
+        found = _read(path, request)
+    return rows_of_table(
+        found.table,
+        request,
+        str(path),
+        row_name=path.name,
+        names=found.names,
+        path=path,
+        split=split,
+    )
 
 
 def _read(path: Path, request: Request) -> _Table:
     import pyarrow
-
-    end = path.suffix.lower()
-    try:
-        if end == ".parquet":
-            return _read_parquet(path, request)
-        with path.open("rb") as file:
-            if fault := find_encoding_fault(file.read(1024)):
-                raise DataError(f"cannot read the table {path}: {fault}")
-        if end in (".csv", ".tsv"):
-            return _read_csv(path, request, "\t" if end == ".tsv" else ",")
-        if end == ".json":
-            content = without_mark(path.read_bytes())
-            if content.lstrip().startswith(b"["):
-                return _from_records(path, request, _array_records(content, path))
-        with path.open("rb") as file:
-            return _from_records(path, request, _line_records(file, path))
-    except (pyarrow.ArrowException, ValueError, OSError, RecursionError) as error:
-        raise DataError(f"cannot read the table {path}: {error}") from None
-
-
-def _needed(names: Iterable[str], request: Request) -> list[str]:
-    return [name for name in names if request.columns.may_use(name)]
-
-
-def _read_parquet(path: Path, request: Request) -> _Table:
-    import pyarrow.parquet
     from datasets import Dataset
 
-    names = tuple(pyarrow.parquet.read_schema(path).names)
-    table = pyarrow.parquet.read_table(path, columns=_needed(names, request))
-    return _Table(Dataset(table), names)
+    try:
+        table, names = _read_arrow(path, request)
+    except UnicodeDecodeError as error:
+        fault = find_fault(error.object)
+        raise DataError(f"cannot read the table {path}: the column names are {fault}") from None
+    except (pyarrow.ArrowException, ValueError, OSError, RecursionError) as error:
+        raise DataError(f"cannot read the table {path}: {error}") from None
+    strange = {field.name: field.type for field in table.schema if not _is_readable(field.type)}
+    names = [f"{name} ({strange[name]})" if name in strange else name for name in names]
+    printable = (name.encode("utf-8", "backslashreplace").decode() for name in names)
+    return _Table(Dataset(table.drop_columns(list(strange))), tuple(printable))
+
+
+def _read_arrow(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence[str]]:
+    """The columns that may be needed, and the names of all columns."""
+    end = path.suffix.lower()
+    if end == ".parquet":
+        return _read_parquet(path, request)
+    with path.open("rb") as file:
+        if fault := find_encoding_fault(file.read(1024)):
+            raise DataError(f"cannot read the table {path}: {fault}")
+    if end in (".csv", ".tsv"):
+        return _read_csv(path, request)
+    if end == ".json":
+        content = without_mark(path.read_bytes())
+        if content.lstrip().startswith(b"["):
+            return _from_records(path, request, _array_records(content, path))
+    with path.open("rb") as file:
+        return _from_records(path, request, _line_records(file, path))
+
+
+def _is_readable(kind: pyarrow.DataType) -> bool:
+    """Whether `datasets` can hold a column of this type."""
+    from datasets.features.features import generate_from_arrow_type
+
+    try:
+        generate_from_arrow_type(kind)
+    except (ValueError, NotImplementedError, TypeError):
+        return False
+    return True
+
+
+def _needed(names: Sequence[str], request: Request, path: Path) -> list[str]:
+    needed = [name for name in names if request.columns.may_use(name)]
+    if twice := [name for name in needed if needed.count(name) > 1]:
+        raise DataError(f"cannot read the table {path}: it has two columns named {twice[0]!r}")
+    return needed
+
+
+def _read_parquet(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence[str]]:
+    """Read in small batches: repeated values take no space in the file, but do in memory."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        schema, size = file.schema_arrow, path.stat().st_size
+        needed = _needed(schema.names, request, path)
+        fields = [
+            field.with_type(getattr(field.type, "value_type", field.type))
+            if pyarrow.types.is_dictionary(field.type)
+            else field
+            for field in map(schema.field, needed)
+        ]
+        plain = pyarrow.schema(fields, schema.metadata)
+        parts, left = [plain.empty_table()], max(_LEAST_LIMIT, _MOST_GROWTH * size)
+        for batch in file.iter_batches(_BATCH_ROWS, columns=needed):
+            parts.append(pyarrow.Table.from_batches([batch]).cast(plain))
+            left -= parts[-1].nbytes
+            if left < 0:
+                raise DataError(
+                    f"cannot read the table {path}: {size:,} bytes decode to more than "
+                    f"{_MOST_GROWTH} times as many, so it may be damaged or harmful; if it is "
+                    "sound, split it into several tables"
+                )
+        return pyarrow.concat_tables(parts), schema.names
 
 
 # ---------------------------------------------------------------------------- CSV
 
 
-def _read_csv(path: Path, request: Request, delimiter: str) -> _Table:
-    """Read every column as text; convert a label column to numbers if all its values are."""
+def _read_csv(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence[str]]:
+    """Read every needed column as text; column names lose the white space around them."""
     import pyarrow
     import pyarrow.csv
-    from datasets import Dataset
 
-    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    with path.open("rb") as file:
+        first = file.readline()
+    delimiter = ";" if b";" in first and b"," not in first else ","
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter
+    is_quoted = delimiter != "\t" or _is_quoted(path)
+    parse = pyarrow.csv.ParseOptions(
+        delimiter=delimiter, quote_char='"' if is_quoted else False, newlines_in_values=True
+    )
 
-    def read(block_size: int) -> tuple[pyarrow.Table, tuple[str, ...]]:
+    def read(block_size: int) -> tuple[pyarrow.Table, Sequence[str]]:
         reading = pyarrow.csv.ReadOptions(block_size=block_size)
         with pyarrow.csv.open_csv(path, reading, parse) as reader:
-            names = tuple(reader.schema.names)
-        needed = _needed(names, request)
+            given = reader.schema.names
+        names = [name.strip() for name in given]
+        needed = _needed(names, request, path)
+        columns = [given[names.index(name)] for name in needed]
         convert = pyarrow.csv.ConvertOptions(
-            include_columns=needed, column_types={name: pyarrow.binary() for name in needed}
+            include_columns=columns, column_types=dict.fromkeys(columns, pyarrow.binary())
         )
-        return pyarrow.csv.read_csv(path, reading, parse, convert), names
+        table = pyarrow.csv.read_csv(path, reading, parse, convert)
+        return table.select(columns).rename_columns(needed), names
 
     try:
         table, names = read(2**20)
     except pyarrow.ArrowInvalid as error:
         if "straddling" not in str(error):
+            _check_quotes(path, delimiter)
             raise
         table, names = read(min(path.stat().st_size + 1, _LARGEST_BLOCK))
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"cannot read the table {path}: it has two columns named {twice!r}")
+    with path.open("rb") as file:
+        lines = sum(bool(line.strip(b"\r\n")) for line in file)
+    if is_quoted and lines != len(table) + 1:
+        _check_quotes(path, delimiter)
     for i, name in enumerate(table.schema.names):
-        column = _as_text(table.column(i))
-        if column.type == pyarrow.large_string() and not request.columns.may_be_input(name):
-            column = pyarrow.array(_typed(column.to_pylist()))
-        table = table.set_column(i, name, column)
-    return _Table(Dataset(table), names)
+        table = table.set_column(i, name, _as_text(table.column(i)))
+    return table, names
 
 
-def _typed(values: Sequence[str]) -> Sequence[Any]:
-    """Convert to integers or floats if all values are numbers; otherwise return the values.
+def _is_quoted(path: Path) -> bool:
+    """Whether quotation marks in a TSV file enclose cells.
 
-    Values such as ``007`` and ``true`` are not numbers but names.
+    They do not if a mark is opened but not closed in a cell, although every line has as many
+    cells as the first.
     """
-    words = [value.strip() for value in values]
-    there = {word for word in words if word not in _NOTHING}
-    kind: Any = int if all(map(_WHOLE.fullmatch, there)) else float
-    if not there or not all(map(_NUMBER.fullmatch, there)):
-        return values
-    return [None if word in _NOTHING else kind(word) for word in words]
+    opened, tabs = False, -1
+    with path.open("rb") as file:
+        for line in file:
+            tabs = line.count(b"\t") if tabs < 0 else tabs
+            if line.count(b"\t") != tabs and line.strip():
+                return True
+            cells = line.rstrip(b"\r\n").split(b"\t") if b'"' in line else ()
+            opened |= any(c.startswith(b'"') and not _QUOTED.fullmatch(c) for c in cells)
+    return not opened
+
+
+def _check_quotes(path: Path, delimiter: str) -> None:
+    """Refuse a file in which a quotation mark that is not closed swallows lines.
+
+    Raises:
+        DataError: If a quoted cell does not end where the cell ends.
+    """
+    csv.field_size_limit(_LARGEST_BLOCK)
+    with path.open(encoding="latin-1", newline="") as file:
+        reader, start = csv.reader(file, delimiter=delimiter, strict=True), 1
+        try:
+            for _ in reader:
+                start = reader.line_num + 1
+        except csv.Error:
+            raise DataError(
+                f"cannot read the table {path}: a quotation mark that begins a cell in line "
+                f"{start} is not closed where the cell ends, but in line {reader.line_num}. Write "
+                'texts with quotation marks in the form "a ""b"" c"'
+            ) from None
 
 
 def _as_text(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
@@ -195,9 +336,10 @@ def _line_records(lines: Iterable[bytes], path: Path) -> Iterator[tuple[str, Any
         yield f"line {number}", record
 
 
-def _from_records(path: Path, request: Request, records: Iterator[tuple[str, Any]]) -> _Table:
+def _from_records(
+    path: Path, request: Request, records: Iterator[tuple[str, Any]]
+) -> tuple[pyarrow.Table, Sequence[str]]:
     import pyarrow
-    from datasets import Dataset
 
     names: dict[str, None] = {}
     chunks = []
@@ -210,7 +352,7 @@ def _from_records(path: Path, request: Request, records: Iterator[tuple[str, Any
                     '{"text": "…", "label": "…"}'
                 )
             names |= dict.fromkeys(record)
-        needed = _needed(names, request)
+        needed = _needed(list(names), request, path)
         columns = {
             name: _to_arrow([record.get(name) for _, record in some], name, f"{path}, {some[0][0]}")
             for name in needed
@@ -226,7 +368,7 @@ def _from_records(path: Path, request: Request, records: Iterator[tuple[str, Any
         raise DataError(
             f"cannot read the table {path}: a column has values of mixed types: {error}"
         ) from None
-    return _Table(Dataset(table.select(_needed(names, request))), tuple(names))
+    return table.select(_needed(list(names), request, path)), list(names)
 
 
 def _to_arrow(values: list[Any], name: str, place: str) -> pyarrow.Array:
@@ -246,7 +388,8 @@ def _to_arrow(values: list[Any], name: str, place: str) -> pyarrow.Array:
         return pyarrow.array(values)
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise DataError(
-            f"the column {name!r} has values of mixed types ({place} and after): {error}"
+            f"the values of the column {name!r} have mixed types or are no texts ({place} and "
+            f"after): {error}"
         ) from None
 
 
