@@ -69,11 +69,11 @@ def compare(name: str) -> list[dict[str, Any]]:
 
 
 def time_fit(classes: int, rows: int) -> dict[str, Any]:
-    """The fit for many classes on made-up features, whose variances decrease as a power law."""
+    """The fit for many classes on made-up features of overlapping classes, whose variances decrease."""
     generator = torch.Generator().manual_seed(0)
     scale = torch.arange(1.0, DIM + 1).rsqrt()
     labels = torch.arange(rows + 2000) % classes
-    means = 0.5 * torch.randn(classes, DIM, generator=generator)
+    means = 0.1 * torch.randn(classes, DIM, generator=generator)
     x = (means[labels] + torch.randn(len(labels), DIM, generator=generator)) * scale
     parts = x[:rows], labels[:rows], x[rows:], labels[rows:]
     return {"classes": classes, **measure("many classes", *parts, classes)}
