@@ -69,7 +69,7 @@ def compare(name: str) -> list[dict[str, Any]]:
 
 
 def time_fit(classes: int, rows: int) -> dict[str, Any]:
-    """The fit for many classes on made-up features of overlapping classes, whose variances decrease."""
+    """The fit for many classes on made-up features of overlapping classes."""
     generator = torch.Generator().manual_seed(0)
     scale = torch.arange(1.0, DIM + 1).rsqrt()
     labels = torch.arange(rows + 2000) % classes
