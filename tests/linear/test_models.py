@@ -120,3 +120,15 @@ def test_a_block_is_a_product_of_matrices(problem: Problem) -> None:
     np.testing.assert_allclose((both @ weight).numpy(), product @ weight.numpy(), atol=1e-5)
     expected = product.T @ by_output.numpy()
     np.testing.assert_allclose(both.gradient(by_output).numpy(), expected, atol=1e-4)
+
+
+def test_more_work_gets_fewer_iterations(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_strength(monkeypatch, 0.1)
+    whole = problem.fit(problem.one_hot, "classification")
+    monkeypatch.setattr(models, "_MOST_WORK", 0)
+    monkeypatch.setattr(models, "_FEWEST_ITERATIONS", 1)
+    short = problem.fit(problem.one_hot, "classification")
+    assert short.weight.norm() < whole.weight.norm()
+    monkeypatch.setattr(models, "_FEWEST_ITERATIONS", 100)
+    same = problem.fit(problem.one_hot, "classification")
+    assert torch.equal(same.weight, whole.weight)

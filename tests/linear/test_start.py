@@ -38,14 +38,17 @@ def write_table(path: Path, kind: str) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize("most", [None, 30])
 @pytest.mark.parametrize("kind", LABELS)
 def test_the_student_predicts_what_the_linear_model_predicts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, most: int | None
 ) -> None:
     fitted: list[tuple[LinearModel, SparseRows]] = []
+    rows_fitted: list[int] = []
 
     def fit(*given: Any) -> LinearModel:
         fitted.append((fit_linear(*given), given[2]))
+        rows_fitted.append(len(given[1]))
         return fitted[-1][0]
 
     monkeypatch.setattr(start, "fit_linear", fit)
@@ -58,8 +61,12 @@ def test_the_student_predicts_what_the_linear_model_predicts(
     train, validation = (
         PreparedRows(data.splits[name], saved.transform) for name in ("train", "validation")
     )
+    if most:  # features and rows that fit a limit
+        monkeypatch.setattr(start, "MOST_WEIGHTS", most * data.task.num_outputs)
     start.start_linear(saved.module, data.task, train, validation)
     (model, held_out) = fitted[0]
+    if most:
+        assert len(model.weight) == most and rows_fitted[0] == most < len(train.samples)
     found = compute_logits(saved.module, saved.transform, data.splits["validation"])
     expected = saved.module.rescale(model(held_out)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())

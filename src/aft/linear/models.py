@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from aft.tasks import TaskKind
 
@@ -20,6 +21,9 @@ STRENGTHS = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-
 """Strengths of the regularization, from strong to weak; 1 / C of scikit-learn's
 `LogisticRegression` and the alpha of `Ridge`."""
 _MOST_ITERATIONS = 100
+_FEWEST_ITERATIONS = 10
+_MOST_WORK = 50_000_000_000
+"""Products of entries and outputs to compute per strength, before iterations are saved."""
 _MOST_HISTORY = 100_000_000
 """Weights of earlier iterations to keep in memory, twice."""
 
@@ -38,6 +42,7 @@ class SparseRows:
         # Autograd would transpose a matrix in every step.
         self.transposed = [[_tensor(factor.T.tocsr()) for factor in factors] for factors in blocks]
         self.widths = [factors[-1].shape[1] for factors in blocks]
+        self.entries = sum(factor.nnz for factors in blocks for factor in factors)
 
     def __matmul__(self, weight: Tensor) -> Tensor:
         """The product with ``weight``, ``(V, C)``."""
@@ -84,12 +89,14 @@ def fit_linear(
     expected: Tensor,
     kind: TaskKind,
     row_weights: Tensor | None = None,
+    progress: bool = False,
 ) -> LinearModel:
     """Fit a linear model whose regularization is chosen on held-out rows.
 
     Minimizes ``sum(loss) + strength / 2 * sum(weight²)`` with L-BFGS, where the loss of a row is
     the cross entropy, the sum over labels of the binary cross entropy, or half the squared error.
-    The strengths of :data:`STRENGTHS` are tried until the loss on the held-out rows increases.
+    The strengths of :data:`STRENGTHS` are tried until the loss on the held-out rows increases. Many
+    rows and outputs get fewer iterations.
 
     Args:
         x: ``(n, V)``.
@@ -99,12 +106,17 @@ def fit_linear(
         expected: Their targets, ``(m, C)``.
         kind: The kind of task.
         row_weights: ``(n,)``; 1 by default.
+        progress: Whether to show a progress bar if it takes more than two seconds.
     """
     weights = torch.ones(len(targets)) if row_weights is None else row_weights
     start = torch.zeros(sum(x.widths), targets.shape[1]), torch.zeros(targets.shape[1])
     best, chosen = float("inf"), LinearModel(*start, STRENGTHS[0])
     model = chosen
-    for strength in STRENGTHS:
+    words = (
+        f"fitting a linear model to TF-IDF vectors: {len(targets):,} rows, {sum(x.widths):,} "
+        f"features, {targets.shape[1]:,} outputs"
+    )
+    for strength in tqdm(STRENGTHS, words, leave=False, delay=2, disable=not progress):
         model = _minimize(x, targets, weights, model, strength, kind)
         loss = float(row_losses(model(held_out), expected, kind).mean())
         if not loss < best:
@@ -155,10 +167,11 @@ def _minimize(
         kind: The kind of task.
     """
     weight, bias = start.weight.clone(), start.bias.clone()
+    most = _MOST_WORK // (x.entries * targets.shape[1] + 1)
     share = strength / float(row_weights.sum())  # the mean over rows has the better scale
     optimizer = torch.optim.LBFGS(
         [weight, bias],
-        max_iter=_MOST_ITERATIONS,
+        max_iter=max(_FEWEST_ITERATIONS, min(_MOST_ITERATIONS, most)),
         history_size=max(2, min(10, _MOST_HISTORY // weight.numel())),
         tolerance_grad=1e-5,
         tolerance_change=1e-9,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,14 @@ class PreparedRows:
     samples: Samples
     transform: Transform
     teachers: Sequence[StoredFeatures] = ()
+
+    def draw(self, number: int) -> PreparedRows:
+        """At most so many random rows."""
+        if number >= len(self.samples):
+            return self
+        rows = np.sort(np.random.default_rng(0).permutation(len(self.samples))[:number])
+        teachers = [replace(one, samples=one.samples.subset(rows)) for one in self.teachers]
+        return replace(self, samples=self.samples.subset(rows), teachers=teachers)
 
 
 def soft_labels_of(loss: nn.Module | None) -> SoftLabelLoss | None:

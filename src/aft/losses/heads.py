@@ -1,20 +1,24 @@
 """Linear heads on stored features: predict a task's labels from the teachers' features.
 
-Each fit is a convex problem solved to its optimum, so the same arguments give the same head.
+Each fit is a convex problem solved to its optimum, so the same arguments give the same head. With
+many classes and rows, logistic regression is fitted as in :mod:`aft.losses.many_classes`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from aft import functional as AF
 from aft.errors import InputError
 from aft.losses.checks import check_choice, describe
+from aft.losses.folds import assign_folds
 from aft.losses.logme import log_me
+from aft.losses.many_classes import fit_many
 from aft.tasks import TaskKind
 
 # From strong to weak; each fit is warm-started from the previous one.
@@ -22,6 +26,11 @@ _STRENGTHS = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
 _STRENGTH_UNCHOSEN = 0.1
 _FOLDS, _FEW_FOLDS = 5, 3
 _MANY_ROWS = 5_000
+MOST_WORK = 500_000_000
+"""Largest product of rows, classes and features for the exact optimum; more rows or classes are
+for :mod:`aft.losses.many_classes`, which takes a time linear in this product."""
+MANY_CLASSES = 50
+"""Fewest classes for that: with few, its likelihood is lower than that of the optimum."""
 _ABSENT = -1e4  # logit of a class without samples: probability 0, but finite
 
 
@@ -41,7 +50,13 @@ class LinearHead(NamedTuple):
 
 
 def fit_task_head(
-    features: Tensor, labels: Tensor, kind: TaskKind, num_outputs: int, seed: int = 0
+    features: Tensor,
+    labels: Tensor,
+    kind: TaskKind,
+    num_outputs: int,
+    seed: int = 0,
+    *,
+    progress: bool = False,
 ) -> LinearHead:
     """Fit the linear head for a kind of task.
 
@@ -52,13 +67,14 @@ def fit_task_head(
             ``regression`` (:func:`fit_ridge`).
         num_outputs: C, the number of classes, labels or targets.
         seed: Seed of the cross-validation folds that choose the regularization.
+        progress: Whether to show a progress bar if it takes more than two seconds.
 
     Raises:
         InputError: If ``kind`` is none of these, or features or labels are invalid.
     """
     check_choice("kind", kind, TaskKind)
     if kind == "classification":
-        return fit_head(features, labels, num_classes=num_outputs, seed=seed)
+        return fit_head(features, labels, num_classes=num_outputs, seed=seed, progress=progress)
     if kind == "regression" and labels.ndim == 1:
         labels = labels[:, None]
     if labels.shape != (len(features), num_outputs):
@@ -67,7 +83,7 @@ def fit_task_head(
             f"{describe(labels)}."
         )
     if kind == "multilabel":
-        return fit_label_heads(features, labels, seed=seed)
+        return fit_label_heads(features, labels, seed=seed, progress=progress)
     return fit_ridge(features, labels)
 
 
@@ -78,12 +94,13 @@ def fit_head(
     num_classes: int | None = None,
     l2: float | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> LinearHead:
     """Fit multinomial logistic regression on stored features: a linear probe.
 
     Minimizes ``mean(cross entropy) + l2 / 2 * sum(weight²)`` with L-BFGS, starting from zero. Every
     dimension is standardized and the bias is not regularized. The same arguments give the same
-    head.
+    head. Beyond :data:`MOST_WORK`, with many classes, it is fitted by :func:`aft.losses.many_classes.fit_many`.
 
     Args:
         features: ``(n, D)``; float64 is computed in float64, all other types in float32.
@@ -95,6 +112,7 @@ def fit_head(
             for more than 5,000 rows). Classes with one row are never held out; if all classes have
             one row, the strength is 0.1. The head is then fitted on all rows.
         seed: Seed of the folds.
+        progress: As in :func:`fit_task_head`.
 
     Raises:
         InputError: If shapes or types do not match, features are NaN or infinite, ``l2`` is not
@@ -102,7 +120,7 @@ def fit_head(
     """
     x = _check_features(features)
     classes, present = _check_classes(labels, x, num_classes)
-    weight, bias, l2 = _fit_logistic(x, classes, classes, l2, seed)
+    weight, bias, l2 = _fit_logistic(x, classes, classes, l2, seed, progress)
     total = num_classes or int(present.max()) + 1
     head_weight = weight.new_zeros((total, x.shape[1])).index_copy(0, present, weight)
     head_bias = bias.new_full((total,), _ABSENT).index_copy(0, present, bias)
@@ -110,7 +128,12 @@ def fit_head(
 
 
 def fit_label_heads(
-    features: Tensor, labels: Tensor, *, l2: float | None = None, seed: int = 0
+    features: Tensor,
+    labels: Tensor,
+    *,
+    l2: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
 ) -> LinearHead:
     """Fit one logistic regression per label of a multi-label task, all with the same strength.
 
@@ -124,6 +147,7 @@ def fit_label_heads(
         l2: As in :func:`fit_head`, chosen by the binary cross entropy of all labels. A label that
             is constant in the training rows of a fold is ignored in this fold.
         seed: Seed of the folds; rows with a rare label are distributed evenly over the folds.
+        progress: As in :func:`fit_task_head`.
 
     Raises:
         InputError: If shapes do not match, labels are not 0 or 1, features are NaN or infinite,
@@ -146,7 +170,7 @@ def fit_label_heads(
     y = y[:, learnable]
     rarest = torch.where(y > 0, share[learnable], 2.0).argmin(dim=1)
     groups = torch.where(y.any(dim=1), rarest, len(learnable))
-    weight, bias, l2 = _fit_logistic(x, y, groups, l2, seed)
+    weight, bias, l2 = _fit_logistic(x, y, groups, l2, seed, progress)
     head_weight = weight.new_zeros((len(share), x.shape[1])).index_copy(0, learnable, weight)
     always = torch.where(share > 0, -_ABSENT, _ABSENT).double()
     head_bias = always.index_copy(0, learnable, bias)
@@ -192,7 +216,7 @@ def fit_ridge(features: Tensor, targets: Tensor) -> LinearHead:
 
 
 def _fit_logistic(
-    x: Tensor, targets: Tensor, groups: Tensor, l2: float | None, seed: int
+    x: Tensor, targets: Tensor, groups: Tensor, l2: float | None, seed: int, progress: bool
 ) -> tuple[Tensor, Tensor, float]:
     """Weights and biases for features that are not standardized, in float64, and the strength.
 
@@ -202,6 +226,7 @@ def _fit_logistic(
         groups: ``(n,)``, strata of the folds.
         l2: The strength; None chooses it by cross-validation.
         seed: Seed of the folds.
+        progress: Whether to show a progress bar.
     """
     if l2 is not None and not l2 > 0:
         raise InputError(f"Expected `l2` to be above 0, but got {l2!r}.")
@@ -213,9 +238,16 @@ def _fit_logistic(
         # n coordinates are enough.
         basis, corner = torch.linalg.qr(rows.T)
         rows = corner.T.contiguous()
-    if l2 is None:
-        l2 = _choose_strength(rows, targets, groups, seed)
-    found = _minimize(rows, targets, _zeros(rows, targets), l2)
+    start = _zeros(rows, targets)
+    words = "fitting a linear model to the teachers' features"
+    words += f": {len(start):,} classes, {len(rows):,} rows"
+    with tqdm(desc=words, unit="fit", leave=False, delay=2, disable=not progress) as bar:
+        if len(start) >= MANY_CLASSES and rows.numel() * len(start) > MOST_WORK:
+            found, l2 = fit_many(rows, targets, groups, l2, seed, bar)
+        else:
+            if l2 is None:
+                l2 = _choose_strength(rows, targets, groups, seed, bar)
+            found = _minimize(rows, targets, start, l2)
     # Back to the features' own scale, in float64: the shift may be much larger than the result.
     weight = found[:, :-1].double()
     if basis is not None:
@@ -231,9 +263,11 @@ def _units(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, varies / torch.where(varies, std, 1.0)
 
 
-def _choose_strength(x: Tensor, targets: Tensor, groups: Tensor, seed: int) -> float:
+def _choose_strength(
+    x: Tensor, targets: Tensor, groups: Tensor, seed: int, bar: tqdm[Any]
+) -> float:
     """The strength with the lowest held-out loss, from strong to weak until the loss increases."""
-    number = _assign_folds(groups.cpu(), _FEW_FOLDS if len(x) > _MANY_ROWS else _FOLDS, seed)
+    number = assign_folds(groups.cpu(), _FEW_FOLDS if len(x) > _MANY_ROWS else _FOLDS, seed)
     folds = range(int(number.max()) + 1)
     if not folds:
         return _STRENGTH_UNCHOSEN
@@ -245,25 +279,12 @@ def _choose_strength(x: Tensor, targets: Tensor, groups: Tensor, seed: int) -> f
         for fold in folds:
             kept, held = number != fold, number == fold
             found[fold] = _minimize(x[kept], targets[kept], found[fold], strength)
+            bar.update()
             loss += float(_sum_loss(x[held], targets[held], found[fold], known=targets[kept]))
             if loss >= best:
                 return chosen
         best, chosen = loss, strength
     return chosen
-
-
-def _assign_folds(groups: Tensor, folds: int, seed: int) -> Tensor:
-    """Fold of each row, stratified by group.
-
-    The only row of a group gets -1 and is never held out, so every class has training rows in
-    every fold. With fewer rows than folds there are fewer folds.
-    """
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
-    order = order[groups[order].argsort(stable=True)]
-    order = order[groups.bincount()[groups[order]] > 1]
-    number = torch.full((len(groups),), -1)
-    number[order] = torch.arange(len(order)) % max(1, min(folds, len(order)))
-    return number
 
 
 def _zeros(x: Tensor, targets: Tensor) -> Tensor:

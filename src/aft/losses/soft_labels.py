@@ -202,6 +202,7 @@ class SoftLabelLoss(HeadLoss):
         num_outputs: int,
         temperature: float = 1.0,
         seed: int = 0,
+        progress: bool = False,
     ) -> SoftLabelLoss:
         """Build the loss for a training set; fits one head on all teachers' stored features.
 
@@ -212,13 +213,14 @@ class SoftLabelLoss(HeadLoss):
             num_outputs: C, the number of classes, labels or targets.
             temperature: See the class.
             seed: Seed of the cross-validation folds that choose the regularization.
+            progress: As in :func:`aft.losses.heads.fit_task_head`.
 
         Raises:
             InputError: As :func:`aft.losses.heads.fit_task_head`.
         """
         dims = infer_teacher_dims(teacher_features)
         features = join_teachers(teacher_features, dims)
-        head = fit_task_head(features, labels, kind, num_outputs, seed)
+        head = fit_task_head(features, labels, kind, num_outputs, seed, progress=progress)
         std = None
         if kind == "regression":
             targets = labels.to(head.weight).reshape(len(labels), num_outputs)

@@ -193,6 +193,7 @@ def make_model(
         saved.task,
         seed=config.seed,
         device=device,
+        progress=config.progress,
     )
     beta, auto, unlabelled = 0.0, 1.0, 0 if pool is None else len(pool.samples)
     if loss is not None:
@@ -208,6 +209,7 @@ def make_model(
         train=train,
         validation=validation,
         class_weights=class_weights,
+        progress=config.progress,
     )
     if alone is not None:
         start(alone)

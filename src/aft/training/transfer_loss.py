@@ -56,6 +56,7 @@ def make_loss(
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    progress: bool = False,
 ) -> nn.Module | None:
     """The transfer loss of a run; None without teachers.
 
@@ -71,6 +72,7 @@ def make_loss(
         task: The task.
         seed: Random seed.
         device: Device to run the student on, for losses that need its initial features.
+        progress: Whether to show a progress bar if fitting the loss takes more than two seconds.
 
     Raises:
         ConfigError: If the loss does not support the task.
@@ -109,7 +111,12 @@ def make_loss(
         return LogitKDLoss.fit(features, labels, num_classes=task.num_outputs, seed=seed)
     if options.loss in SOFT:
         soft = SoftLabelLoss.fit(
-            features, labels, kind=task.kind, num_outputs=task.num_outputs, seed=seed
+            features,
+            labels,
+            kind=task.kind,
+            num_outputs=task.num_outputs,
+            seed=seed,
+            progress=progress,
         )
         if options.loss == "soft-labels":
             return soft
