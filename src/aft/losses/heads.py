@@ -100,7 +100,8 @@ def fit_head(
 
     Minimizes ``mean(cross entropy) + l2 / 2 * sum(weight²)`` with L-BFGS, starting from zero. Every
     dimension is standardized and the bias is not regularized. The same arguments give the same
-    head. Beyond :data:`MOST_WORK`, with many classes, it is fitted by :func:`aft.losses.many_classes.fit_many`.
+    head. Beyond :data:`MOST_WORK`, with many classes, it is fitted by
+    :func:`aft.losses.many_classes.fit_many`.
 
     Args:
         features: ``(n, D)``; float64 is computed in float64, all other types in float32.
