@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from aft.errors import ConfigError
+from aft.errors import AftError, ConfigError, DataError
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -37,3 +39,29 @@ def choose_num_workers(asked: int | None, device: torch.device) -> int:
         return asked
     cores = os.cpu_count() or 1
     return min(4, cores // 4) if device.type == "cpu" else min(8, max(1, cores - 1))
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Turn errors of the processes that read inputs for a DataLoader into one sentence.
+
+    Raises:
+        AftError: The error of an input, without the stack trace of the process.
+        DataError: If a process has ended, for example because the memory was full.
+    """
+    try:
+        yield
+    except AftError as error:
+        kind, text = type(error), str(error)
+        if " in DataLoader worker process " not in text:
+            raise
+        _, _, message = text.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
+        raise kind(message.strip()) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0].rstrip(" .")
+        raise DataError(
+            f"a process that reads inputs has ended ({reason}), perhaps because the memory was "
+            "full: use fewer processes with --num-workers, or none with --num-workers 0"
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
         on_bad_input=config.on_bad_input,
         progress=config.progress,
     )
+    for note in report.notes:
+        print(note, file=sys.stderr)
     samples = match_columns(samples, student.columns)
     device = choose_device(config.device)
     logits = compute_logits(

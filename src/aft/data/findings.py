@@ -29,6 +29,7 @@ class DataReport:
         leaks: Pairs of files with the same content in train and in a held-out split.
         conflicts: Files with the same content in train but different labels.
         duplicates: Number of duplicate rows in train (copies beyond the first).
+        notes: Messages about files and folders of the source that are not read.
     """
 
     bad_inputs: list[tuple[str, str]] = field(default_factory=list)
@@ -43,6 +44,7 @@ class DataReport:
     leaks: list[tuple[str, str]] = field(default_factory=list)
     conflicts: list[tuple[str, ...]] = field(default_factory=list)
     duplicates: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Readable messages, each with a count and the first few files."""
@@ -82,4 +84,4 @@ class DataReport:
             found.append(f"{len(self.conflicts)} inputs in train have conflicting labels: {names}")
         if self.duplicates:
             found.append(f"{self.duplicates} duplicate inputs in train")
-        return found
+        return found + self.notes

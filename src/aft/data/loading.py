@@ -149,7 +149,7 @@ def load_data(
     rows = read_source(source, columns or Columns())
     if not len(rows):
         raise DataError(f"{source} has no rows")
-    report = DataReport()
+    report = DataReport(notes=list(rows.notes))
     empty = missing_labels(rows.labels, len(rows))
     report.unlabelled = int(empty.sum())
     report.unused = rows.unused
@@ -222,6 +222,6 @@ def load_inputs(
     rows = read_source(source, columns or Columns(), labelled=False)
     if not len(rows):
         raise DataError(f"{source} has no rows")
-    report = DataReport()
+    report = DataReport(notes=list(rows.notes))
     everything = np.ones(len(rows), dtype=bool)
     return check_inputs(rows, everything, report, on_bad_input, cache_dir, progress)[1], report

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from aft.backbones.batches import Inputs, collate, to_device
 from aft.data.samples import Samples
+from aft.devices import worker_errors
 from aft.students.student import Student
 
 
@@ -87,7 +88,8 @@ def run_student(
     )
     bar = tqdm(loader, "student", leave=False, delay=1, disable=not progress)
     try:
-        for inputs in bar:
-            yield student(to_device(inputs, device))
+        with worker_errors():
+            for inputs in bar:
+                yield student(to_device(inputs, device))
     finally:
         student.train(was_training)

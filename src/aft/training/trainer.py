@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from aft.backbones.batches import to_device
 from aft.data.samples import Samples
+from aft.devices import worker_errors
 from aft.errors import StudentError
 from aft.linear.rows import PreparedRows
 from aft.metrics import compute_metrics, standard_error
@@ -148,7 +149,7 @@ class Trainer:
             disable=not self.show,
             dynamic_ncols=True,
         )
-        with bar, _stop_signals() as interrupted:
+        with bar, worker_errors(), _stop_signals() as interrupted:
             if state.step == 0:
                 self._evaluate(log)
             for batch in self._batches() if not state.finished else ():

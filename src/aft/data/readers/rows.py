@@ -71,6 +71,7 @@ class Rows:
         split_names: The splits that the source names, including those without rows.
         faults: The faults of rows that could not be read, by position.
         unused: Columns that are not an input, label or split column.
+        notes: Messages about files and folders of the source that are not read.
     """
 
     columns: tuple[InputColumn, ...]
@@ -82,6 +83,7 @@ class Rows:
     split_names: tuple[str, ...] = ()
     faults: dict[int, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, join_rows, rows_of_table
-from aft.data.texts import find_encoding_fault, without_mark
+from aft.data.texts import find_encoding_fault, find_pointer, without_mark
 from aft.errors import DataError
 
 if TYPE_CHECKING:
@@ -81,11 +81,12 @@ def _read(path: Path, request: Request) -> _Table:
 
     end = path.suffix.lower()
     try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+        if fault := find_pointer(start) if end == ".parquet" else find_encoding_fault(start):
+            raise DataError(f"cannot read the table {path}: {fault}")
         if end == ".parquet":
             return _read_parquet(path, request)
-        with path.open("rb") as file:
-            if fault := find_encoding_fault(file.read(1024)):
-                raise DataError(f"cannot read the table {path}: {fault}")
         if end in (".csv", ".tsv"):
             return _read_csv(path, request, "\t" if end == ".tsv" else ",")
         if end == ".json":
