@@ -45,23 +45,22 @@ def choose_num_workers(asked: int | None, device: torch.device) -> int:
 def worker_errors() -> Iterator[None]:
     """Turn errors of the processes that read inputs for a DataLoader into one sentence.
 
+    That a process has ended is raised anywhere in the code that runs meanwhile.
+
     Raises:
         AftError: The error of an input, without the stack trace of the process.
         DataError: If a process has ended, for example because the memory was full.
     """
     try:
         yield
-    except AftError as error:
+    except (AftError, RuntimeError, ConnectionError, EOFError) as error:
         kind, text = type(error), str(error)
-        if " in DataLoader worker process " not in text:
-            raise
-        _, _, message = text.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
-        raise kind(message.strip()) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0].rstrip(" .")
-        raise DataError(
-            f"a process that reads inputs has ended ({reason}), perhaps because the memory was "
-            "full: use fewer processes with --num-workers, or none with --num-workers 0"
-        ) from None
+        if isinstance(error, ConnectionError | EOFError) or "DataLoader worker (pid" in text:
+            raise DataError(
+                f"a process that reads inputs has ended ({text}), perhaps because the memory was "
+                "full: use fewer with --num-workers, or none with --num-workers 0"
+            ) from None
+        if issubclass(kind, AftError) and " in DataLoader worker process " in text:
+            _, _, message = text.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
+            raise kind(message.strip()) from None
+        raise

@@ -18,7 +18,7 @@ from aft.backbones.batches import PADDING, Inputs, collate, to_device
 from aft.backbones.preprocessing import Transform
 from aft.backbones.tokenization import Tokenization
 from aft.data.samples import Samples
-from aft.devices import choose_num_workers, worker_errors
+from aft.devices import choose_num_workers
 from aft.errors import AftError, TeacherError
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.teacher import Teacher
@@ -164,14 +164,13 @@ def _run_over_inputs(
     )
     module = teacher.module.eval().to(how.device)
     start = 0
-    with worker_errors():
-        for batch in loader:
-            part = rows[start : start + how.batch_size]
-            start += how.batch_size
-            lacking = how.batch_size - len(batch)
-            if lacking:
-                batch = torch.cat([batch, batch[-1:].expand(lacking, *batch.shape[1:])])
-            yield part, _forward(teacher, module, batch, how)[: len(part)]
+    for batch in loader:
+        part = rows[start : start + how.batch_size]
+        start += how.batch_size
+        lacking = how.batch_size - len(batch)
+        if lacking:
+            batch = torch.cat([batch, batch[-1:].expand(lacking, *batch.shape[1:])])
+        yield part, _forward(teacher, module, batch, how)[: len(part)]
 
 
 @torch.inference_mode()

@@ -32,6 +32,7 @@ class Prepared(Dataset[Inputs]):
         return self.transform(self.samples.input(index))
 
 
+@worker_errors()
 def compute_logits(
     student: Student | nn.Module,
     transform: Callable[[Any], Inputs],
@@ -88,8 +89,7 @@ def run_student(
     )
     bar = tqdm(loader, "student", leave=False, delay=1, disable=not progress)
     try:
-        with worker_errors():
-            for inputs in bar:
-                yield student(to_device(inputs, device))
+        for inputs in bar:
+            yield student(to_device(inputs, device))
     finally:
         student.train(was_training)

@@ -127,6 +127,7 @@ class Trainer:
         """Path of the best weights of the student that learns from the labels alone."""
         return self.folder / BEST_ALONE
 
+    @worker_errors()
     def fit(self, log: RunLog) -> Progress:
         """Train until the last step or early stopping, then load the best weights.
 
@@ -149,7 +150,7 @@ class Trainer:
             disable=not self.show,
             dynamic_ncols=True,
         )
-        with bar, worker_errors(), _stop_signals() as interrupted:
+        with bar, _stop_signals() as interrupted:
             if state.step == 0:
                 self._evaluate(log)
             for batch in self._batches() if not state.finished else ():
