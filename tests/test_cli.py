@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from aft.config import commands as configs
 from aft.config.parsing import arrange, make_parser, parse_flags
 from aft.errors import ConfigError
 from aft.features.shards import map_shard
+from aft.training.trainer import Trainer
 from helpers.errors import says
 
 Folder = Callable[..., Path]
@@ -349,6 +352,91 @@ def cpu_seconds(*arguments: str) -> float:
 def test_a_mistake_is_said_as_fast_as_the_help() -> None:
     cpu_seconds("--version")  # writes the bytecode, where it is missing
     assert cpu_seconds("train", *MISTAKES["data"]) <= 1.6 * cpu_seconds("--help")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_picture_that_vanishes_while_training(
+    tiny: list[object], capsys: Capture, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    fit = Trainer.fit
+
+    def fit_without_squares(*arguments: Any) -> Any:
+        for picture in Path(str(tiny[1])).rglob("train/square/*.png"):
+            picture.unlink()
+        return fit(*arguments)
+
+    monkeypatch.setattr(Trainer, "fit", fit_without_squares)
+    assert run("train", *tiny, "--num-workers", num_workers) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert "train/square/" in error[-1] and not any("Traceback" in line for line in error)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_characters_that_the_console_lacks(
+    picture_folder: Folder, encoding: str, flags: tuple[str, ...]
+) -> None:
+    root = picture_folder(train=4, test=0) / "train"
+    for shape, name in (("circle", "\u732b"), ("square", "\U0001f600"), ("triangle", "\xe9")):
+        (root / shape).rename(root / name)
+    command = [sys.executable, "-m", "aft", "inspect", "--data", str(root), *flags]
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    out = done.stdout.decode(encoding)
+    if flags:
+        counts = json.loads(out)["data"]["rows_per_class"]["train"]
+        assert counts.keys() == {"\u732b", "\U0001f600", "\xe9"}
+    else:
+        assert ("\u732b" if encoding == "utf-8" else "\\u732b") in out
+
+
+OUTPUTS = {
+    "train": ("--data", "d.csv", "--student", "small:ngrams", "--out"),
+    "compare": ("--data", "d.csv", "--student", "small:ngrams", "--teachers", "st:x", "--out"),
+    "score": ("--data", "d.csv", "--teachers", "st:x", "--out"),
+    "predict": ("--run", "run", "--data", "d.csv", "--out"),
+    "extract": ("--data", "d.csv", "--teachers", "st:x", "--features"),
+    "inspect": ("--data", "d.csv", "--ids"),
+    "demo": ("--out",),
+}
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+@pytest.mark.parametrize("problem", ["file", "read-only", "missing"])
+def test_outputs_are_checked_before_anything_is_computed(
+    command: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("d.csv").write_text("text,label\na,b\n")
+    folder = tmp_path / "place"
+    if problem == "file":
+        folder.write_text("x")
+    elif problem == "read-only":
+        folder.mkdir()
+        access = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: path != folder and access(path, mode))
+    else:
+        (tmp_path / "lost").symlink_to("nowhere")
+        folder = tmp_path / "lost"
+    out = folder / "x.csv"
+    done: list[object] = []
+    for name in ("load_inputs", "load_data"):
+        monkeypatch.setattr(f"aft.data.loading.{name}", lambda *_, **__: done.append(1))
+    assert run(command, *OUTPUTS[command], out) == 1
+    error = capsys.readouterr().err
+    assert OUTPUTS[command][-1] in error and str(folder) in error and len(error.splitlines()) == 1
+    assert not done and not out.exists()
+
+
+def test_an_output_of_the_wrong_kind(tmp_path: Path, tiny: list[object], capsys: Capture) -> None:
+    (tmp_path / "p.csv").mkdir()
+    flags = ("--run", "run", "--data", tiny[1], "--overwrite", "--out")
+    assert run("predict", *flags, tmp_path / "p.csv") == 1
+    assert str(tmp_path / "p.csv") in capsys.readouterr().err
+    for name in ("a\0b", "caf\udce9"):
+        assert run("train", *tiny, "--out", tmp_path / name) == 1
+        assert "--out" in capsys.readouterr().err
 
 
 def test_the_command_is_installed() -> None:

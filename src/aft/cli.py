@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import json
 import os
 import sys
@@ -74,6 +75,9 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files and classes may be any characters
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -116,8 +120,7 @@ def _run(name: str, arguments: list[str]) -> int:
     if os.environ.get("RANK", "0") != "0":  # with torchrun, only rank 0 prints
         return 0
     if as_json:
-        values = strict_json(command.as_json(result))
-        print(json.dumps(values, ensure_ascii=False, default=str))
+        print(json.dumps(strict_json(command.as_json(result)), default=str))
     else:
         print(command.show(result))
     return 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from aft.errors import ConfigError
+from aft.errors import AftError, ConfigError, DataError
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -37,3 +39,28 @@ def choose_num_workers(asked: int | None, device: torch.device) -> int:
         return asked
     cores = os.cpu_count() or 1
     return min(4, cores // 4) if device.type == "cpu" else min(8, max(1, cores - 1))
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Turn errors of the processes that read inputs for a DataLoader into one sentence.
+
+    That a process has ended is raised anywhere in the code that runs meanwhile.
+
+    Raises:
+        AftError: The error of an input, without the stack trace of the process.
+        DataError: If a process has ended, for example because the memory was full.
+    """
+    try:
+        yield
+    except (AftError, RuntimeError, ConnectionError, EOFError) as error:
+        kind, text = type(error), str(error)
+        if isinstance(error, ConnectionError | EOFError) or "DataLoader worker (pid" in text:
+            raise DataError(
+                f"a process that reads inputs has ended ({text}), perhaps because the memory was "
+                "full: use fewer with --num-workers, or none with --num-workers 0"
+            ) from None
+        if issubclass(kind, AftError) and " in DataLoader worker process " in text:
+            _, _, message = text.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
+            raise kind(message.strip()) from None
+        raise

@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aft.paths import read_file
+
 ID_BYTES = 16
+CACHE_FILE = "files.sqlite"
+"""Cache of the ids of files, in the cache folder."""
 _CHUNK = 256
 _RECENT_SECONDS = 2.0
 
@@ -69,6 +74,8 @@ def identify(
 ) -> Iterator[Identified]:
     """Yield the id and fault of each input, in order; cached files that are unchanged are not read.
 
+    Files with a fault are not cached: the fault may be one of the disk or of the installed decoder.
+
     Args:
         inputs: File paths (str) or contents (bytes).
         find_fault: Returns what is wrong with a content, or None.
@@ -76,7 +83,7 @@ def identify(
     """
     source = iter(inputs)
     workers = min(8, os.cpu_count() or 1)
-    cache = _IdCache.open((cache_dir or default_cache_dir()) / "files.sqlite")
+    cache = _IdCache((cache_dir or default_cache_dir()) / CACHE_FILE)
     with ThreadPoolExecutor(workers) as pool, closing(cache):
         while chunk := list(islice(source, _CHUNK)):
             keys = [_Key.of(item) if isinstance(item, str) else None for item in chunk]
@@ -86,78 +93,112 @@ def identify(
                 index: int,
                 chunk: list[str | bytes] = chunk,
                 keys: list[_Key | None] = keys,
-                known: dict[_Key, Identified] = known,
+                known: dict[_Key, bytes] = known,
             ) -> Identified:
                 key, item = keys[index], chunk[index]
                 if key is not None and key in known:
-                    return known[key]
+                    return Identified(known[key], None)
                 try:
-                    content = Path(item).read_bytes() if isinstance(item, str) else item
+                    content = read_file(item) if isinstance(item, str) else item
+                    return Identified(content_id(content), find_fault(content))
                 except OSError as error:
                     return Identified(content_id(b""), error.strerror or str(error))
-                return Identified(content_id(content), find_fault(content))
+                except MemoryError:
+                    return Identified(content_id(b""), "not enough memory to decode it")
 
             found = list(pool.map(check, range(len(chunk))))
             cache.save(
-                {k: f for k, f in zip(keys, found, strict=True) if k is not None and k not in known}
+                {
+                    key: one.sample_id
+                    for key, one in zip(keys, found, strict=True)
+                    if key is not None and key not in known and one.fault is None
+                }
             )
             yield from found
 
 
 class _Key(NamedTuple):
-    path: str
-    size: int
-    modified: int  # nanoseconds
+    """A file as it was when its id was computed."""
+
+    path: bytes
+    signature: str
+    """Size, inode, and times of modification and change: two files that are exchanged, or one that
+    is replaced and gets the old time, have another inode or time of change."""
+    changed: int
+    """The later of the two times, in nanoseconds."""
 
     @classmethod
     def of(cls, path: str) -> _Key | None:
         try:
             status = os.stat(path)
-        except OSError:
+        except (OSError, ValueError):
             return None
-        return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+        times = (status.st_mtime_ns, status.st_ctime_ns)
+        signature = f"{status.st_size} {status.st_ino} {times[0]} {times[1]}"
+        return cls(os.fsencode(os.path.abspath(path)), signature, max(times))
 
 
 class _IdCache:
-    """A SQLite cache of ids by path, size and modification time; in memory if opening fails."""
+    """A SQLite cache of ids by path and signature. If it cannot be used, nothing is cached."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    @classmethod
-    def open(cls, path: Path) -> _IdCache:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.connection: sqlite3.Connection | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=30)
-            connection.execute("SELECT count(*) FROM sqlite_master")
-        except (OSError, sqlite3.Error):  # read-only home or full disk: nothing is cached
-            connection = sqlite3.connect(":memory:")
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, "
-            "modified INTEGER, sample_id BLOB, fault TEXT) WITHOUT ROWID"
+            self.connection = sqlite3.connect(path, timeout=5)
+        except (OSError, sqlite3.Error) as error:
+            _say_not_cached(path, error)
+        self._execute("DROP TABLE IF EXISTS files")  # of earlier versions, without inodes
+        self._execute(
+            "CREATE TABLE IF NOT EXISTS ids (path BLOB PRIMARY KEY, signature TEXT, "
+            "sample_id BLOB) WITHOUT ROWID"
         )
-        return cls(connection)
 
-    def load(self, keys: list[_Key]) -> dict[_Key, Identified]:
-        rows = self.connection.execute(
-            "SELECT path, size, modified, sample_id, fault FROM files "
-            f"WHERE path IN ({','.join('?' * len(keys))})",
-            [key.path for key in keys],
+    def load(self, keys: list[_Key]) -> dict[_Key, bytes]:
+        rows = self._execute(
+            "SELECT path, signature, sample_id FROM ids "
+            f"WHERE path IN ({','.join('?' * len(keys))}) AND length(sample_id) = {ID_BYTES}",
+            [[key.path for key in keys]],
         )
-        found = {_Key(row[0], row[1], row[2]): Identified(row[3], row[4]) for row in rows}
-        return {key: found[key] for key in keys if key in found}
+        found = {(path, signature): sample_id for path, signature, sample_id in rows}
+        return {key: found[key[:2]] for key in keys if isinstance(found.get(key[:2]), bytes)}
 
-    def save(self, found: dict[_Key, Identified]) -> None:
+    def save(self, found: dict[_Key, bytes]) -> None:
         # A file written just now may change again within the resolution of the clock.
         before = (time.time() - _RECENT_SECONDS) * 1e9
-        rows = [(*key, *value) for key, value in found.items() if key.modified < before]
+        rows = [(*key[:2], found[key]) for key in found if key.changed < before]
+        self._execute("INSERT OR REPLACE INTO ids VALUES (?, ?, ?)", rows)
+
+    def _execute(self, statement: str, rows: Sequence[Sequence[Any]] = ((),)) -> list[Any]:
+        """The results for all rows; without a connection, or after an error, none."""
+        found: list[Any] = []
         try:
-            with self.connection:
-                self.connection.executemany(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows
-                )
-        except sqlite3.Error:  # a full disk makes runs slower but must not stop them
-            pass
+            if self.connection is not None:
+                with self.connection:
+                    for row in rows:
+                        found += self.connection.execute(statement, row).fetchall()
+        except sqlite3.Error as error:
+            _say_not_cached(self.path, error)
+            self.close()
+            return []
+        return found
 
     def close(self) -> None:
-        self.connection.close()
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = None
+
+
+_said: set[Path] = set()
+
+
+def _say_not_cached(path: Path, error: Exception) -> None:
+    """Say once that a cache cannot be used."""
+    if path not in _said:
+        _said.add(path)
+        print(
+            f"ids of files are not cached, so every run reads all files again: cannot use {path} "
+            f"({error}). Make it writable, or delete it",
+            file=sys.stderr,
+        )

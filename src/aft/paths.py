@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,38 @@ LOCK = ".lock"
 """Name of the file that a command locks in the folder that it writes to."""
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 """File extensions of tables."""
+LEFTOVERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
+"""Folders that zip programs, network drives and Windows leave behind."""
+MOST_BYTES = 2**30
+"""Largest file of one image or text."""
+
+
+def read_file(path: str | Path) -> bytes:
+    """Read the file of an image or text; never a pipe or a device, which may have no end.
+
+    Raises:
+        OSError: If it is not a file, larger than `MOST_BYTES`, or cannot be read.
+    """
+    try:
+        status = os.stat(path)
+    except ValueError as error:  # a NUL character, or one that no file name can have
+        raise OSError(errno.EINVAL, f"not a file name ({error})") from None
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a file")
+    if status.st_size > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"{status.st_size:,} bytes; expected at most {MOST_BYTES:,}")
+    # A file of size 0 may be one of the system, such as /proc/kmsg, which never ends.
+    return Path(path).read_bytes() if status.st_size else b""
+
+
+def printable(path: str | Path) -> str:
+    r"""A path as text, with the bytes that are not UTF-8 escaped, as in ``caf\xe9.png``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def is_utf8(path: str | Path) -> bool:
+    """Whether a path is UTF-8 text, as files that name it must be."""
+    return printable(path) == str(path)
 
 
 def find_source(source: str) -> Path | None:
@@ -26,9 +60,13 @@ def find_source(source: str) -> Path | None:
     Raises:
         DataError: If the source looks like a path but does not exist.
     """
+    if not is_utf8(source) or "\0" in source:
+        raise DataError(f"the path {source!r} is not UTF-8 text; rename the file or folder")
     path = Path(source).expanduser()
     if path.is_dir() or path.is_file():
         return path
+    if path.exists():
+        raise DataError(f"expected a file or folder, got a pipe, socket or device: {source}")
     looks_like_path = source.startswith((".", "/", "~")) or source.endswith(("/", *TABLES, ".txt"))
     if looks_like_path or source.count("/") > 1 or (os.sep == "\\" and "\\" in source):
         raise DataError(f"no such file or folder: {source} (current folder: {Path.cwd()})")
@@ -101,3 +139,26 @@ def check_own_folder(out: Path, what: str, *markers: str) -> bool:
     if not all((out / marker).is_file() for marker in markers):
         raise ConfigError(f"{out} exists but is not a {what} of aft; use another --out")
     return True
+
+
+def check_writable(path: Path, option: str, is_file: bool = False) -> None:
+    """Check, without writing, that a file or folder can be made or written.
+
+    Args:
+        path: The file or folder.
+        option: The option that names it, for error messages.
+        is_file: Whether it is a file.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    try:
+        if not is_utf8(path) or "\0" in str(path):
+            raise ValueError("it is not UTF-8 text")
+        there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+        if there.is_dir() == (is_file and there == path):
+            raise ValueError(f"{there} is {'a' if there.is_dir() else 'not a'} folder")
+        if not os.access(there, os.W_OK):
+            raise ValueError(f"no permission to write {there}")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{option} {str(path)!r} cannot be written: {error}") from None

@@ -14,7 +14,7 @@ from PIL import Image
 from aft.data.loading import load_data, load_inputs
 from aft.data.readers.find_columns import Columns
 from aft.errors import DataError
-from aft.ids import content_id, identify
+from aft.ids import content_id
 from aft.tasks import Task
 from helpers.errors import says
 
@@ -325,61 +325,6 @@ class TestTasks:
         with pytest.raises(DataError) as error:
             read(picture_folder(), known_task=known, for_training=False)
         assert says(error.value, "'triangle'", "2 known classes", "circle, square")
-
-
-class TestIdCache:
-    def test_cached_files_are_not_read_again(self, tmp_path: Path) -> None:
-        file = tmp_path / "picture"
-        file.write_bytes(b"first")
-        os.utime(file, (1, 1))
-        checked: list[bytes] = []
-
-        def check(content: bytes) -> None:
-            checked.append(content)
-
-        first = list(identify([str(file)], check, tmp_path))
-        assert list(identify([str(file)], check, tmp_path)) == first and checked == [b"first"]
-        file.write_bytes(b"other")
-        os.utime(file, (2, 2))
-        assert list(identify([str(file)], check, tmp_path)) != first
-        assert checked == [b"first", b"other"]
-
-    def test_a_damaged_cache_is_ignored(self, tmp_path: Path) -> None:
-        (tmp_path / "files.sqlite").write_bytes(b"this is not a database" * 100)
-        found = list(identify([b"content"], lambda _: None, tmp_path))
-        assert found[0].sample_id == content_id(b"content")
-
-
-class TestImages:
-    @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
-    def test_every_mode_becomes_rgb(self, mode: str, tmp_path: Path) -> None:
-        from aft.data.images import find_fault, open_image
-
-        grey = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
-        if mode == "I;16":
-            image = Image.fromarray(grey.astype(np.uint16) * 257)
-        else:
-            image = Image.fromarray(grey).convert(mode)
-        path = tmp_path / ("a.tif" if mode in ("F", "I", "I;16", "CMYK") else "a.png")
-        image.save(path)
-        opened = np.asarray(open_image(path))
-        assert opened.shape == (8, 8, 3) and find_fault(path.read_bytes()) is None
-        if mode != "1":
-            assert np.abs(opened[..., 0].astype(int) - grey).max() <= 2
-
-    def test_transparency_becomes_white(self, tmp_path: Path) -> None:
-        from aft.data.images import open_image
-
-        Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.png")
-        assert np.asarray(open_image(tmp_path / "a.png")).min() == 255
-
-    def test_rotation_is_applied(self, tmp_path: Path) -> None:
-        from aft.data.images import open_image
-
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
-        assert open_image(tmp_path / "a.jpg").size == (4, 8)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -188,6 +190,24 @@ class TestRealData:
         assert torch.equal(store.gather(samples.ids), features)
         assert np.all(verify_features(store, table, samples, k=3).cosines == 1)
 
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_replaced_while_it_runs(self, samples, tmp_path, num_workers):
+        """The features of a new picture never get the id of the old one."""
+        own = [samples.values[0][i]["value"] for i in range(len(samples))]
+        new, old = Path(own[0]), Path(own[-1])
+
+        def replace(pixels):
+            old.write_bytes(new.read_bytes())
+            return pixels[:, :, 0, 0]
+
+        teacher = stand_in(_Function(replace), 4, lambda image: torch.ones(4, 1, 1))
+        options = {"batch_size": 1, "num_workers": num_workers, "progress": False}
+        with pytest.raises(DataError) as error:
+            extract_features(teacher, samples, tmp_path / "features", **options)
+        assert says(error.value, old) and len(str(error.value).splitlines()) == 1
+        store = FeatureStore.open(tmp_path / "features", store_identity(teacher))
+        assert store.missing(samples.ids).tolist() == [False] * (len(samples) - 1) + [True]
+
 
 class _Function(nn.Module):
     def __init__(self, function):
@@ -205,6 +225,13 @@ def _fail_at_17(image):
     return pixels
 
 
+def _die_at_17(image):
+    pixels = preprocess(image)
+    if pixels[2] == 17:
+        os.kill(os.getpid(), signal.SIGKILL)  # as when the memory is full
+    return pixels
+
+
 class TestErrors:
     @pytest.mark.parametrize("num_workers", [0, 1])
     def test_failing_preprocessing_names_the_file(self, tmp_path, num_workers):
@@ -213,6 +240,14 @@ class TestErrors:
         with pytest.raises(TeacherError, match=r"^picture-17\.png:.*ZeroDivisionError: by zero$"):
             extract(teacher, range(30), tmp_path, batch_size=5, num_workers=num_workers)
         assert len(FeatureStore.open(tmp_path, teacher.identity)) == 15  # three whole batches
+
+    def test_a_worker_process_that_is_killed(self, tmp_path):
+        module = _Function(lambda pixels: features_of(pixels[:, 2, 0, 0], 4))
+        teacher = stand_in(module, 4, _die_at_17)
+        with pytest.raises(DataError) as error:
+            extract(teacher, range(30), tmp_path, batch_size=5, num_workers=1)
+        assert says(error.value, "--num-workers 0")
+        assert len(str(error.value).splitlines()) == 1
 
     def test_unreadable_input_keeps_its_own_words(self, tmp_path):
         class Samples(NumberedSamples):

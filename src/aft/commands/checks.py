@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from aft.backbones.specs import Spec, split_column
 from aft.config import commands as configs
 from aft.config.groups import ALONE, LEFT_OUT, NOTHING, VARIANTS, LossOptions, Options
 from aft.errors import ConfigError
-from aft.paths import find_source
+from aft.paths import check_writable, find_source
 
 
 def check(config: Options) -> None:
     """Check paths, the form of model specifications, and options that exclude each other.
+
+    Nothing is computed before a folder or file to write is known to be writable.
 
     Raises:
         AftError: If an option is invalid.
     """
     for source in _sources(config):
         find_source(source)
+    _check_outputs(config)
     for text in (*getattr(config, "teachers", ()), *getattr(config, "student", ())):
         Spec.parse(split_column(text)[1])
     if isinstance(config, configs.TrainConfig):
@@ -43,6 +47,18 @@ def _sources(config: Options) -> list[str]:
         return []
     found = [getattr(config, "data", None), getattr(config, "unlabelled", None)]
     return [source for source in found if source not in (None, LEFT_OUT, NOTHING)]
+
+
+def _check_outputs(config: Options) -> None:
+    """Check that what the command writes can be written; without --out, in the usual folder."""
+    if hasattr(config, "out"):
+        is_file = isinstance(config, configs.PredictConfig)
+        check_writable(config.out or Path("runs"), "--out", is_file)
+    if isinstance(config, configs.InspectConfig):
+        if config.ids is not None:
+            check_writable(config.ids, "--ids", is_file=True)
+    elif (features := getattr(config, "features", None)) and not features.is_dir():
+        check_writable(features, "--features")  # an existing one may be complete, and only be read
 
 
 def _check_train(config: configs.TrainConfig) -> None:

@@ -62,6 +62,8 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     config = resolve(EvaluateConfig, config, options)
     student = SavedStudent.load(config.run, config.trust_remote_code)
     data = _load(config, student)
+    for note in data.report.notes:
+        print(note, file=sys.stderr)
     name: str = config.split or next(s for s in ORDER if s in data.splits)
     if name not in data.splits:
         there = ", ".join(data.splits)

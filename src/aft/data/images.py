@@ -1,4 +1,4 @@
-"""Read images: any format that Pillow supports, converted to upright RGB."""
+"""Read images of the usual formats, converted to upright RGB."""
 
 from __future__ import annotations
 
@@ -6,36 +6,69 @@ import io
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import cast
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from aft.data.texts import find_pointer
 from aft.errors import DataError
+from aft.paths import read_file
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Formats to read, by Pillow's names. Pillow opens others by starting a program (EPS, PDF)."""
+MOST_RATIO = 1000
+"""Largest ratio of the sides. Resizing a longer strip to a model's height needs too much memory."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How to turn an image upright, by its EXIF orientation."""
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """File extensions that Pillow can open, in lower case with the dot."""
+    """File extensions of the formats, in lower case with the dot."""
     extensions = Image.registered_extensions()
-    return frozenset(end for end, kind in extensions.items() if kind in Image.OPEN) - {".pdf"}
+    known = {*_formats(), "MPO"}
+    return frozenset(end for end, kind in extensions.items() if kind in known)
 
 
-def open_image(source: str | Path | bytes) -> Image.Image:
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that the installed Pillow opens; it reads MPO as a kind of JPEG."""
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
+
+
+def open_image(source: str | Path | bytes, name: str = "the embedded image") -> Image.Image:
     """Decode an image file (a path or its bytes) to RGB.
 
     EXIF rotation is applied, transparent images are composited on white, 16-bit grey is scaled to
     8 bits, and the first frame of an animation is used.
 
+    Args:
+        source: A path, or the content of a file.
+        name: The name of a content in error messages.
+
     Raises:
         DataError: If the file is missing, empty, truncated, too large or not an image.
     """
-    name = "the embedded image" if isinstance(source, bytes) else str(source)
+    name = name if isinstance(source, bytes) else str(source)
     try:
+        content = source if isinstance(source, bytes) else read_file(source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read {name} as an image: {error}") from None
+            with _open(content) as image:
+                image.load()
+                return _to_rgb(_turn_upright(image))
+    except Exception as error:  # decoders raise many types of errors on damaged files
+        raise DataError(f"cannot read {name} as an image: {_explain(error)}") from None
 
 
 def find_fault(content: bytes) -> str | None:
@@ -46,20 +79,52 @@ def find_fault(content: bytes) -> str | None:
     if not content:
         return "the file is empty"
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with _open(content) as image:
             image.draft("RGB", (32, 32))
             image.load()
-    except UnidentifiedImageError:
-        return "not an image that Pillow can read"
-    except Exception as error:  # decoders raise many types of errors on damaged files
-        return f"{type(error).__name__}: {error}"
+            _to_rgb(image if image.mode in ("I", "F") else image.crop((0, 0, 1, 1)))
+    except MemoryError:  # no fault of the image
+        raise
+    except Exception as error:
+        return find_pointer(content) or _explain(error)
     return None
 
 
+def _open(content: bytes) -> Image.Image:
+    """Read the header of an image, and check its size before any pixel is decoded."""
+    image = Image.open(io.BytesIO(content), formats=_formats())
+    short, long = sorted(image.size)
+    if long > MOST_RATIO * short:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels; expected sides of at most 1 to {MOST_RATIO}"
+        )
+    return image
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"not an image in one of the formats {', '.join(_formats())}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
+    except Exception:  # damaged EXIF data, on which the pixels do not depend
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F"):  # 32 bits: other ranges than those of 8 or 16 bits become black
+        low, high = cast("tuple[float, float]", image.getextrema())
+        if not (0 <= low <= high <= 65535 and (image.mode == "I" or 1 < high <= 255 or high == 0)):
+            raise ValueError(f"pixel values from {low:g} to {high:g}; convert it to 8 or 16 bits")
     if image.mode.startswith("I;16") or image.mode == "I":
-        high = 65535.0 if image.mode.startswith("I;16") or image.getextrema()[1] > 255 else 255.0  # type: ignore[operator]
-        image = image.convert("F").point(lambda value: value * (255.0 / high) + 0.0).convert("L")
+        most = 65535.0 if image.mode.startswith("I;16") or high > 255 else 255.0
+        image = image.convert("F").point(lambda value: value * (255.0 / most) + 0.0).convert("L")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -14,7 +14,8 @@ from aft.data.readers.find_columns import InputColumn, match_names
 from aft.data.readers.rows import VALUE
 from aft.data.texts import read_text
 from aft.errors import ConfigError, DataError
-from aft.ids import ID_BYTES, join_ids
+from aft.ids import CACHE_FILE, ID_BYTES, content_id, default_cache_dir, join_ids
+from aft.paths import read_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,7 +33,7 @@ class Samples:
     Attributes:
         columns: The input columns, each with images or texts.
         parts: Content ids of the values, shape ``(n, num_columns, 16)``, uint8; zeros where a
-            value is missing.
+            value is missing. Views have ids of their own.
         present: Mask of the values that are not missing, shape ``(n, num_columns)``.
         ids: Content ids of the samples, shape ``(n, 16)``, uint8: the id of the only column, or
             computed from the ids of the parts.
@@ -41,6 +42,8 @@ class Samples:
             regression ``(n, num_targets)`` float32; None without labels.
         view: The function that :meth:`input` applies to every value, see :mod:`aft.data.views`;
             None returns values unchanged.
+        contents: Ids of the contents that values are read from: those of `parts`, but for views
+            the ids of the original values.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Samples:
         splits: NDArray[np.str_],
         labels: NDArray[Any] | None = None,
         view: View | None = None,
+        contents: NDArray[np.uint8] | None = None,
     ) -> None:
         self.columns = tuple(columns)
         self.values = tuple(values)
@@ -63,6 +67,7 @@ class Samples:
         self.splits = splits
         self.labels = labels
         self.view = view
+        self.contents = parts if contents is None else contents
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,6 +81,9 @@ class Samples:
         """The decoded RGB image or the text of a sample; None if it is missing.
 
         With several columns, a dictionary of the values by column name.
+
+        Raises:
+            DataError: If an image cannot be read, or is no longer the one whose id is stored.
         """
         if len(self.columns) == 1:
             return self._value(index, 0)
@@ -93,7 +101,17 @@ class Samples:
             return read_text(value) if isinstance(value, bytes) else str(value)
         source = image_source(value)
         assert source is not None
-        return open_image(source)
+        name = source if isinstance(source, str) else self.files[index]
+        try:
+            content = read_file(source) if isinstance(source, str) else source
+        except OSError as error:
+            raise DataError(f"cannot read {name}: {error.strerror or error}") from None
+        if content_id(content) != self.contents[index, column].tobytes():
+            raise DataError(
+                f"{name} has changed since its id was computed: run the command again. If this "
+                f"comes back, delete {default_cache_dir() / CACHE_FILE}"
+            )
+        return open_image(content, name)
 
     @property
     def keys(self) -> NDArray[Any]:
@@ -112,6 +130,7 @@ class Samples:
             self.splits[chosen],
             None if self.labels is None else self.labels[chosen],
             self.view,
+            self.contents[chosen],
         )
 
     def only(self, *names: str) -> Samples:
@@ -147,6 +166,7 @@ class Samples:
             self.splits,
             self.labels,
             self.view,
+            self.contents[:, some],
         )
 
 

@@ -9,6 +9,7 @@ _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _CHECKED_BYTES = 1024
 NOT_UTF_8 = "not UTF-8 (perhaps Latin-1)"
 """How the fault of a text with bytes of another encoding begins."""
+_POINTER = b"version https://git-lfs.github.com/"
 
 
 def read_text(content: bytes) -> str:
@@ -50,11 +51,21 @@ def find_fault(content: bytes) -> str | None:
 
 
 def find_encoding_fault(start: bytes) -> str | None:
-    """Return a message if a file that starts with these bytes is UTF-16 or UTF-32, else None."""
+    """Return a message if a file that starts with these bytes is UTF-16 or UTF-32, else None.
+
+    A pointer of Git LFS, which stands for another file, has a message too.
+    """
     odd, even = start[1:_CHECKED_BYTES:2], start[:_CHECKED_BYTES:2]
     many_zeros = max(odd.count(0), even.count(0)) > len(start[:_CHECKED_BYTES]) // 4
     if start.startswith(_UTF_16_MARKS) or (len(start) > 3 and many_zeros):
         return "the encoding is UTF-16 or UTF-32; convert the file to UTF-8"
+    return find_pointer(start)
+
+
+def find_pointer(start: bytes) -> str | None:
+    """Return a message if a file that starts with these bytes is a pointer of Git LFS."""
+    if start.startswith(_POINTER):
+        return "only a pointer of Git LFS; run git lfs pull in its folder to get the file"
     return None
 
 

@@ -91,6 +91,7 @@ def read_named(
     except DataError as error:
         raise DataError(f"--unlabelled {source}: {error}") from None
     report.bad_inputs += [(f"{source}: {file}", fault) for file, fault in own.bad_inputs]
+    report.notes += [f"{source}: {note}" for note in rows.notes]
     report.unlabelled_left_out += int((~chosen).sum())
     return samples
 

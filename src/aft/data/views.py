@@ -77,6 +77,7 @@ def make_views(samples: Samples, count: int, seed: int, augment: Augmentation) -
         samples.splits[every],
         None if samples.labels is None else samples.labels[every],
         partial(draw_view, augment=augment),
+        samples.contents[every],
     )
 
 

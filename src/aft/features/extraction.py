@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from aft.data.samples import Samples
+from aft.devices import worker_errors
 from aft.errors import TeacherError
 from aft.features.run_teacher import Compute, Positions, Precision, compute_features
 from aft.features.shards import as_keys
@@ -46,6 +47,7 @@ def store_identity(
     return identity
 
 
+@worker_errors()
 def extract_features(
     teacher: Teacher | FeatureTable,
     samples: Samples,

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -167,8 +167,6 @@ def _run_over_inputs(
     for batch in loader:
         part = rows[start : start + how.batch_size]
         start += how.batch_size
-        if isinstance(batch, _Failure):
-            raise batch.kind(batch.text)
         lacking = how.batch_size - len(batch)
         if lacking:
             batch = torch.cat([batch, batch[-1:].expand(lacking, *batch.shape[1:])])
@@ -200,14 +198,7 @@ def _forward(teacher: Teacher, module: nn.Module, inputs: Tensor, how: Compute) 
     return features.float().cpu()  # type: ignore[no-any-return]
 
 
-class _Failure(NamedTuple):
-    """An error from a worker process, without its stack trace."""
-
-    kind: type[AftError]
-    text: str
-
-
-class _Prepared(Dataset["Tensor | _Failure"]):
+class _Prepared(Dataset[Tensor]):
     """The preprocessed inputs of the samples at ``rows``."""
 
     def __init__(self, samples: Samples, preprocess: Transform, rows: Positions) -> None:
@@ -218,28 +209,23 @@ class _Prepared(Dataset["Tensor | _Failure"]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Tensor | _Failure:
+    def __getitem__(self, index: int) -> Tensor:
         row = int(self.rows[index])
         try:
             prepared: Any = self.preprocess(self.samples.input(row))
             if isinstance(prepared, Tensor):
                 return prepared
             problem = f"expected preprocessing to return a tensor, got {type(prepared).__name__}"
-        except AftError as error:
-            return _Failure(type(error), str(error))
+        except AftError:
+            raise
         except Exception as error:  # decoders and user code may raise anything
             problem = f"preprocessing failed: {type(error).__name__}: {error}"
-        return _Failure(TeacherError, f"{self.samples.files[row]}: {problem}")
+        raise TeacherError(f"{self.samples.files[row]}: {problem}")
 
 
-def _collate(inputs: list[Tensor | _Failure]) -> Inputs | _Failure:
-    tensors = []
-    for prepared in inputs:
-        if isinstance(prepared, _Failure):
-            return prepared
-        tensors.append(prepared)
+def _collate(tensors: list[Tensor]) -> Inputs:
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1 and tensors[0].is_floating_point():
         problem = "expected preprocessing to return tensors of equal shape, got "
-        return _Failure(TeacherError, problem + " and ".join(map(str, sorted(shapes))))
+        raise TeacherError(problem + " and ".join(map(str, sorted(shapes))))
     return collate(tensors)

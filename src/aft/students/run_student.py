@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from aft.backbones.batches import Inputs, collate, to_device
 from aft.data.samples import Samples
+from aft.devices import worker_errors
 from aft.students.student import Student
 
 
@@ -31,6 +32,7 @@ class Prepared(Dataset[Inputs]):
         return self.transform(self.samples.input(index))
 
 
+@worker_errors()
 def compute_logits(
     student: Student | nn.Module,
     transform: Callable[[Any], Inputs],

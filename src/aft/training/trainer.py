@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from aft.backbones.batches import to_device
 from aft.data.samples import Samples
+from aft.devices import worker_errors
 from aft.errors import StudentError
 from aft.files import read_sealed, reading, write_sealed
 from aft.linear.rows import PreparedRows
@@ -134,6 +135,7 @@ class Trainer:
         """Path of the best weights of the student that learns from the labels alone."""
         return self.folder / BEST_ALONE
 
+    @worker_errors()
     def fit(self, log: RunLog) -> Progress:
         """Train until the last step or early stopping, then load the best weights.
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aft.data.readers.find_columns import IMAGE_NAMES
 from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, join_rows, rows_of_table
-from aft.data.texts import find_encoding_fault, find_fault, without_mark
+from aft.data.texts import find_encoding_fault, find_fault, find_pointer, without_mark
 from aft.errors import DataError
-from aft.paths import TABLES
+from aft.paths import LEFTOVERS, TABLES
 
 if TYPE_CHECKING:
     import pyarrow
@@ -113,7 +113,8 @@ def read_beside_images(root: Path, request: Request) -> Rows | None:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name[0] != "."]
+    names = (p for p in sorted(folder.iterdir()) if p.name[0] != "." and p.name not in LEFTOVERS)
+    return [path for path in names if path.is_dir()]
 
 
 def _join(parts: Sequence[Rows], root: Path, splits: Mapping[Path, str]) -> Rows:
@@ -160,11 +161,12 @@ def _read(path: Path, request: Request) -> _Table:
 def _read_arrow(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence[str]]:
     """The columns that may be needed, and the names of all columns."""
     end = path.suffix.lower()
+    with path.open("rb") as file:
+        start = file.read(1024)
+    if fault := find_pointer(start) if end == ".parquet" else find_encoding_fault(start):
+        raise DataError(f"cannot read the table {path}: {fault}")
     if end == ".parquet":
         return _read_parquet(path, request)
-    with path.open("rb") as file:
-        if fault := find_encoding_fault(file.read(1024)):
-            raise DataError(f"cannot read the table {path}: {fault}")
     if end in (".csv", ".tsv"):
         return _read_csv(path, request)
     if end == ".json":
