@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from aft.backbones.batches import collate, to_device
+from aft.backbones.weights import read_object, read_safetensors, reading
 from aft.data.readers.find_columns import InputColumn
 from aft.errors import StudentError
 from aft.students.backbone import Backbone
@@ -83,40 +84,42 @@ class SavedStudent:
         (folder / "student.json").write_text(json.dumps(description, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path, trust_remote_code: bool = False) -> SavedStudent:
+    def load(
+        cls, folder: str | Path, trust_remote_code: bool | Collection[str] = False
+    ) -> SavedStudent:
         """Load a saved student; needs neither teachers nor internet access.
 
         Args:
             folder: A run folder, or the ``student`` folder in it.
-            trust_remote_code: Whether to run the file of a student that is built by a ``python:``
-                function.
+            trust_remote_code: Whether to run Python code that the student needs: the file of a
+                ``python:`` function, or code that is part of a hub model. Or the specifications
+                that the user gave, of which the files of ``python:`` students may run.
 
         Raises:
-            StudentError: If `folder` contains no student, or the student needs code that is not
-                trusted.
+            StudentError: If `folder` contains no student, the student needs code that is not
+                trusted, or a file is damaged.
         """
         folder = Path(folder)
         if (folder / "student" / "student.json").exists():
             folder = folder / "student"
-        try:
-            description = json.loads((folder / "student.json").read_text())
-            state = load_file(folder / "model.safetensors")
-        except FileNotFoundError as error:
-            if (folder / "compare.json").exists():
-                raise StudentError(
-                    f"expected a run, but {folder} is a comparison: use one of the runs inside "
-                    "it, for example the one that its report recommends"
-                ) from None
+        file, weights = folder / "student.json", folder / "model.safetensors"
+        if missing := [one for one in (file, weights) if not one.is_file()]:
+            among = " of a comparison" if (folder / "compare.json").exists() else ""
             raise StudentError(
-                f"expected a finished run or student folder, but {error.filename or folder} "
+                f"expected the folder of a student or of a finished run{among}, but {missing[0]} "
                 "is missing"
-            ) from None
-        task = Task.from_description(description["task"])
-        backbone = rebuild_backbone(
-            description["info"], description["preprocessing"], folder, trust_remote_code
-        )
-        backbone.info = description["info"]
-        module = new_student(backbone, task)
-        module.load_state_dict(state)
-        columns = tuple(InputColumn(**column) for column in description["columns"])
+            )
+        state = read_safetensors(weights, StudentError)
+        with reading(file, StudentError):
+            description = read_object(file, StudentError)
+            task = Task.from_description(description["task"])
+            columns = tuple(InputColumn(**column) for column in description["columns"])
+            info: dict[str, Any] = description["info"]
+            backbone = rebuild_backbone(
+                info, description["preprocessing"], folder, trust_remote_code
+            )
+            backbone.info = info
+            module = new_student(backbone, task)
+        with reading(weights, StudentError):
+            module.load_state_dict(state)
         return cls(module.eval(), task, columns, backbone)
