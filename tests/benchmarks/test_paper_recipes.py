@@ -260,8 +260,8 @@ def test_the_end_of_a_long_review_stays(folders: dict[str, Path]) -> None:
     tokenization = load_backbone(model).preprocessing
     assert isinstance(tokenization, Tokenization)
     tokens = tokenization.evaluate()("a dull film. " + "the movie was great. " * 200)
-    tail = tokenization.evaluate()("great. ").tolist()[1:]  # without the first word
-    assert len(tokens) > 100 and tokens[-len(tail) :].tolist() == tail
+    tail = tokenization.evaluate()("the movie was great. ").tolist()[-20:]
+    assert len(tokens) > 50 and tokens[-len(tail) :].tolist() == tail
 
 
 def test_a_wrong_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
