@@ -32,19 +32,23 @@ class Recipe:
     Attributes:
         students: The model of each student, or its models, one per column.
         compare: Options of `aft compare`, except student and out.
-        splits: Names of the hub data set's splits to use as train and test; empty: unchanged.
+        splits: Names of the hub data set's splits to use as train and test; several are joined
+            with +; empty: unchanged.
         template: The template for texts of every hf: model, see docs/models.md.
+        truncate: The side on which its texts are cut, see docs/models.md.
     """
 
     students: list[str | list[str]]
     compare: dict[str, Any]
     splits: dict[str, str]
     template: str | None
+    truncate: str
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
         """Read a file; ConfigError if `aft compare` does not accept its options."""
-        values = {"splits": {}, "template": None, **yaml.safe_load(path.read_text("utf-8"))}
+        values = {"splits": {}, "template": None, "truncate": "end"}
+        values |= yaml.safe_load(path.read_text("utf-8"))
         if unknown := values.keys() - cls.__dataclass_fields__.keys():
             raise ConfigError(f"{path} has unknown keys: {', '.join(sorted(unknown))}")
         recipe = cls(**values)
@@ -64,7 +68,8 @@ class Recipe:
     def _with_template(self, model: str) -> str:
         if self.template is None or not split_column(model)[1].startswith("hf:"):
             return model
-        return f"{model}{'&' if '?' in model else '?'}template={self.template}"
+        side = "" if self.truncate == "end" else f"&truncate={self.truncate}"
+        return f"{model}{'&' if '?' in model else '?'}template={self.template}{side}"
 
 
 def fetch_splits(data: str, splits: dict[str, str], folder: Path) -> Path:
@@ -76,7 +81,12 @@ def fetch_splits(data: str, splits: dict[str, str], folder: Path) -> Path:
             raise DataError(f"cannot get {data}: the hub cannot be reached ({reason})")
         repository, _, configuration = data.partition(":")
         loaded = datasets.load_dataset(repository, configuration or None)
-        parts = datasets.DatasetDict({name: loaded[there] for name, there in splits.items()})
+        parts = datasets.DatasetDict(
+            {
+                name: datasets.concatenate_datasets([loaded[one] for one in there.split("+")])
+                for name, there in splits.items()
+            }
+        )
         unfinished = folder.with_name(folder.name + ".part")
         parts.save_to_disk(unfinished)
         unfinished.rename(folder)

@@ -114,6 +114,7 @@ def _run(name: str, arguments: list[str]) -> int:
     flags = parse_flags(name, command.options, arguments)
     file, as_json = flags.pop("config", None), flags.pop("json", False)
     values = configs.read_config_file(Path(file), command.options) if file else {}
+    configs.check_code(f"--config {file}", values, flags)
     config = _resolve(command.options, flags, values)
     importlib.import_module("aft.commands.checks").check(config)  # before torch is imported
     result = getattr(importlib.import_module(f"aft.commands.{name}"), name)(config)

@@ -12,28 +12,17 @@ import hashlib
 import json
 import math
 import os
-import pickle
 import platform
 import shutil
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-from zipfile import BadZipFile
-
-import yaml
 
 from aft.errors import AftError
 
-FAULTS: tuple[type[Exception], ...] = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError),
-    *(RecursionError, MemoryError, RuntimeError, struct.error, BadZipFile),
-    *(pickle.UnpicklingError, yaml.YAMLError),
-)
-"""What readers of damaged or foreign files raise; those of safetensors are added in `reading`."""
 SHA256 = "sha256"
 _MAGIC = b"AFTCHECK"
 _DAY = 86_400.0
@@ -44,28 +33,27 @@ class Damaged(Exception):
 
 
 @contextmanager
-def reading(path: Path, error: type[AftError], cure: str) -> Iterator[None]:
-    """Convert what reading a file raises to an error that names the file.
+def reading(
+    path: Path, error: type[AftError], cure: str = "Restore it, or get it again"
+) -> Iterator[None]:
+    """Convert whatever reading a damaged or foreign file raises to an error that names the file.
 
     Args:
         path: The file.
         error: Class of the error.
         cure: What to do about a damaged file, as a sentence without its full stop.
     """
-    from safetensors import SafetensorError
-
-    faults: tuple[type[Exception], ...] = (*FAULTS, SafetensorError, Damaged)
     try:
         yield
-    except OSError as caught:
-        raise error(f"cannot read {path}: {caught.strerror or caught}") from None
-    except faults as caught:
-        if isinstance(caught, AftError):
-            raise
-        reason = " ".join(str(caught).split())[:200] or type(caught).__name__
-        if isinstance(caught, KeyError):
-            reason = f"no {reason}"
-        raise error(f"{path} is damaged or has another format ({reason}). {cure}") from None
+    except AftError:
+        raise
+    except Exception as caught:  # a damaged or crafted file may raise anything
+        if isinstance(caught, OSError) and caught.strerror:
+            raise error(f"cannot read {path}: {caught.strerror}") from None
+        reason = " ".join(str(caught).split())[:200]
+        if not isinstance(caught, Damaged):
+            reason = f"{type(caught).__name__}: {reason}"
+        raise error(f"{path} is damaged or has another format ({reason}). {cure}") from caught
 
 
 @contextmanager

@@ -24,8 +24,10 @@ from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError
+from aft.errors import TeacherError
 from aft.teachers.loading import load_teacher
 from aft.teachers.teacher import freeze
+from helpers.damage import DAMAGES
 from helpers.errors import says
 
 onnx_library = pytest.importorskip("onnx")
@@ -366,6 +368,95 @@ def test_errors_name_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModelError, match=r"adaptive-feature-transfer\[onnx\]"):
         build(path)
+
+
+NAMES = {
+    "plain": ("input_ids", "attention_mask", "token_type_ids"),
+    "TensorFlow": ("input_ids:0", "attention_mask:0", "token_type_ids:0"),
+    "BERT": ("input_ids", "input_mask", "segment_ids"),
+}
+
+
+@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("kind", ["BOOL", "UINT8", "INT32", "INT64", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("out", ["FLOAT", "FLOAT16", "DOUBLE"])
+def test_types_and_names_of_other_exporters(
+    tmp_path: Path, names: str, kind: str, out: str
+) -> None:
+    ids, mask, types = NAMES[names]
+    inputs = [
+        value(ids, TensorProto.INT32, "b", "l"),
+        value(mask, getattr(TensorProto, kind), "b", "l"),
+        value(types, TensorProto.INT64, "b", "l"),
+    ]
+    nodes = [
+        helper.make_node("Gather", ["table", ids], ["found"]),
+        helper.make_node("Cast", ["found"], ["hidden"], to=getattr(TensorProto, out)),
+        helper.make_node("Identity", [mask], ["mask_again"]),
+        helper.make_node("Identity", [types], ["types_again"]),
+    ]
+    outputs = [
+        value("mask_again", getattr(TensorProto, kind), "b", "l"),
+        value("types_again", TensorProto.INT64, "b", "l"),
+        value("hidden", getattr(TensorProto, out), "b", "l", 4),
+    ]
+    path = save(tmp_path / "model.onnx", nodes, inputs, outputs, {"table": TABLE})
+    save_tokenizer(tmp_path)
+    network = build(path, "?output=hidden")
+    found = features(network, "red bird", "blue")
+    assert found.dtype == torch.float32
+    expected = torch.stack([rows("red", "bird").mean(0), rows("blue")[0]])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["DOUBLE", "FLOAT16"])
+def test_images_of_other_types(tmp_path: Path, kind: str) -> None:
+    number = getattr(TensorProto, kind)
+    path = save(
+        tmp_path / "image.onnx",
+        [
+            helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("GlobalAveragePool", ["floats"], ["average"]),
+            helper.make_node("Cast", ["average"], ["map"], to=number),
+        ],
+        [value("pixels", number, "b", 3, 8, 8)],
+        [value("map", number, "b", 3, 1, 1)],
+    )
+    found = build(path).module(torch.full((2, 3, 8, 8), 0.5))
+    assert found.dtype == torch.float32 and found.tolist() == [[0.5] * 3] * 2
+
+
+def test_an_input_of_an_unsupported_type(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Identity", ["words"], ["out"])]
+    word = [value("words", TensorProto.STRING, "b")]
+    path = save(tmp_path / "words.onnx", nodes, word, [value("out", TensorProto.STRING, "b")])
+    with pytest.raises(ModelError) as error:
+        build(path)
+    assert says(error.value, path, "words (string)")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "file", ["model.onnx", "tokenizer.json", "tokenizer_config.json", "weights.bin"]
+)
+def test_damaged_files(tmp_path: Path, file: str, damage: str) -> None:
+    path = text_model(
+        tmp_path, save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    content = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(DAMAGES[damage](content))
+    if (file, damage) in HARMLESS:  # other numbers, or a length that is none
+        load_teacher(f"onnx:{path}")
+        return
+    with pytest.raises(TeacherError) as error:
+        load_teacher(f"onnx:{path}")
+    assert says(error.value, tmp_path)
+
+
+HARMLESS = {
+    *(("weights.bin", name) for name in ("zeros", "other bytes", "deep", "a huge number")),
+}
 
 
 def test_several_outputs_need_a_name(tmp_path: Path) -> None:

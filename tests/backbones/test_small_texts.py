@@ -102,9 +102,12 @@ def test_empty_texts_and_pairs() -> None:
 
 
 def test_template_and_max_tokens() -> None:
-    network = build("small:static?dim=16&template={1} the {0}&max_tokens=2")
-    swapped = encode(network, {"a": "red", "b": "fish"})
-    assert torch.equal(swapped, encode(build(), "fish the"))
+    network = build("small:static?dim=16&template={1} the {0}&max_tokens=3")
+    swapped = encode(network, {"a": "red bird", "b": "fish swims"})
+    assert torch.equal(swapped, encode(build(), "fish the red"))
+    network = build("small:static?dim=16&template={1} the {0}&max_tokens=3&truncate=start")
+    swapped = encode(network, {"a": "red bird", "b": "fish swims"})
+    assert torch.equal(swapped, encode(build(), "swims the bird"))
 
 
 def test_token_types_are_ignored() -> None:

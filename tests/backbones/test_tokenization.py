@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers  # noqa: E402
 
-from aft.backbones.tokenization import Tokenization  # noqa: E402
+from aft.backbones.tokenization import Tokenization, read_tokenizer  # noqa: E402
 from aft.backbones.weights import ModelError  # noqa: E402
 from aft.errors import InputError  # noqa: E402
 from helpers.errors import says  # noqa: E402
@@ -227,3 +227,152 @@ def test_what_cannot_be_used(tokenizers: dict[str, Any]) -> None:
         ours(tokenizers["bert"], 3).evaluate()({"a": "birds", "b": "sing"})
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         Tokenization("{}", 8)
+
+
+TEMPLATES = {
+    "after": "{0} is the movie great?",
+    "around": "the film {0} what is the country?",
+    "two": "the birds {0} the garden {1} now",
+    "twice": "{0} she looked at {0} now",
+    "last": "the film {0}",
+}
+
+
+def literals(template: str) -> list[str]:
+    return [words.strip() for words in re.split(r"\{\d\}", template) if words.strip()]
+
+
+@pytest.mark.parametrize("truncate", ["end", "start"])
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_template_stays_whole(
+    name: str, template: str, truncate: str, tokenizers: dict[str, Any]
+) -> None:
+    tokenizer, generator, words = tokenizers[name], random.Random(0), TEMPLATES[template]
+    tokenization = ours(tokenizer, 56, template=words, truncate=truncate)
+    for length in (0, 1, 5, 9, 12, 30, 200):
+        texts = [random_text(generator, length), random_text(generator, 3 * length)]
+        texts = texts[: tokenization.num_texts]
+        value = texts[0] if len(texts) == 1 else dict(zip("ab", texts, strict=True))
+        tokens = tokenization.evaluate()(value).tolist()
+        whole = tokenizer(words.format(*texts))["input_ids"]
+        assert len(tokens) <= 56
+        assert tokenization.count_truncated([value]) == (len(whole) > 56)
+        if len(whole) <= 56:
+            assert tokens == whole
+            continue
+        assert len(tokens) > 56 - 8  # little room is left
+        written = re.sub("##|[\\s\u0120\u2581]", "", tokenizer.decode(tokens))
+        for literal in literals(words):  # spaces depend on the tokenizer
+            assert "".join(literal.split()) in written
+        empty = tokenizer(words.format("", ""))["input_ids"]
+        assert tokens[-1] == empty[-1] or template == "last"
+
+
+def test_the_side_that_is_cut(tokenizers: dict[str, Any]) -> None:
+    text = "birds " + "the " * 100 + "garden"
+    for template in (None, "{0}", "a film: {0}", "{0} now", "now: {0} now"):
+        for side, (kept, lost) in {
+            "end": ("birds", "garden"),
+            "start": ("garden", "birds"),
+        }.items():
+            cut = ours(tokenizers["bert"], 20, template=template, truncate=side)
+            written = tokenizers["bert"].decode(cut.evaluate()(text))
+            assert kept in written and lost not in written
+    pair = {"a": "birds sing", "b": text}
+    cut = ours(tokenizers["bert"], 20, truncate="start").evaluate()(pair)
+    assert tokenizers["bert"].decode(cut).count("birds") == 1  # of the shorter text
+    with pytest.raises(ModelError, match="'left'"):
+        ours(tokenizers["bert"], truncate="left")
+
+
+def test_the_longest_text_of_a_template_is_cut_first(tokenizers: dict[str, Any]) -> None:
+    cut = ours(tokenizers["bert"], 40, template="a: {0} b: {1} c: {2}").evaluate()
+    long = {"a": "birds sing now", "b": "garden " * 90, "c": "river " * 70}
+    written = tokenizers["bert"].decode(cut(long))
+    assert "birds sing now" in written
+    assert abs(written.count("garden") - written.count("river")) <= 1 < written.count("river")
+
+
+def test_a_template_without_room_for_a_text(tokenizers: dict[str, Any]) -> None:
+    needed = len(tokenizers["bert"]("birds sing in the garden now")["input_ids"]) + 1
+    with pytest.raises(ModelError, match=r"max_tokens >= 7\b"):  # a token of each text
+        ours(tokenizers["bert"], 5, template="{0} birds {1} now {0}")
+    for template in ("birds sing in {0} the garden now", "birds sing in the garden now {0}"):
+        assert ours(tokenizers["bert"], needed, template=template)
+        with pytest.raises(ModelError) as error:
+            ours(tokenizers["bert"], needed - 1, template=template)
+        assert says(error.value, repr(template), f">= {needed}")
+
+
+def test_only_what_cuts_other_tokens_is_described(tokenizers: dict[str, Any]) -> None:
+    """Feature stores of earlier versions stay valid where the features are the same."""
+    for options, side in (
+        ({}, None),
+        ({"template": "film: {0}"}, None),
+        ({"template": "{0} now"}, "end"),
+        ({"template": "{0} and {1}"}, "end"),
+        ({"truncate": "start"}, "start"),
+        ({"template": "{0} now", "truncate": "start"}, "start"),
+    ):
+        made = ours(tokenizers["bert"], 30, **options)
+        assert made.describe().get("truncate") == side
+        again = Tokenization.from_description(made.describe(), made.tokenizer_json)
+        assert again == made == pickle.loads(pickle.dumps(made))
+
+
+def test_a_description_of_an_earlier_version_cuts_as_it_did(tokenizers: dict[str, Any]) -> None:
+    made = ours(tokenizers["bert"], 30, template="{0} now")
+    old = {k: v for k, v in made.describe().items() if k != "truncate"}
+    again = Tokenization.from_description(old, made.tokenizer_json)
+    text = "birds " * 90
+    expected = tokenizers["bert"](f"{text} now", truncation=True, max_length=30)["input_ids"]
+    assert again.evaluate()(text).tolist() == expected != made.evaluate()(text).tolist()
+    assert again.describe() == old
+    assert pickle.loads(pickle.dumps(again)) == again
+
+
+BASE: dict[str, Any] = {
+    "version": "1.0",
+    "added_tokens": [],
+    "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        b"\xff\xfe".decode("latin-1"),
+        json.dumps({**BASE, "model": {"type": "WordLevel", "vocab": {"a": -1}}}),
+        json.dumps({**BASE, "model": {"type": "Unigram", "vocab": [], "unk_id": 7}}),
+        json.dumps({**BASE, "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}),
+    ],
+    ids=["deep", "bytes", "negative id", "no tokens", "panics"],
+)
+def test_damaged_tokenizers(content: str) -> None:
+    with pytest.raises(ModelError, match=r"tokenizer\.json"):
+        Tokenization(content, 8)
+
+
+def test_tokenizers_are_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    huge = {"type": "WordLevel", "vocab": {"a": 2**32 - 1}, "unk_token": "a"}
+    with pytest.raises(ModelError, match="4,294,967,295"):
+        _ = Tokenization(json.dumps({**BASE, "model": huge}), 8).vocabulary_size
+    monkeypatch.setattr("aft.backbones.tokenization.MOST_WORDS", 3)
+    many = {"type": "WordLevel", "vocab": {f"w{i}": i for i in range(4)}, "unk_token": "w0"}
+    content = json.dumps({**BASE, "model": many})
+    with pytest.raises(ModelError, match=r"\b3\b.*\b4\b"):
+        Tokenization(content, 8)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(content)
+    monkeypatch.setattr("aft.backbones.tokenization.MOST_BYTES", len(content) - 1)
+    with pytest.raises(ModelError) as error:
+        read_tokenizer(file)
+    assert says(error.value, file)
+
+
+def test_a_text_that_the_tokenizer_cannot_encode() -> None:
+    lacking = {**BASE, "model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": None}}
+    with pytest.raises(InputError):
+        Tokenization(json.dumps(lacking), 8).encode_batch(["b"])

@@ -18,6 +18,7 @@ from aft.backbones.weights import (
     load_weights,
     state_hash,
 )
+from helpers.damage import DAMAGES, HEADERS
 from helpers.errors import says
 
 
@@ -39,13 +40,55 @@ def test_reads_safetensors(network: nn.Module, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nest", [None, "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.module."])
 def test_takes_off_nests_and_prefixes(
     network: nn.Module, tmp_path: Path, nest: str | None, prefix: str
 ) -> None:
     state = {prefix + name: tensor for name, tensor in network.state_dict().items()}
     torch.save({nest: state, "epoch": 3} if nest else state, tmp_path / "w.pth")
     assert_equal(load_weights(tmp_path / "w.pth"), dict(network.state_dict()))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("module._orig_mod.", "_orig_mod.module.", "model._orig_mod.", "_orig_mod.model.module."),
+        *("model.backbone.", "student.model.net.", "module.model.module._orig_mod.backbone."),
+        *("_fsdp_wrapped_module.model.", "encoder.", "network.encoder."),
+    ],
+)
+@pytest.mark.parametrize("end", ["pth", "safetensors"])
+def test_wrappers_in_any_order(network: nn.Module, tmp_path: Path, prefix: str, end: str) -> None:
+    expected = {name: tensor + 1 for name, tensor in network.state_dict().items()}
+    state = {prefix + name: tensor for name, tensor in expected.items()}
+    state["criterion.weight"] = torch.zeros(3)
+    file = tmp_path / f"w.{end}"
+    (torch.save if end == "pth" else save_file)(state, file)
+    load_into(network, load_weights(file))
+    assert_equal(dict(network.state_dict()), expected)
+
+
+def test_wrappers_within_a_name(network: nn.Module, tmp_path: Path) -> None:
+    state = {name.replace("1.", "1._orig_mod."): t for name, t in network.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    assert_equal(load_weights(tmp_path / "w.pth"), dict(network.state_dict()))
+
+
+def test_a_network_that_is_there_twice(network: nn.Module) -> None:
+    """As in a checkpoint of a distillation."""
+    state = {f"{k}.{name}": t for k in ("model", "net") for name, t in network.state_dict().items()}
+    with pytest.raises(ModelError) as error:
+        load_into(network, state)
+    assert says(error.value, "'model.'", "'net.'")
+
+
+def test_the_fitting_part_is_compared(network: nn.Module) -> None:
+    """The message is about the network's own names, though one tensor is missing."""
+    state = {f"module.model.{name}": tensor for name, tensor in network.state_dict().items()}
+    del state["module.model.0.bias"]
+    with pytest.raises(ModelError) as error:
+        load_into(network, state)
+    assert says(error.value, "1 of 7", "0.bias") and not says(error.value, "unexpected")
 
 
 class _Evil:
@@ -60,12 +103,21 @@ def test_refuses_code_in_a_torch_file(tmp_path: Path) -> None:
     assert says(error.value, tmp_path / "w.pt", "safetensors.torch.save_file")
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not weights at all"])
-def test_damaged_files_are_told(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.bin"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_told(network: nn.Module, tmp_path: Path, name: str, damage: str) -> None:
+    file = tmp_path / name
+    (save_file if name.endswith("safetensors") else torch.save)(network.state_dict(), file)
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
     with pytest.raises(ModelError, match=name):
-        load_weights(tmp_path / name)
+        load_weights(file)
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_crafted_headers(tmp_path: Path, name: str) -> None:
+    (tmp_path / "w.safetensors").write_bytes(HEADERS[name])
+    with pytest.raises(ModelError, match=r"w\.safetensors"):
+        load_weights(tmp_path / "w.safetensors")
 
 
 def test_missing_and_unknown_files_are_told(tmp_path: Path) -> None:

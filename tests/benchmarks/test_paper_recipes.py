@@ -20,7 +20,9 @@ import pytest
 import timm
 
 from aft.backbones.specs import Spec, split_column
+from aft.backbones.tokenization import Tokenization
 from aft.errors import ConfigError, DataError
+from aft.students.backbone import load_backbone
 from helpers import text_models
 from helpers.errors import says
 from helpers.pictures import SHAPES, draw_picture
@@ -49,6 +51,7 @@ HUB: dict[str, tuple[dict[str, str], int, tuple[str, ...]]] = {
         37,
         ("train", "test"),
     ),
+    "Donghyun99/FGVC-Aircraft": (IMAGE | LABEL, 100, ("train", "val", "test")),
     "mcimpoi/dtd_split_1": (IMAGE | LABEL, 47, SPLITS),
     "ethz/food101": (IMAGE | LABEL, 101, ("train", "validation")),
     "stanfordnlp/imdb": ({"text": "text", **LABEL}, 2, ("train", "test", "unsupervised")),
@@ -69,6 +72,7 @@ HUB: dict[str, tuple[dict[str, str], int, tuple[str, ...]]] = {
     "nyu-mll/glue:qnli": ({"question": "text", "sentence": "text", **LABEL}, 2, SPLITS),
     "nyu-mll/glue:qqp": ({"question1": "text", "question2": "text", **LABEL}, 2, SPLITS),
     "nyu-mll/glue:rte": (PAIR, 2, SPLITS),
+    "nyu-mll/glue:cola": ({"sentence": "text", **LABEL, "idx": "number"}, 2, SPLITS),
     "nyu-mll/glue:sst2": ({"sentence": "text", **LABEL, "idx": "number"}, 2, SPLITS),
     "sedrickkeh/snli-ve": (
         IMAGE | {"filename": "text", "premise": "text", "hypothesis": "text"} | LABEL,
@@ -221,7 +225,9 @@ def test_one_step(
     for setting in found["settings"]:
         assert list(setting["methods"]) == ["alone", *small["methods"]]
         assert sum(setting["rows"].values()) == sum(
-            len(data[recipe.splits.get(split, split)]) for split in ("train", "test")
+            len(data[part])
+            for split in ("train", "test")
+            for part in recipe.splits.get(split, split).split("+")
         )
         assert setting["rows"]["validation"] < 0.3 * setting["rows"]["train"]
     described = json.loads((file.parent / "runs/aft-beta1-seed0/data.json").read_text())
@@ -232,6 +238,30 @@ def test_one_step(
         *([texts] if isinstance(texts, str) else texts),
     ]
     assert len(described["task"]["names"]) == max(HUB[recipe.compare["data"]][1], 2)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_side_on_which_texts_are_cut(name: str) -> None:
+    """The paper's code cuts texts on the left, those of QNLI on the right."""
+    recipe = paper.Recipe.read(FILES[name])
+    models = recipe.config(recipe.students[0])
+    for model in (*models.student, *models.teachers):
+        options = Spec.parse(split_column(model)[1]).options
+        assert options.get("template") == (recipe.template if "hf:" in model else None)
+        assert options.get("truncate", "end") == (
+            "start" if "template" in options and name != "qnli" else "end"
+        )
+
+
+def test_the_end_of_a_long_review_stays(folders: dict[str, Path]) -> None:
+    """The prompt that a last-token teacher reads, behind the end of the review."""
+    recipe = replace(paper.Recipe.read(FILES["imdb"]), students=[f"hf:{folders['gpt2']}"])
+    (model,) = recipe.config(recipe.students[0]).student
+    tokenization = load_backbone(model).preprocessing
+    assert isinstance(tokenization, Tokenization)
+    tokens = tokenization.evaluate()("a dull film. " + "the movie was great. " * 200)
+    tail = tokenization.evaluate()("the movie was great. ").tolist()[-20:]
+    assert len(tokens) > 50 and tokens[-len(tail) :].tolist() == tail
 
 
 def test_a_wrong_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

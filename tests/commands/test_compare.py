@@ -356,15 +356,16 @@ def test_command_line_and_file(
     assert set(yaml.safe_load(saved.read_text())) == set(CompareConfig.model_fields)
     before = runs(options["out"])
     capsys.readouterr()
-    assert main(["compare", "--config", str(saved), "--json"]) == 0
+    line = ["compare", "--config", str(saved), "--trust-remote-code"]
+    assert main([*line, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(
         (options["out"] / "compare.json").read_text()
     )
-    assert main(["compare", "--config", str(saved)]) == 0
+    assert main(line) == 0
     assert "| labels alone" in capsys.readouterr().out
     assert runs(options["out"]) == before
-    assert main(["compare", "--config", str(saved), "--methods", "kdd"]) == 2
-    assert main(["compare", "--config", str(saved), "--betas", "-1"]) == 2
+    assert main([*line, "--methods", "kdd"]) == 2
+    assert main([*line, "--betas", "-1"]) == 2
 
 
 def scored(values: list[float | None], **others: list[float]) -> list[dict[str, Any]]:

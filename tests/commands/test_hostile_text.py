@@ -352,7 +352,8 @@ def test_two_processes_are_as_good_as_one_for_both(
     values = {k: str(v) if isinstance(v, Path) else v for k, v in shared.items()}
     config.write_text(json.dumps(values), encoding="utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*torchrun, "--nproc-per-node", "2", "-m", "aft", "train", "--config", str(config)]
+    options = ["--config", str(config), "--trust-remote-code"]
+    command = [*torchrun, "--nproc-per-node", "2", "-m", "aft", "train", *options]
     done = subprocess.run(command, capture_output=True, env=here(), timeout=120)
     assert done.returncode == 0, done.stderr.decode()
     one, two = weights(alone.out), weights(tmp_path / "two")

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from aft.errors import TeacherError
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.loading import load_teacher
+from helpers.damage import DAMAGES, HEADERS
 from helpers.errors import says
 
 IDS = np.random.default_rng(1).integers(0, 256, (6, 16), np.uint8)
@@ -113,7 +114,7 @@ def test_tables_of_the_wrong_form(tmp_path: Path) -> None:
     np.save(npy, ROWS[0])
     refused(npy, "(n, dim)", (3,))
     np.save(npy, np.array([[print]], dtype=object), allow_pickle=True)
-    refused(npy, "x.ids.txt")
+    refused(npy, "Python objects")
     pq.write_table(pa.table({"sample_id": [*HEX[:5], "xyz"], "a": ROWS[:, 0]}), parquet)
     refused(parquet, "32", "'xyz'")
     pq.write_table(pa.table({"name": HEX, "a": ROWS[:, 0]}), parquet)
@@ -128,3 +129,49 @@ def test_tables_of_the_wrong_form(tmp_path: Path) -> None:
     refused(parquet)
     save_file({"features": torch.zeros(2, 3)}, tmp_path / "x.safetensors")
     refused(tmp_path / "x.safetensors", "sample_ids (n, 16)")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("layout", ["npy ids", "safetensors", "parquet ids list"])
+def test_damaged_tables(layout: str, damage: str, tmp_path: Path) -> None:
+    spec = write(tmp_path, layout)
+    file = Path(spec.partition(":")[2])
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    with pytest.raises(TeacherError) as error:
+        load_teacher(spec)
+    assert says(error.value, file)
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_crafted_tables(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(HEADERS[name])
+    with pytest.raises(TeacherError) as error:
+        load_teacher(f"features:{file}")
+    assert says(error.value, file)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "(" * 5_000,
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000, 10000000)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (6, 3)}",
+    ],
+    ids=["deep", "huge", "objects"],
+)
+def test_crafted_arrays(header: str, tmp_path: Path) -> None:
+    spec = write(tmp_path, "npy ids")
+    text = header.encode() + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(TeacherError) as error:
+        load_teacher(spec)
+    assert says(error.value, tmp_path / "x.npy")
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    spec = write(tmp_path, "npy ids")
+    (tmp_path / "x.ids.txt").write_bytes(b"\xff\xfe\n" * 6)
+    with pytest.raises(TeacherError, match=r"x\.ids\.txt"):
+        load_teacher(spec)

@@ -40,12 +40,13 @@ from aft.backbones.network import (
 from aft.backbones.pooling import ImageFeatures, TextFeatures, num_positions, takes
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
-from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError
+from aft.backbones.tokenization import Tokenization, read_tokenizer
+from aft.backbones.weights import ModelError, read_object
+from aft.files import reading
 
 _OPTIONS = (
     *("weights", "seed", "pooling", "layer", "layers", "tower", *SHAPE),
-    *("max_tokens", "template"),
+    *("max_tokens", "template", "truncate"),
     *("size",),
 )
 _MOST_TOKENS = 512
@@ -60,10 +61,10 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
         spec: ``hf:NAME`` or ``hf:FOLDER``; options ``weights`` (``pretrained``, ``random`` or a
             file), ``pooling`` (``mean``, ``cls``, ``last``; ``pooler`` for images), ``layer``
             (take the features after this many layers), ``layers`` (keep only the first layers);
-            for text ``max_tokens`` (default: the model's limit, at most 512) and ``template``;
-            for images ``size`` (pixels); for image-text models ``tower`` (``vision`` or
-            ``text``); with ``weights=random`` also ``seed``, ``hidden_size``, ``heads`` and
-            ``intermediate_size``.
+            for text ``max_tokens`` (default: the model's limit, at most 512), ``template`` and
+            ``truncate``; for images ``size`` (pixels); for image-text models ``tower``
+            (``vision`` or ``text``); with ``weights=random`` also ``seed``, ``hidden_size``,
+            ``heads`` and ``intermediate_size``.
         seed: Seed of random weights if the specification has no ``seed``.
         trust_remote_code: Whether to run Python code that is part of the model.
 
@@ -159,16 +160,18 @@ def _tokenization(repository: Repository, model: Any) -> Tokenization:
             raise ModelError(
                 f"expected a tokenizer.json beside {_TOKENIZATION} in {repository.name}, got none"
             )
-        content = json.loads(known.read_text(encoding="utf-8"))
-        saved = Tokenization.from_description(content, file.read_text(encoding="utf-8"))
-        text, most = saved.tokenizer_json, saved.max_tokens
+        content, tokenizer_json = read_object(known), read_tokenizer(file)
+        with reading(known, ModelError):
+            saved = Tokenization.from_description(content, tokenizer_json)
+        text, most, side = saved.tokenizer_json, saved.max_tokens, saved.truncate
         template, types = saved.template, saved.token_types
     else:
         transformers = require("transformers", "text")
+        repository.check_tokenizer()
         tokenizer = repository.load(transformers.AutoTokenizer.from_pretrained)
         text = fast_tokenizer_json(spec, tokenizer)
         most = min(_MOST_TOKENS, int(min(tokenizer.model_max_length, 2**31)))
-        template = None
+        template, side = None, "end"
         types = (
             "token_type_ids" in tokenizer.model_input_names
             and takes(model, "token_type_ids")
@@ -181,7 +184,13 @@ def _tokenization(repository: Repository, model: Any) -> Tokenization:
             f"expected max_tokens <= {limit}, the model's number of position embeddings, got {spec}"
         )
     most = asked or (most if limit is None else min(most, limit))
-    tokenization = Tokenization(text, most, spec.options.get("template", template), types)
+    tokenization = Tokenization(
+        text,
+        most,
+        spec.options.get("template", template),
+        types,
+        spec.options.get("truncate", side),
+    )
     check_vocabulary(spec, tokenization, model)
     return tokenization
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aft.backbones.network import first_line, require
+from aft.backbones.network import explain, first_line, require
 from aft.backbones.specs import Spec
+from aft.backbones.tokenization import check_tokenizer_size
 from aft.backbones.weights import ModelError
 from aft.hub import why_unreachable
 
@@ -108,23 +109,29 @@ class Repository:
             return None
         try:
             stated = yaml.safe_load(text[4:].partition("\n---")[0])
-        except yaml.YAMLError:
+        except Exception:  # what others wrote, however deep
             return None
         licence = stated.get("license") if isinstance(stated, dict) else None
-        return str(licence) if licence else None
+        names = licence if isinstance(licence, list) else [licence]
+        # Nested values are left out: with aliases they may be endless.
+        return str(licence) if licence and all(isinstance(one, str) for one in names) else None
+
+    def check_tokenizer(self) -> None:
+        """Raise ``ModelError`` if a file of the tokenizer is too large to be read."""
+        for name in ("tokenizer.json", "vocab.txt", "vocab.json"):
+            if path := self.file(name):
+                check_tokenizer_size(path.stat().st_size, path)
 
     def _call(self, function: Callable[..., _T], **options: Any) -> _T:
         try:
             with quiet():
                 return function(self.name, **options)
-        except (OSError, ModelError):
+        except (OSError, ModelError, KeyboardInterrupt):
             raise
-        except Exception as error:  # the library raises many exception types
+        except BaseException as error:  # anything, even the panic of a program in Rust
             if _NEEDS_CODE in str(error):
                 raise ModelError(needs_code(self.spec)) from error
-            raise ModelError(
-                f"cannot load {self.spec}: {type(error).__name__}: {first_line(error)}"
-            ) from error
+            raise ModelError(f"cannot load {self.spec}: {explain(error)}") from error
 
     def _no_hub(self, reason: str) -> str:
         return (

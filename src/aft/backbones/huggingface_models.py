@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from aft.backbones.huggingface_files import Repository, quiet
 from aft.backbones.network import first_line, integer_option, require, seeded
 from aft.backbones.specs import Spec
-from aft.backbones.weights import ModelError, load_into, load_weights
+from aft.backbones.weights import ModelError, load_into, load_weights, unwrap
 
 SHAPE = {
     "hidden_size": ("hidden_size",),
@@ -73,17 +73,17 @@ def load_model(
                 config, trust_remote_code=repository.trust_remote_code
             ),
         )
-    except (ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # a damaged configuration may raise anything
         raise ModelError(f"transformers cannot build {spec}: {first_line(error)}") from error
     if source == "random" or own_file(source) is not None:
         return _with_missing(model, ())
-    state = load_weights(source)
+    state = unwrap(load_weights(source), model.state_dict(), f"{model.base_model_prefix}.")
     try:
         with quiet():
             model, loading = type(model).from_pretrained(
                 None, config=config, state_dict=state, output_loading_info=True
             )
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # the library raises many exception types
         raise ModelError(f"{source} does not fit {spec}: {first_line(error)}") from error
     return _with_missing(model, loading["missing_keys"])
 

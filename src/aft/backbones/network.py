@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +18,11 @@ from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError
-from aft.errors import did_you_mean
+from aft.errors import AftError, did_you_mean
 
 _T = TypeVar("_T")
+FAULTS = (Exception, SystemExit)
+"""What the code of others may raise; ``sys.exit()`` must not end a command as if it were done."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,9 @@ def output_dim(module: nn.Module, inputs: Tensor, what: str) -> int:
     try:
         with torch.no_grad():
             features = module(inputs)
-    except Exception as error:  # third-party code may raise anything
+    except FAULTS as error:
         raise ModelError(
-            f"{what} failed on an input of shape {tuple(inputs.shape)}: {first_line(error)}; "
+            f"{what} failed on an input of shape {tuple(inputs.shape)}: {explain(error)}; "
             f"try another size, e.g. {what.partition('?')[0]}?size=224"
         ) from error
     finally:
@@ -150,6 +153,25 @@ def require(library: str, extra: str) -> ModuleType:
 def versions(*libraries: str) -> dict[str, str]:
     """Versions of installed libraries without build tags (``2.13.0+cpu`` becomes ``2.13.0``)."""
     return {library: version(library).partition("+")[0] for library in libraries}
+
+
+@contextmanager
+def loading(spec: Spec, kind: type[AftError]) -> Iterator[None]:
+    """Convert whatever loading a model raises to an error of a kind that names the model."""
+    try:
+        yield
+    except ModelError as error:
+        text = str(error)
+        raise kind(text if spec.name in text else f"{spec}: {text}") from error
+    except AftError:
+        raise
+    except Exception as error:  # libraries raise anything on damaged files
+        raise kind(f"cannot load {spec}: {explain(error)}") from error
+
+
+def explain(error: BaseException) -> str:
+    """The type of an error and the first line of its message."""
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def first_line(error: BaseException) -> str:

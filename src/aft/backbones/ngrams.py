@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aft.backbones.network import Network, check_options, integer_option, require, seeded
-from aft.backbones.small_texts import read_tokenizer, text_network, train_tokenizer
+from aft.backbones.small_texts import text_network, tokenizer_option, train_tokenizer
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import ModelError
 
-_OPTIONS = ("dim", "features", "max_tokens", "seed", "template", "tokenizer")
+_OPTIONS = ("dim", "features", "max_tokens", "seed", "template", "tokenizer", "truncate")
 _BUCKETS = 2**20
 _HASH = (2_654_435_761, 2_246_822_519)  # odd; the upper bits of the products' sum are the hash
 _WORDS = 0.4  # the largest share of the features that are words; the rest are word pairs
@@ -124,7 +124,7 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
     dim = integer_option(spec, "dim", 64, minimum=1)
     known = None if texts is None else list(texts)
     if "tokenizer" in spec.options:
-        content = read_tokenizer(spec)
+        content = tokenizer_option(spec)
     elif known is None:
         raise ModelError(f"{spec} takes its words from training texts, but there are none")
     else:
@@ -133,6 +133,7 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         content,
         integer_option(spec, "max_tokens", 512, minimum=1),
         spec.options.get("template"),
+        truncate=spec.options.get("truncate", "end"),
     )
     words = tokenization.vocabulary_size
     if known is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from aft.backbones.huggingface_images import convert
 from aft.backbones.network import Network, check_options, first_line, integer_option, require
 from aft.backbones.onnx_networks import (
-    TEXT_INPUTS,
+    FLOATS,
     OnnxImageNetwork,
     OnnxSession,
     OnnxTextNetwork,
@@ -23,11 +22,12 @@ from aft.backbones.onnx_networks import (
 )
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
-from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError, file_hash
+from aft.backbones.tokenization import Tokenization, read_tokenizer
+from aft.backbones.weights import ModelError, file_hash, read_object
 from aft.errors import did_you_mean
+from aft.files import reading
 
-_TEXT_OPTIONS = ("max_tokens", "template", "tokenizer")
+_TEXT_OPTIONS = ("max_tokens", "template", "tokenizer", "truncate")
 _IMAGE_OPTIONS = ("mean", "size", "std")
 _POOLINGS = ("mean", "cls", "last")
 _OUTPUTS = ("sentence_embedding", "image_embeds", "text_embeds", "last_hidden_state")
@@ -41,8 +41,8 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
         spec: ``onnx:PATH``, a ``.onnx`` file or a folder with one. Options: ``output`` (name of
             the output to use), ``pooling`` (``mean``, ``cls`` or ``last``, for an output with one
             vector per token); for text ``tokenizer`` (a ``tokenizer.json`` or its folder),
-            ``max_tokens`` and ``template``; for images ``size`` (pixels), ``mean`` and ``std``
-            (one number, or three separated by commas).
+            ``max_tokens``, ``template`` and ``truncate``; for images ``size`` (pixels), ``mean``
+            and ``std`` (one number, or three separated by commas).
         seed: Not used.
 
     Raises:
@@ -51,9 +51,8 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
     """
     path = _find(spec)
     session = OnnxSession(path)
-    names = {slot.name for slot in session.inputs}
-    is_text = "input_ids" in names and names <= {*TEXT_INPUTS}
-    is_image = len(names) == 1 and _is_image(session.inputs[0])
+    is_text = "input_ids" in session.roles.values() and len(session.roles) == len(session.inputs)
+    is_image = len(session.inputs) == 1 and _is_image(session.inputs[0])
     if not is_text and not is_image:
         raise ModelError(
             f"expected {path} to take text (input_ids, optionally attention_mask and "
@@ -151,9 +150,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _choose_output(spec: Spec, session: OnnxSession) -> str:
-    floats = [
-        slot for slot in session.outputs if slot.dtype in ("tensor(float)", "tensor(float16)")
-    ]
+    floats = [slot for slot in session.outputs if slot.dtype in FLOATS]
     names = [slot.name for slot in floats]
     if asked := spec.options.get("output"):
         if asked not in names:
@@ -204,12 +201,13 @@ def _tokenization(spec: Spec, path: Path, session: OnnxSession) -> Tokenization:
         raise ModelError(
             f"expected max_tokens <= {fixed}, the fixed length of {path}, got {max_tokens}"
         )
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read {file}: {error}") from error
-    token_types = any(slot.name == "token_type_ids" for slot in session.inputs)
-    return Tokenization(text, max_tokens, spec.options.get("template"), token_types)
+    return Tokenization(
+        read_tokenizer(file),
+        max_tokens,
+        spec.options.get("template"),
+        token_types="token_type_ids" in session.roles.values(),
+        truncate=spec.options.get("truncate", "end"),
+    )
 
 
 def _default_length(tokenizer: Path) -> int:
@@ -225,21 +223,14 @@ def _default_length(tokenizer: Path) -> int:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ModelError(f"cannot read {file}: {error}") from error
-    return content if isinstance(content, dict) else {}
+    return read_object(file) if file.is_file() else {}
 
 
 # Images -------------------------------------------------------------------------------------------
 
 
 def _is_image(slot: Slot) -> bool:
-    is_float = slot.dtype in ("tensor(float)", "tensor(float16)")
-    return is_float and len(slot.shape) == 4 and slot.shape[1] in (3, None)
+    return slot.dtype in FLOATS and len(slot.shape) == 4 and slot.shape[1] in (3, None)
 
 
 def _preprocessing(spec: Spec, path: Path, session: OnnxSession) -> Preprocessing:
@@ -250,7 +241,8 @@ def _preprocessing(spec: Spec, path: Path, session: OnnxSession) -> Preprocessin
     file = path.parent / "preprocessor_config.json"
     size = integer_option(spec, "size", height, minimum=1)
     if file.is_file():
-        default = convert(_read_json(file), str(file), size)
+        with reading(file, ModelError):
+            default = convert(_read_json(file), str(file), size)
     elif size is not None:
         default = Preprocessing(size)
     else:

@@ -17,14 +17,17 @@ from aft.backbones.network import first_line, require
 from aft.backbones.pooling import Tokens, pool, read_tokens
 from aft.backbones.weights import ModelError
 
-TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+"""Floating-point types of ONNX that are supported, and those of numpy."""
 
-_DTYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
+_DTYPES: dict[str, Any] = {
+    **FLOATS,
+    "tensor(bool)": np.bool_,
+    **{f"tensor({name})": np.dtype(name) for name in ("int8", "uint8", "int16", "uint16")},
+    **{f"tensor({name})": np.dtype(name) for name in ("int32", "uint32", "int64", "uint64")},
 }
+_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_OTHER_NAMES = {"input_mask": "attention_mask", "segment_ids": "token_type_ids"}
 _TOKEN_INDEX = {"cls": 0, "last": -1}
 
 
@@ -54,8 +57,14 @@ class OnnxSession:
     Args:
         path: The ``.onnx`` file.
 
+    Attributes:
+        inputs: The inputs of the model.
+        outputs: The outputs of the model.
+        roles: ``input_ids``, ``attention_mask`` or ``token_type_ids`` by input name.
+
     Raises:
-        ModelError: If ONNX Runtime is missing or cannot read the file.
+        ModelError: If ONNX Runtime is missing or cannot read the file, or an input has an
+            unsupported type.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,6 +73,12 @@ class OnnxSession:
         session = self._on(torch.device("cpu"))
         self.inputs = [_slot(node) for node in session.get_inputs()]
         self.outputs = [_slot(node) for node in session.get_outputs()]
+        self.roles = {slot.name: role for slot in self.inputs if (role := _role(slot.name))}
+        for slot in self.inputs:
+            if slot.dtype not in _DTYPES:
+                raise ModelError(
+                    f"expected inputs of {path} of type {', '.join(_DTYPES)}, got {slot}"
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sessions": {}}
@@ -175,8 +190,7 @@ class OnnxTextNetwork(nn.Module):
 
     def _runs(self, lengths: Tensor) -> Iterator[Tensor]:
         """Row indices to run together: all rows, or rows of equal length without a mask."""
-        masked = any(slot.name == "attention_mask" for slot in self.session.inputs)
-        if masked or fixed_length(self.session):
+        if "attention_mask" in self.session.roles.values() or fixed_length(self.session):
             yield torch.arange(len(lengths))
             return
         for length in lengths.unique():  # without a mask, the model would treat padding as text
@@ -187,8 +201,8 @@ class OnnxTextNetwork(nn.Module):
         types = torch.zeros_like(ids) if tokens.types is None else tokens.types[rows]
         length = fixed_length(self.session) or int(mask.sum(1).max())
         ids, mask, types = (pad(part, (0, length - part.shape[1])) for part in (ids, mask, types))
-        values = dict(zip(TEXT_INPUTS, (ids, mask, types), strict=True))
-        feeds = {slot.name: values[slot.name].numpy() for slot in self.session.inputs}
+        values = dict(zip(_TEXT_INPUTS, (ids, mask, types), strict=True))
+        feeds = {name: values[role].numpy() for name, role in self.session.roles.items()}
         out = torch.from_numpy(self.session.run(feeds, self.output, device))
         if out.ndim == 2:
             return out
@@ -226,5 +240,12 @@ def _as_tensor(sha256: str) -> Tensor:
 
 def fixed_length(session: OnnxSession) -> int | None:
     """The fixed number of tokens of a model, or None if its length is dynamic."""
-    shape = next(slot.shape for slot in session.inputs if slot.name == "input_ids")
+    shape = next(one.shape for one in session.inputs if _role(one.name) == "input_ids")
     return shape[1] if len(shape) == 2 else None
+
+
+def _role(name: str) -> str | None:
+    """What a text model's input is, by its name in any exporter; None for any other input."""
+    plain = name.partition(":")[0]  # "input_ids:0" of TensorFlow
+    plain = _OTHER_NAMES.get(plain, plain)
+    return plain if plain in _TEXT_INPUTS else None

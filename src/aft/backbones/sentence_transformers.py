@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,28 @@ from aft.backbones.network import (
 from aft.backbones.pooling import num_positions, padding_id, read_tokens
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError
+from aft.backbones.weights import ModelError, read_object
 from aft.errors import did_you_mean
+from aft.files import reading
 
 _MODULES = "modules.json"
+_CLASSES = {
+    **{"Transformer": "transformer", "Pooling": "pooling", "Dense": "dense"},
+    **{"Normalize": "normalize", "LayerNorm": "layer_norm", "Dropout": "dropout"},
+    **{"StaticEmbedding": "static_embedding", "WeightedLayerPooling": "weighted_layer_pooling"},
+}
+_PACKAGES = ("base.modules", "sentence_transformer.modules")
+_KNOWN = frozenset(
+    f"sentence_transformers.{place}"
+    for name, file in _CLASSES.items()
+    for place in (
+        f"models.{name}",
+        *(f"{package}.{end}" for package in _PACKAGES for end in (name, f"{file}.{name}")),
+    )
+)
+"""Modules that run without ``trust_remote_code``. Others, such as Router and Asym, import the
+classes that their own configuration names, or read pickles."""
+_ACTIVATION = re.compile(r"torch\.nn\.modules\.(activation\.\w+|linear\.Identity)")
 _MOST_TOKENS = 512  # for models without a limit
 _MOST_TOKENS_STATIC = 8192  # for models that average static embeddings
 
@@ -36,18 +55,19 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
     Args:
         spec: ``st:NAME`` or ``st:FOLDER``; options ``prompt`` (the name of one of the model's
             prompts, or ``none``; default: the model's default prompt, if any), ``max_tokens``
-            (default: the model's own) and ``template`` (format of the text after the prompt,
-            e.g. ``{0}`` or ``Title: {0} Text: {1}``).
+            (default: the model's own), ``template`` (format of the text after the prompt, e.g.
+            ``{0}`` or ``Title: {0} Text: {1}``) and ``truncate``.
         seed: Not used: the weights are always pretrained.
         trust_remote_code: Whether to run Python code that is part of the model.
 
     Raises:
         ModelError: If the model cannot be found or loaded, or an option is invalid.
     """
-    check_options(spec, ("prompt", "max_tokens", "template"))
+    check_options(spec, ("prompt", "max_tokens", "template", "truncate"))
     library = require("sentence_transformers", "text")
     repository = Repository.find(spec, trust_remote_code)
-    _check_modules(repository)
+    _check_classes(repository)
+    repository.check_tokenizer()
 
     def load(name: str, **options: Any) -> Any:
         return library.SentenceTransformer(name, device="cpu", **options)
@@ -109,30 +129,46 @@ class SentenceFeatures(nn.Module):
         return torch.where(tokens.counts > 0, embedding[:, : self.dim], 0)
 
 
-def _check_modules(repository: Repository) -> None:
-    """Reject models of other libraries, and custom modules without ``trust_remote_code``."""
-    path = repository.file(_MODULES)
-    if path is None and repository.folder is None:
-
-        def get(name: str, *, local_files_only: bool = False, **_: Any) -> str:
-            hub = require("huggingface_hub", "text")
-            file: str = hub.hf_hub_download(name, _MODULES, local_files_only=local_files_only)
-            return file
-
-        path = Path(repository.load(get))
+def _check_classes(repository: Repository) -> None:
+    """Reject models of other libraries, and unknown classes without ``trust_remote_code``."""
+    path = _get(repository, _MODULES)
     if path is None:
         raise ModelError(
             f"expected a sentence-transformers model with a {_MODULES}, but {repository.name} has "
             f"none; use hf:{repository.spec.name} for other transformers models"
         )
-    try:
-        types = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{path} cannot be read: {error!r}") from error
-    own = [name for name in types if not name.startswith("sentence_transformers.")]
-    if own and not repository.trust_remote_code:
-        modules = ", ".join(own)
-        raise ModelError(f"{needs_code(repository.spec)} (custom modules in {_MODULES}: {modules})")
+    with reading(path, ModelError):
+        modules = [(str(one["type"]), str(one["path"])) for one in json.loads(path.read_bytes())]
+    if repository.trust_remote_code:
+        return
+    own = [kind for kind, _ in modules if kind not in _KNOWN]
+    for kind, folder in modules:
+        if kind.endswith("Dense"):
+            if not re.fullmatch(r"\w+", folder):
+                raise ModelError(f"expected the folder of a module in {path}, got {folder!r}")
+            config = _get(repository, f"{folder}/config.json")
+            named = read_object(config).get("activation_function") if config else None
+            if named is not None and not _ACTIVATION.fullmatch(str(named)):
+                own.append(str(named))
+    if own:
+        raise ModelError(
+            f"{needs_code(repository.spec)} (classes in {_MODULES} that are not known to be "
+            f"harmless: {', '.join(own)})"
+        )
+
+
+def _get(repository: Repository, name: str) -> Path | None:
+    """Path of a file of the model, which is downloaded if necessary; None if there is none."""
+    path = repository.file(name)
+    if path is not None or repository.folder is not None:
+        return path
+
+    def download(repository_name: str, *, local_files_only: bool = False, **_: Any) -> str:
+        hub = require("huggingface_hub", "text")
+        file: str = hub.hf_hub_download(repository_name, name, local_files_only=local_files_only)
+        return file
+
+    return Path(repository.load(download))
 
 
 def _is_static(model: Any) -> bool:
@@ -161,11 +197,11 @@ def _tokenization(spec: Spec, model: Any, prompt: str) -> Tokenization:
     template = spec.options.get("template")
     if prompt:
         template = prompt.replace("{", "{{").replace("}", "}}") + (template or "{0}")
+    side = spec.options.get("truncate", "end")
     if _is_static(model):
         text = _without_special_tokens(model[0].tokenizer.to_str())
-        return Tokenization(
-            text, integer_option(spec, "max_tokens", _MOST_TOKENS_STATIC, minimum=1), template
-        )
+        most = integer_option(spec, "max_tokens", _MOST_TOKENS_STATIC, minimum=1)
+        return Tokenization(text, most, template, truncate=side)
     transformer = getattr(model[0], "auto_model", None)
     if transformer is None or getattr(model[0], "tokenizer", None) is None:
         raise ModelError(
@@ -184,7 +220,8 @@ def _tokenization(spec: Spec, model: Any, prompt: str) -> Tokenization:
     types = getattr(transformer.config, "type_vocab_size", 0) > 1 and (
         "token_type_ids" in model[0].tokenizer.model_input_names
     )
-    return Tokenization(text, asked or (most if most < 2**31 else _MOST_TOKENS), template, types)
+    most = asked or (most if most < 2**31 else _MOST_TOKENS)
+    return Tokenization(text, most, template, types, side)
 
 
 def _without_special_tokens(tokenizer_json: str) -> str:

@@ -13,20 +13,21 @@ from torch import Tensor, nn
 from aft.backbones.network import (
     Network,
     check_options,
-    first_line,
     integer_option,
     require,
     seeded,
     versions,
 )
 from aft.backbones.specs import Spec
-from aft.backbones.tokenization import Tokenization
+from aft.backbones.tokenization import Tokenization, read_tokenizer
 from aft.backbones.weights import ModelError, load_into, load_weights
 
 if TYPE_CHECKING:
     import tokenizers
 
-_OPTIONS = ("dim", "max_tokens", "seed", "template", "tokenizer", "vocabulary", "weights")
+_OPTIONS = (
+    *("dim", "max_tokens", "seed", "template", "tokenizer", "truncate", "vocabulary", "weights"),
+)
 _UNKNOWN = "[UNK]"
 _SPACELESS = r"\x{0e00}-\x{0eff}\x{3040}-\x{30ff}\x{3400}-\x{9fff}\x{f900}-\x{faff}"
 _WORD = rf"[^\W{_SPACELESS}]+|\S"  # letters, digits and underscores, or one other character
@@ -84,9 +85,9 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
 
     Args:
         spec: ``small:static``; options ``vocabulary`` (maximum size, default 20,000),
-            ``dim`` (default 128), ``max_tokens`` (default 512), ``template``, ``tokenizer`` (a
-            ``tokenizer.json`` or its folder, instead of one trained on ``texts``), ``weights``
-            (``random``, the default, or a file), ``seed``.
+            ``dim`` (default 128), ``max_tokens`` (default 512), ``template``, ``truncate``,
+            ``tokenizer`` (a ``tokenizer.json`` or its folder, instead of one trained on ``texts``),
+            ``weights`` (``random``, the default, or a file), ``seed``.
         seed: Seed of random weights if the specification has no ``seed``.
         texts: The training texts; their most frequent words form the vocabulary.
 
@@ -100,6 +101,7 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         _tokenizer(spec, texts),
         integer_option(spec, "max_tokens", 512, minimum=1),
         spec.options.get("template"),
+        truncate=spec.options.get("truncate", "end"),
     )
     dim = integer_option(spec, "dim", 128, minimum=1)
     module = seeded(
@@ -148,6 +150,7 @@ def text_network(
         "dim": str(dim),
         "max_tokens": str(tokenization.max_tokens),
         **({"template": tokenization.template} if tokenization.template else {}),
+        **({"truncate": "start"} if tokenization.truncate == "start" else {}),
     }
     return Network(
         spec=spec,
@@ -193,18 +196,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> tokenizers.Tokeniz
     return tokenizer
 
 
-def read_tokenizer(spec: Spec) -> str:
+def tokenizer_option(spec: Spec) -> str:
     """Read the ``tokenizer.json`` that the option ``tokenizer`` names.
 
     Raises:
         ModelError: If it cannot be read.
     """
     place = Path(spec.options["tokenizer"]).expanduser()
-    file = place / "tokenizer.json" if place.is_dir() else place
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read the tokenizer {file}: {first_line(error)}") from error
+    return read_tokenizer(place / "tokenizer.json" if place.is_dir() else place)
 
 
 def _tokenizer(spec: Spec, texts: Iterable[str] | None) -> str:
@@ -214,7 +213,7 @@ def _tokenizer(spec: Spec, texts: Iterable[str] | None) -> str:
                 f"expected vocabulary or tokenizer, not both, got {spec}; a tokenizer has its own "
                 "vocabulary"
             )
-        return read_tokenizer(spec)
+        return tokenizer_option(spec)
     if texts is None:
         raise ModelError(
             f"{spec} builds its vocabulary from training texts, but there are none; use an "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from aft.backbones.network import Network, first_line, output_dim, seeded, versions
+from aft.backbones.network import FAULTS, Network, explain, output_dim, seeded, versions
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
@@ -59,7 +60,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
 def call(spec: Spec) -> Any:
     """Call the user's function; error messages name the file and line."""
     path, name = find_file(spec)
-    module = _run_file(path)
+    module = import_file(path)
     function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value)]
@@ -68,7 +69,7 @@ def call(spec: Spec) -> Any:
         return function(**spec.options)
     except ModelError:
         raise
-    except Exception as error:  # user code may raise anything
+    except FAULTS as error:
         raise ModelError(_where(error, path)) from error
 
 
@@ -90,16 +91,56 @@ def find_file(spec: Spec) -> tuple[Path, str]:
     return file, name
 
 
-def _run_file(path: Path) -> ModuleType:
-    """Import a file so that data-loading workers can import it too; its folder is importable."""
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.append(folder)  # last, so that the user's files do not shadow libraries
+def own_files(path: Path) -> list[Path]:
+    """A Python file and the modules that it imports from its own folder, directly or not."""
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            waiting += _imported(file, path.parent)
+    return [path, *sorted(found - {path})]
+
+
+def _imported(file: Path, folder: Path) -> Iterator[Path]:
+    """Files in a folder, or in packages below it, that an import in a Python file may load."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except Exception:  # reported when the file is run
+        return
+    for node in nodes:
+        base, names = folder, []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = file.parents[node.level - 1] if node.level else folder
+            start = f"{node.module}." if node.module else ""
+            names = [start + alias.name for alias in node.names]
+        for name in names:
+            place = base
+            for part in name.split("."):
+                place = place / part
+                both = (place.with_name(f"{part}.py"), place / "__init__.py")
+                yield from (one for one in both if one.is_file() and one.is_relative_to(folder))
+
+
+def import_file(path: Path, again: bool = True) -> ModuleType:
+    """Import a file so that data-loading workers can import it too; its folder is importable.
+
+    Args:
+        path: The file.
+        again: Whether to run the file again if it is already imported.
+    """
+    _make_importable(str(path.parent))
     name = path.stem
     importlib.invalidate_caches()
     known = importlib.util.find_spec(name) if name.isidentifier() and name != "__main__" else None
     if known is None or known.origin != str(path):
         name = f"_aft_{file_hash(path)[:16]}"
+    if name in sys.modules and not again:
+        return sys.modules[name]
+    _forget_others(own_files(path)[1:], path.parent)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
@@ -107,15 +148,46 @@ def _run_file(path: Path) -> ModuleType:
     try:
         # Not the loader of the module: its cached bytecode may be that of an edited file's past.
         exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
-    except Exception as error:  # user code may raise anything
+    except FAULTS as error:
         del sys.modules[name]
         raise ModelError(_where(error, path)) from error
     return module
 
 
-def _where(error: Exception, path: Path) -> str:
+_FOLDERS: list[str] = []
+"""Folders of imported files, which were added to the path."""
+_IMPORTED: dict[Path, str] = {}
+"""SHA-256 of the neighbours of imported files when they were imported."""
+
+
+def _make_importable(folder: str) -> None:
+    """Add a folder to the path, before those of other files."""
+    if folder in _FOLDERS:
+        sys.path.remove(folder)
+        _FOLDERS.remove(folder)
+    if folder not in sys.path:
+        _FOLDERS.append(folder)
+        # After the rest of the path, so that the user's files do not shadow libraries.
+        sys.path.insert(1 + len(sys.path) - len(_FOLDERS), folder)
+
+
+def _forget_others(files: Sequence[Path], folder: Path) -> None:
+    """Have neighbours imported again if one was edited since, or is of another file's folder."""
+    hashes = {file: file_hash(file) for file in files}
+    names = {file.relative_to(folder).parts[0].removesuffix(".py") for file in files}
+    edited = any(_IMPORTED.get(file, now) != now for file, now in hashes.items())
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in names and (place := getattr(module, "__file__", None)):
+            origin = Path(place)
+            ours = any(origin.is_relative_to(one) for one in _FOLDERS)
+            if (edited and origin in hashes) or (ours and origin not in hashes):
+                del sys.modules[name]
+    _IMPORTED.update(hashes)
+
+
+def _where(error: BaseException, path: Path) -> str:
     """``FILE, line 12, in make: ValueError: …``, for the innermost line in the user's file."""
-    message = f"{type(error).__name__}: {first_line(error)}"
+    message = explain(error)
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"{path}, line {error.lineno}: {message}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]

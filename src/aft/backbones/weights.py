@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
-from collections import OrderedDict
+import re
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,12 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from aft.errors import AftError
+from aft.files import Damaged, reading
 
 StateDict = dict[str, Tensor]
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net")
-_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
-_PARTS = ("backbone.", "model.", "encoder.")  # prefixes of the backbone in a larger model
+# Of torch.compile, FSDP and activation checkpointing, anywhere in a name.
+_WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Of DataParallel and of larger models, in any order.
+_PREFIX = re.compile(r"((module|model|net|network|student|backbone|encoder)\.)*")
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 
 
@@ -31,13 +36,23 @@ class ModelError(AftError):
     """
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; ModelError if the file is damaged or has another content."""
+    with reading(path, ModelError):
+        values = json.loads(path.read_bytes())
+        if not isinstance(values, dict):
+            raise Damaged(f"expected a JSON object, got {type(values).__name__}")
+        return values
+
+
 def load_weights(path: str | Path) -> StateDict:
     """Read a state dict from a weight file.
 
     Args:
         path: A ``.safetensors`` file, or a ``.pth``, ``.pt``, ``.bin`` or ``.tar`` file written by
             ``torch.save``, which is read with ``weights_only=True``. Common nesting
-            (``{"state_dict": …}``, ``{"model": …}``) and prefixes (``module.``) are removed.
+            (``{"state_dict": …}``, ``{"model": …}``) and wrappers (``module.``, ``_orig_mod.``)
+            are removed.
 
     Raises:
         ModelError: If the file is missing, damaged, in another format or without tensors.
@@ -46,7 +61,7 @@ def load_weights(path: str | Path) -> StateDict:
     if not path.is_file():
         raise ModelError(f"weight file {path} not found")
     if path.suffix == ".safetensors":
-        state = _read_safetensors(path)
+        state = read_safetensors(path)
     elif path.suffix in _TORCH_SUFFIXES:
         state = _read_torch(path)
     else:
@@ -54,10 +69,44 @@ def load_weights(path: str | Path) -> StateDict:
             f"expected weights in a .safetensors, .pth, .pt or .bin file, got {path}; convert "
             "other formats with safetensors.torch.save_file(state_dict, path)"
         )
-    for wrapper in _WRAPPERS:
-        if all(name.startswith(wrapper) for name in state):
-            state = {name[len(wrapper) :]: tensor for name, tensor in state.items()}
+    plain = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
+    state = plain if len(plain) == len(state) else state  # both, wrapped and plain: as it is
+    while all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
+
+
+def unwrap(state: Mapping[str, Tensor], wanted: Iterable[str], base: str = "") -> StateDict:
+    """The part of a state dict that belongs to a network inside larger ones.
+
+    Args:
+        state: Tensors by name. Those of the network may begin with any order of ``module.``,
+            ``model.``, ``backbone.`` and the like.
+        wanted: Names of the network's tensors.
+        base: A further prefix of the network in its usual larger model, such as ``bert.``.
+
+    Returns:
+        The tensors under the prefix that most of the wanted names have, without it.
+
+    Raises:
+        ModelError: If there are several such networks.
+    """
+    counts: Counter[str] = Counter({"": 0})
+    names = set(wanted)
+    for key in state:
+        prefix = _PREFIX.match(key)[0]  # type: ignore[index]
+        ends = [match.end() for match in re.finditer(r"\.", prefix)]
+        ends += [end + len(base) for end in (0, *ends) if base and key.startswith(base, end)]
+        counts.update(key[:end] for end in (0, *ends) if key[end:] in names)
+    most = max(counts.values())
+    best, *others = [prefix for prefix, count in counts.items() if count == most]
+    if most and others:
+        raise ModelError(
+            f"the weights hold this network {1 + len(others)} times, under "
+            f"{' and '.join(repr(prefix) for prefix in (best, *others))}; save the one to use in a "
+            "file of its own"
+        )
+    return {key[len(best) :]: one for key, one in state.items() if key.startswith(best)}
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], head: Iterable[str] = ()) -> None:
@@ -65,8 +114,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], head: Iterable[str
 
     Args:
         module: The network without its classifier.
-        state: Tensors by name. It may contain the classifier, and all names may have the prefix
-            ``backbone.``, ``model.`` or ``encoder.``.
+        state: Tensors by name, as for :func:`unwrap`. It may contain the classifier.
         head: Names (or name prefixes) of the classifier, whose tensors are ignored.
 
     Raises:
@@ -75,10 +123,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], head: Iterable[str
     """
     expected: Any = module.state_dict()
     wanted = {name for name in expected if not name.endswith("num_batches_tracked")}
-    for part in _PARTS:
-        if wanted and all(part + name in state for name in wanted):
-            state = {k[len(part) :]: v for k, v in state.items() if k.startswith(part)}
-            break
+    state = unwrap(state, wanted)
     missing = [name for name in expected if name in wanted and name not in state]
     others = [name for name in state if name not in expected]
     heads = tuple(head)
@@ -139,13 +184,11 @@ def load_numpy_pickle(path: str | Path) -> Any:
     path = Path(path).expanduser()
     if not path.is_file():
         raise ModelError(f"weight file {path} not found")
-    try:
-        with path.open("rb") as file:
+    with reading(path, ModelError), path.open("rb") as file:
+        try:
             return _NumpyUnpickler(file).load()
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ModelError(f"{path} is not a readable pickle of numpy arrays: {error}") from error
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
 
 
 class _NumpyUnpickler(pickle.Unpickler):
@@ -165,27 +208,24 @@ class _NumpyUnpickler(pickle.Unpickler):
         return self._known[module, name]
 
 
-def _read_safetensors(path: Path) -> StateDict:
-    from safetensors import SafetensorError
+def read_safetensors(path: Path, error: type[AftError] = ModelError) -> StateDict:
+    """The tensors of a ``.safetensors`` file; the given error if it is damaged."""
     from safetensors.torch import load_file
 
-    try:
+    with reading(path, error):
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def _read_torch(path: Path) -> StateDict:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"expected only tensors in {path}, but it has other objects or is damaged; loading it "
-            "could run code. If you trust it, save its state_dict() with "
-            "safetensors.torch.save_file"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is not a readable torch file: {error}") from error
+    with reading(path, ModelError):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ModelError(
+                f"expected only tensors in {path}, but it has other objects or is damaged; loading "
+                "it could run code. If you trust it, save its state_dict() with "
+                "safetensors.torch.save_file"
+            ) from error
     for nest in _NESTS:
         if isinstance(content, dict) and isinstance(content.get(nest), dict):
             content = content[nest]

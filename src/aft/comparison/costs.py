@@ -43,7 +43,7 @@ def measure_costs(config: CompareConfig, samples: Samples, run: TrainResult) -> 
         AftError: If a model cannot be loaded.
     """
     device = choose_device(config.device)
-    student = run.student()
+    student = run.student(config.trust_remote_code or config.student)
     some = _some(samples)
     inputs = match_columns(samples.subset(some), student.columns)
     one_by_one = run_student(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -182,6 +184,9 @@ class DemoConfig(ComputeOptions):
 
 REMOVED = {"keep_teachers": False, "gradient_accumulation": 1}
 """Options of earlier versions, with the values at which they change nothing."""
+_SHORT = reprlib.Repr()  # aliases in YAML may hold endless values
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 200
+_PYTHON = re.compile(r"([^:=?]+=)?python:")
 C = TypeVar("C", bound=Options)
 
 
@@ -222,6 +227,29 @@ def read_config_file(path: Path, kind: type[Options]) -> dict[str, Any]:
     return values
 
 
+def check_code(source: str, values: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
+    """Check that a configuration file, which may be a stranger's, does not run code by itself.
+
+    Args:
+        source: The file, for the message.
+        values: The options in it.
+        flags: The options of the command line.
+
+    Raises:
+        ConfigError: If the file sets ``trust_remote_code`` or names the file of a ``python:``
+            model, and the command line does not allow it.
+    """
+    given = [values[name] for name in ("student", "teachers") if name in values.keys() - flags]
+    models = [one for part in given for one in (part if isinstance(part, list) else [part])]
+    names = [one for one in models if isinstance(one, str) and _PYTHON.match(one)]
+    allowed = flags.get("trust_remote_code")
+    if (names and not allowed) or (values.get("trust_remote_code") and allowed is None):
+        raise ConfigError(
+            f"{source} {f'names {names[0]}' if names else 'sets trust_remote_code'}, which runs "
+            "Python code; read that code, then add --trust-remote-code to run it"
+        )
+
+
 def write_config_file(path: Path, config: Options) -> None:
     """Write every option as YAML; :func:`read_config_file` takes it back."""
     write_whole(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
@@ -239,6 +267,6 @@ def explain(error: ValidationError) -> str:
         elif problem["type"] == "extra_forbidden":
             parts[f"unknown option {name}"] = []
         else:
-            said = parts.setdefault(f"{name}={problem['input']!r}: ", [])
+            said = parts.setdefault(f"{name}={_SHORT.repr(problem['input'])}: ", [])
             said.append(problem["msg"].lower())
     return "; ".join(start + ", or ".join(said) for start, said in parts.items())

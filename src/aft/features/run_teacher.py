@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from aft.backbones.batches import PADDING, Inputs, collate, to_device
+from aft.backbones.network import FAULTS
 from aft.backbones.preprocessing import Transform
 from aft.backbones.tokenization import Tokenization
 from aft.data.samples import Samples
@@ -186,7 +187,7 @@ def _forward(teacher: Teacher, module: nn.Module, inputs: Tensor, how: Compute) 
             f"{tuple(inputs.shape)}: use a smaller --extract-batch-"
             f"{'tokens' if teacher.modality == 'text' else 'size'}"
         ) from error
-    except Exception as error:  # third-party code may raise anything
+    except FAULTS as error:
         raise TeacherError(
             f"{teacher.spec} failed on an input of shape {tuple(inputs.shape)}: "
             f"{type(error).__name__}: {error}"

@@ -153,7 +153,4 @@ def note_truncation(model: str, tokenization: Tokenization, samples: Samples) ->
     cut = tokenization.count_truncated(texts)
     if not cut:
         return []
-    return [
-        f"{model} truncates {cut} of {len(some)} texts to the first {tokenization.max_tokens} "
-        "tokens"
-    ]
+    return [f"{model} truncates {cut} of {len(some)} texts to {tokenization.max_tokens} tokens"]

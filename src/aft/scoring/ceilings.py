@@ -108,7 +108,7 @@ def _run(
     options: TrainConfig, folder: Path, splits: Mapping[str, Samples]
 ) -> dict[str, NDArray[Any]]:
     """Outputs of a trained student for each split, ``(n, num_outputs)``."""
-    saved = SavedStudent.load(folder, trust_remote_code=True)  # it was made by this comparison
+    saved = SavedStudent.load(folder, options.trust_remote_code or options.student)
     device = choose_device(options.device)
     return {
         name: compute_logits(

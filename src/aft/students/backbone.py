@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from aft.backbones.network import Network
+from aft.backbones.network import Network, loading
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError, state_hash
+from aft.backbones.weights import state_hash
 from aft.errors import StudentError, did_you_mean
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def load_backbone(
             (transformers), ``small`` or ``python`` (a function in a file).
         seed: Seed of random weights, unless the specification has an option ``seed``.
         texts: Returns the training texts, from which ``small:static`` builds its vocabulary.
-        trust_remote_code: Whether to run code from a model repository on the hub.
+        trust_remote_code: Whether to run Python code that is part of a model.
 
     Raises:
         StudentError: If the source is unknown or the model cannot be built.
@@ -98,11 +98,9 @@ def load_backbone(
         options["texts"] = texts
     if parsed.source in _HUBS:
         options["trust_remote_code"] = trust_remote_code
-    try:
+    with loading(parsed, StudentError):
         build = importlib.import_module(_SOURCES[parsed.source]).build
         network: Network = build(parsed, seed=seed, **options)
-    except ModelError as error:
-        raise StudentError(str(error)) from error
     logger.info("student %s: weights %s", spec, network.weights)
     return Backbone(
         module=network.module,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec, split_column
+from aft.backbones.tokenization import Tokenization
 from aft.data.readers.find_columns import InputColumn
 from aft.data.samples import Samples, columns_for
 from aft.errors import ConfigError, StudentError
@@ -87,7 +88,7 @@ def rebuild_backbone(
     info: dict[str, Any],
     preprocessing: dict[str, Any],
     folder: Path,
-    trust_remote_code: bool = False,
+    trust_remote_code: bool | Collection[str] = False,
 ) -> Backbone:
     """Rebuild the architecture of a saved student from its folder alone.
 
@@ -95,7 +96,8 @@ def rebuild_backbone(
         info: :attr:`Backbone.info` of the saved student.
         preprocessing: The description of its preprocessing.
         folder: Folder with :attr:`Backbone.files`.
-        trust_remote_code: Whether to run the code that the student needs.
+        trust_remote_code: Whether to run the code that the student needs; or the specifications
+            that the user gave, of which the files of ``python:`` students may run.
 
     Raises:
         StudentError: If the student needs code that is not trusted, or cannot be built.
@@ -110,7 +112,9 @@ def rebuild_backbone(
         takes = {name: tuple(names) for name, names in preprocessing.get("takes", {}).items()}
         return join(towers, info["fusion"], takes=takes)
     spec = Spec.parse(info["architecture_spec"])
-    if spec.source == "python" and not trust_remote_code:
+    trusted = trust_remote_code is True
+    named = () if isinstance(trust_remote_code, bool) else map(split_column, trust_remote_code)
+    if spec.source == "python" and not trusted and str(spec) not in {one for _, one in named}:
         raise StudentError(
             f"the student in {folder} is built by {spec}, which is not trusted; read that file, "
             "then use --trust-remote-code to run it"
@@ -121,10 +125,13 @@ def rebuild_backbone(
 
     options = {key: placed(value) for key, value in spec.options.items()}
     backbone = load_backbone(
-        Spec(spec.source, placed(spec.name), options), trust_remote_code=trust_remote_code
+        Spec(spec.source, placed(spec.name), options), trust_remote_code=trusted
     )
-    if isinstance(backbone.preprocessing, Preprocessing):  # weights may change it
+    own = backbone.preprocessing
+    if isinstance(own, Preprocessing):  # weights may change it
         backbone.preprocessing = Preprocessing.from_description(preprocessing)
+    elif isinstance(own, Tokenization):  # earlier versions cut long texts in another way
+        backbone.preprocessing = Tokenization.from_description(preprocessing, own.tokenizer_json)
     return backbone
 
 

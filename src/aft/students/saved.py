@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,16 @@ class SavedStudent:
             write_json(folder / DESCRIPTION, description)
 
     @classmethod
-    def load(cls, folder: str | Path, trust_remote_code: bool = False) -> SavedStudent:
+    def load(
+        cls, folder: str | Path, trust_remote_code: bool | Collection[str] = False
+    ) -> SavedStudent:
         """Load a saved student; needs neither teachers nor internet access.
 
         Args:
             folder: A run folder, or the ``student`` folder in it.
-            trust_remote_code: Whether to run the file of a student that is built by a ``python:``
-                function.
+            trust_remote_code: Whether to run Python code that the student needs: the file of a
+                ``python:`` function, or code that is part of a hub model. Or the specifications
+                that the user gave, of which the files of ``python:`` students may run.
 
         Raises:
             StudentError: If `folder` contains no student, a file of it is damaged, or the student
@@ -124,10 +127,10 @@ class SavedStudent:
             task = Task.from_description(description["task"])
             columns = tuple(InputColumn(**column) for column in description["columns"])
             info, preprocessing = description["info"], description["preprocessing"]
-        backbone = rebuild_backbone(info, preprocessing, folder, trust_remote_code)
-        backbone.info = info
-        with reading(folder / WEIGHTS, StudentError, CURE):
+            backbone = rebuild_backbone(info, preprocessing, folder, trust_remote_code)
+            backbone.info = info
             module = new_student(backbone, task)
+        with reading(folder / WEIGHTS, StudentError, CURE):
             module.load_state_dict(load_file(folder / WEIGHTS))
         return cls(module.eval(), task, columns, backbone)
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from aft.backbones.batches import Inputs
+from aft.backbones.network import explain
+from aft.errors import StudentError
 from aft.students.backbone import Backbone
 from aft.tasks import Task
 
@@ -74,7 +76,10 @@ class Student(nn.Module):
 
     def forward(self, inputs: Inputs) -> StudentOutput:
         """Logits and features of a batch."""
-        features = self.backbone(inputs)
+        try:
+            features = self.backbone(inputs)
+        except SystemExit as stop:
+            raise StudentError(f"the student's network ended with {explain(stop)}") from stop
         return StudentOutput(self.rescale(self.head(features)), features)
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from aft.backbones.network import check_options
 from aft.backbones.specs import Spec
-from aft.backbones.weights import file_hash
+from aft.backbones.weights import file_hash, read_safetensors
 from aft.errors import TeacherError
+from aft.files import reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +61,8 @@ class FeatureTable:
             )
         if not path.is_file():
             raise TeacherError(f"feature file {path} not found")
-        features, keys, files = _READERS[path.suffix](path)
+        with reading(path, TeacherError):
+            features, keys, files = _READERS[path.suffix](path)
         if features.ndim != 2 or features.dtype.kind not in "fiu" or 0 in features.shape:
             raise TeacherError(
                 f"expected a numeric matrix (n, dim) in {path}, got shape {features.shape} and "
@@ -131,22 +133,14 @@ def _read_npy(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
             f"{path} needs a file {names.name} beside it, with one sample id (32 hex digits) or "
             "file name per line, in the order of the rows"
         )
-    try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    with reading(names, TeacherError):
         lines = names.read_text(encoding="utf-8").splitlines()
-    except (ValueError, OSError, EOFError) as error:
-        raise TeacherError(f"cannot read {path} or {names.name}: {error}") from error
+    features = np.load(path, mmap_mode="r", allow_pickle=False)
     return features, [_key(line.strip()) for line in lines], [path, names]
 
 
 def _read_safetensors(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise TeacherError(f"{path} is not a readable safetensors file: {error}") from error
+    tensors = read_safetensors(path, TeacherError)
     if {"features", "sample_ids"} - set(tensors):
         raise TeacherError(
             f"expected tensors features (n, dim) and sample_ids (n, 16) uint8 in {path}, got "
@@ -165,13 +159,9 @@ def _read_safetensors(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]
 
 
 def _read_parquet(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise TeacherError(f"{path} is not a readable Parquet file: {error}") from error
+    table = pq.read_table(path)
     named = [name for name in ("sample_id", "file") if name in table.column_names]
     if not named:
         raise TeacherError(

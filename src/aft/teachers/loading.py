@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 
-from aft.backbones.network import first_line
+from aft.backbones.network import FAULTS, explain, loading
 from aft.backbones.specs import Spec
 from aft.backbones.weights import ModelError
 from aft.errors import TeacherError, did_you_mean
@@ -59,7 +59,8 @@ def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | Fea
             installed package registers in the entry-point group ``aft.teachers``: a callable
             that takes a :class:`aft.backbones.specs.Spec` and returns a :class:`Teacher` or a
             :class:`FeatureTable`.
-        trust_remote_code: Whether to run Python code that is part of a hub model.
+        trust_remote_code: Whether to run Python code that is part of a model. The file of a
+            ``python:`` teacher, which the specification names, runs without it.
 
     Returns:
         A frozen model in eval mode, or a table of precomputed features.
@@ -70,13 +71,11 @@ def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | Fea
     """
     parsed = Spec.parse(spec)
     plugins = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    try:
+    with loading(parsed, TeacherError):
         if parsed.source in _SOURCES:
             return _SOURCES[parsed.source](parsed, trust_remote_code)
         if parsed.source in plugins:
             return _from_plugin(plugins[parsed.source], parsed)
-    except ModelError as error:
-        raise TeacherError(str(error)) from error
     known = sorted({*_SOURCES, *plugins})
     raise TeacherError(
         f"unknown source {parsed.source!r} of teacher {spec}; expected one of {', '.join(known)}"
@@ -90,10 +89,9 @@ def _from_plugin(point: EntryPoint, spec: Spec) -> Teacher | FeatureTable:
         teacher = point.load()(spec)
     except (ModelError, TeacherError):
         raise
-    except Exception as error:  # another package's code
+    except FAULTS as error:
         raise TeacherError(
-            f"package {package} failed to load teacher {spec}: "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"package {package} failed to load teacher {spec}: {explain(error)}"
         ) from error
     if not isinstance(teacher, Teacher | FeatureTable):
         raise TeacherError(

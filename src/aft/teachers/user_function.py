@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from aft.backbones.network import first_line, output_dim, versions
+from aft.backbones.network import explain, first_line, output_dim, versions
 from aft.backbones.preprocessing import ImageTransform, Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.user_file import call, describe, find_file
+from aft.backbones.user_file import call, describe, find_file, import_file, own_files
 from aft.backbones.weights import ModelError, file_hash, state_hash
+from aft.errors import TeacherError
 from aft.teachers.teacher import Teacher
 
 
@@ -48,7 +51,9 @@ def load(spec: Spec) -> Teacher:
         description = preprocess.describe()
     elif isinstance(preprocess, Tokenization):
         description, modality = preprocess.describe(), "text"
-    elif not callable(preprocess):
+    elif callable(preprocess):
+        preprocess = UserTransform(spec, preprocess)
+    else:
         raise ModelError(
             f"expected preprocess of {spec} to be a function from an input to a tensor, got "
             f"{describe(preprocess)}"
@@ -60,12 +65,48 @@ def load(spec: Spec) -> Teacher:
     path = find_file(spec)[0]
     own = {
         "spec": str(replace(spec, name=f"{path.name}:{find_file(spec)[1]}").without("weights")),
-        "source_sha256": file_hash(path),
+        "source_sha256": file_hash(*own_files(path)),
         "weights_sha256": state_hash(module.state_dict()),
         "dim": width,
     }
     identity = {"preprocessing": description, "versions": versions("torch"), **stated, **own}
     return Teacher(str(spec), width, module, preprocess, identity, modality)
+
+
+class UserTransform:
+    """A preprocess function of a user's file, which data-loading workers can load too.
+
+    Args:
+        spec: The specification of the teacher.
+        function: Maps an input to a tensor.
+    """
+
+    def __init__(self, spec: Spec, function: Callable[[Any], Tensor]) -> None:
+        self.spec = spec
+        self.function = function
+
+    def __call__(self, value: Any) -> Tensor:
+        """The tensor of an input."""
+        try:
+            return self.function(value)
+        except SystemExit as stop:
+            raise TeacherError(f"preprocess of {self.spec} ended with {explain(stop)}") from stop
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            content = pickle.dumps(self.function)
+        except Exception as error:  # the function's own objects may raise anything
+            raise TeacherError(
+                f"preprocess of {self.spec} cannot be sent to worker processes "
+                f"({first_line(error)}): define it as a function at the top level of the file, or "
+                "use --num-workers 0"
+            ) from error
+        return _restore, (self.spec, content)
+
+
+def _restore(spec: Spec, content: bytes) -> UserTransform:
+    import_file(find_file(spec)[0], again=False)  # its name need not be importable
+    return UserTransform(spec, pickle.loads(content))
 
 
 def _blank_input(spec: Spec, preprocess: Any, modality: str) -> Any:
@@ -77,5 +118,4 @@ def _blank_input(spec: Spec, preprocess: Any, modality: str) -> Any:
         return preprocess(value).unsqueeze(0)
     except Exception as error:  # user code may raise anything
         what = "the text 'a text'" if is_text else "a 320 x 256 image"
-        message = f"{type(error).__name__}: {first_line(error)}"
-        raise ModelError(f"preprocess of {spec} failed on {what}: {message}") from error
+        raise ModelError(f"preprocess of {spec} failed on {what}: {explain(error)}") from error

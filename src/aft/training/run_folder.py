@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,13 @@ class TrainResult:
             }
             return cls(out, metrics, str(summary["split"]), summary)
 
-    def student(self) -> SavedStudent:
-        """The trained student.
+    def student(self, trust_remote_code: bool | Collection[str] = False) -> SavedStudent:
+        """The trained student; ``trust_remote_code`` is that of :meth:`SavedStudent.load`.
 
         Raises:
-            StudentError: If the student cannot be read.
+            StudentError: If the student cannot be read, or needs code that is not trusted.
         """
-        return SavedStudent.load(self.out, trust_remote_code=True)
+        return SavedStudent.load(self.out, trust_remote_code)
 
 
 def is_finished(out: Path) -> bool:
