@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import math
@@ -21,6 +22,7 @@ from aft.files import (
     read_sealed,
     reading,
     remove_leftovers,
+    write_csv,
     write_json,
     write_sealed,
     write_whole,
@@ -150,3 +152,20 @@ def test_a_permission_is_no_damage(tmp_path: Path) -> None:
 def test_errors_for_users_pass_unchanged(tmp_path: Path) -> None:
     with pytest.raises(InputError), reading(tmp_path / "x", DataError, "Delete it"):
         raise InputError("wrong shape")
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("@x", "'@x"),
+        ("-cmd", "'-cmd"),
+        ("-1.5", "-1.5"),
+        ("+3", "+3"),
+        ("a", "a"),
+    ],
+)
+def test_no_cell_of_a_table_is_a_formula(tmp_path: Path, cell: str, written: str) -> None:
+    write_csv(tmp_path / "x.csv", [("name", "n"), (cell, -2)])
+    with (tmp_path / "x.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["name", "n"], [written, "-2"]]

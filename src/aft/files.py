@@ -7,15 +7,17 @@ documents hold their own and those of the files that belong to them, other files
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -212,6 +214,24 @@ def strict_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def no_formula(cell: Any) -> Any:
+    """A cell of a CSV file: text that a spreadsheet would run as a formula gets an apostrophe."""
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write the rows of a CSV file, in which no cell is a formula."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(map(no_formula, row) for row in rows)
+    write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def free_bytes(path: Path) -> int:

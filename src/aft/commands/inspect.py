@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from aft.features.extraction import store_identity, verify_features
 from aft.features.store import FeatureStore, find_stores
 from aft.features.stored import features_folder, open_teacher
 from aft.features.teacher_identity import teacher_name
-from aft.files import format_bytes, write_whole, writing
+from aft.files import format_bytes, write_csv, writing
 from aft.students.saved import check_student
 from aft.training.run_folder import CONFIG, DATA, STUDENT, TrainResult, is_finished, read_run
 
@@ -128,15 +126,13 @@ def _all_rows(data: DataSet) -> dict[str, Samples]:
 
 
 def _write_ids(path: Path, data: DataSet) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["file", "sample_id", "split"])
+    rows = [("file", "sample_id", "split")]
     for name, split in _all_rows(data).items():
         for file_name, sample_id in zip(split.files, split.ids, strict=True):
-            writer.writerow([file_name, sample_id.tobytes().hex(), name])
+            rows.append((file_name, sample_id.tobytes().hex(), name))
     with writing(path, ConfigError, "Use another --ids"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
+        write_csv(path, rows)
 
 
 def _read_run(run: Path, verify: bool) -> dict[str, Any]:

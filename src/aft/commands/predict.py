@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
 from aft.data.samples import match_columns
 from aft.devices import choose_device, choose_num_workers
+from aft.errors import ConfigError
+from aft.files import no_formula, write_whole, writing
 from aft.students.predictions import prediction_columns
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
-from aft.tasks import as_number
 
 
 def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str, Any]:
@@ -68,15 +70,12 @@ def _write(out: Path, columns: dict[str, list[Any]]) -> None:
     import pyarrow.csv
     import pyarrow.parquet
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
     if out.suffix == ".csv":
-        safe = {_no_formula(name): list(map(_no_formula, cells)) for name, cells in columns.items()}
-        pyarrow.csv.write_csv(pyarrow.table(safe), out)
+        safe = {no_formula(name): list(map(no_formula, cells)) for name, cells in columns.items()}
+        pyarrow.csv.write_csv(pyarrow.table(safe), content)
     else:
-        pyarrow.parquet.write_table(pyarrow.table(columns), out)
-
-
-def _no_formula(cell: Any) -> Any:
-    """A text that a spreadsheet would run as a formula gets an apostrophe; numbers stay."""
-    formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{cell}" if formula and as_number(cell) is None else cell
+        pyarrow.parquet.write_table(pyarrow.table(columns), content)
+    with writing(out, ConfigError, "Free some space, or use another --out"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, content.getvalue())

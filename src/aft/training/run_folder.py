@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -18,7 +17,16 @@ from numpy.typing import NDArray
 from aft.config.commands import TrainConfig, read_config_file, resolve, write_config_file
 from aft.data.loading import UNLABELLED, DataSet
 from aft.errors import ConfigError, DataError, StudentError
-from aft.files import check_files, read_json, reading, strict_json, write_json, write_whole, writing
+from aft.files import (
+    check_files,
+    read_json,
+    reading,
+    strict_json,
+    write_csv,
+    write_json,
+    write_whole,
+    writing,
+)
 from aft.metrics import MAIN_METRIC
 from aft.paths import check_own_folder, empty_folder, result_name
 from aft.students.saved import SavedStudent
@@ -161,9 +169,7 @@ def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
         write_config_file(out / CONFIG, config.model_copy(update=once))
         write_json(out / DATA, data.describe())
         if data.report.bad_inputs:
-            text = io.StringIO(newline="")
-            csv.writer(text).writerows([("file", "fault"), *data.report.bad_inputs])
-            write_whole(out / BAD_INPUTS, text.getvalue().encode("utf-8", "backslashreplace"))
+            write_csv(out / BAD_INPUTS, [("file", "fault"), *data.report.bad_inputs])
 
 
 def _check_same(out: Path, config: TrainConfig) -> None:
