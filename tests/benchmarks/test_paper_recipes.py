@@ -153,7 +153,8 @@ def stand_in(model: str, folders: dict[str, Path]) -> str:
         spec = Spec("timm", name, {**spec.options, "weights": "random", "size": "32"})
     else:
         folder = next(path for part, path in folders.items() if part in spec.name.lower())
-        spec = Spec(spec.source, str(folder), spec.options)
+        room = {"max_tokens": "100"} if folder == folders["gpt2"] else {}  # for long templates
+        spec = Spec(spec.source, str(folder), {**spec.options, **room})
     return str(spec) if column is None else f"{column}={spec}"
 
 

@@ -21,6 +21,7 @@ pytest.importorskip("sentence_transformers")
 import aft
 from aft.cli import main
 from aft.errors import AftError
+from helpers.damage import edit
 from helpers.text_data import make_text_table
 from helpers.text_models import make_bert
 from helpers.training import TEACHERS
@@ -298,14 +299,16 @@ def replaced(run: Path, out: Path, architecture: str | dict[str, Any]) -> Path:
     """A copy of a run whose student asks for another architecture."""
     if run != out:
         shutil.copytree(run, out)
-    file = out / "student" / "student.json"
-    content = json.loads(file.read_text())
-    if isinstance(architecture, dict):
-        content["info"] |= architecture
-        content["preprocessing"] = {"columns": {"text": content["preprocessing"]}}
-    else:
-        content["info"]["architecture_spec"] = architecture
-    file.write_text(json.dumps(content))
+
+    def change(content: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(architecture, dict):
+            content["info"] |= architecture
+            content["preprocessing"] = {"columns": {"text": content["preprocessing"]}}
+        else:
+            content["info"]["architecture_spec"] = architecture
+        return content
+
+    edit(out / "student" / "student.json", change)
     return out
 
 
@@ -336,6 +339,7 @@ def test_a_pickle_in_place_of_a_students_weights(
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     torch.save({"weight": Mark(mark)}, run / "student" / "model.safetensors")
+    edit(run / "student" / "student.json", dict)
     with pytest.raises(AftError, match=r"model\.safetensors"):
         RUNS[entry](run, options)
     assert not mark.exists()

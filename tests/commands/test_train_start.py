@@ -21,7 +21,7 @@ from aft.training.trainer import Interrupted, Trainer
 from aft.training.transfer_model import TransferModel
 from helpers.report_pages import Page
 from helpers.text_data import FILLERS, TOPICS
-from helpers.training import TEACHERS, assert_same, weights
+from helpers.training import TEACHERS, assert_same, read_state, weights
 
 
 def write_numbers(path: Path, sign: float) -> Path:
@@ -116,7 +116,7 @@ def test_steps_are_those_of_a_run_without_the_evaluation(
     )
     other = tmp_path / "other"
     aft.train(**{**options, "out": other})
-    states = [torch.load(out / "checkpoints/last.pt") for out in (options["out"], other)]
+    states = [read_state(out / "checkpoints/last.pt") for out in (options["out"], other)]
     assert_same(states[0]["model"], states[1]["model"])
     for split in ("train", "validation", "validation_alone"):
         lines = [line for line in evaluations(options["out"], split) if line["step"] > 0]
@@ -136,7 +136,7 @@ def test_numbers_start_at_their_mean(options: dict[str, Any]) -> None:
     assert start["rmse"] == pytest.approx(float(np.sqrt((error**2).mean())), rel=1e-5)
     assert start["r2"] <= 0
     initial = load_file(result.out / "checkpoints/best.safetensors")
-    last = torch.load(result.out / "checkpoints/last.pt")["model"]
+    last = read_state(result.out / "checkpoints/last.pt")["model"]
     assert result.summary["best_step"] == 0
     assert not any(initial[f"student.head.{name}"].any() for name in ("weight", "bias"))
     backbone = {name for name in initial if name.startswith("student.backbone.")}

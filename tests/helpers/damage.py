@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",
@@ -30,3 +33,11 @@ HEADERS: dict[str, bytes] = {
     "an unknown type": header(b'{"a":{"dtype":"X9","shape":[1],"data_offsets":[0,4]}}'),
     "a huge shape": header(b'{"a":{"dtype":"F32","shape":[9999999999999],"data_offsets":[0,4]}}'),
 }
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a JSON document of aft, as somebody would who removes its checksums too."""
+    content = json.loads(file.read_text())
+    for name in ("sha256", "files"):
+        content.pop(name, None)
+    file.write_text(json.dumps(change(content)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+
+from aft.files import read_sealed
 
 # A teacher that knows colours: one file, no weights, no network.
 TEACHER = """
@@ -51,6 +54,12 @@ def flags(options: dict[str, Any]) -> list[str]:
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "student" / "model.safetensors")
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The content of a checkpoint to resume from."""
+    state: dict[str, Any] = torch.load(io.BytesIO(read_sealed(checkpoint)), weights_only=True)
+    return state
 
 
 def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from aft.students.backbone import load_backbone
 from aft.students.saved import SavedStudent
 from aft.students.student import new_student
 from aft.tasks import Task
-from helpers.damage import DAMAGES, HEADERS
+from helpers.damage import DAMAGES, HEADERS, edit
 from helpers.errors import says
 from helpers.text_models import make_bert
 
@@ -111,7 +110,7 @@ def test_a_description_that_cannot_be_used(
 ) -> None:
     folder = shutil.copytree(folders["small"], tmp_path / "student")
     file = folder / "student.json"
-    file.write_text(json.dumps(WRONG[wrong](json.loads(file.read_text()))))
+    edit(file, WRONG[wrong])
     with pytest.raises(AftError):
         SavedStudent.load(folder)
 
@@ -135,7 +134,7 @@ def test_the_cut_of_long_texts_is_saved(source: str, options: str, tmp_path: Pat
     # One of an earlier version, whose description does not say how texts are cut.
     files = [tmp_path / "out/student.json", tmp_path / "out/tokenization.json"]
     for file in filter(Path.is_file, files):
-        file.write_text(json.dumps(without_side(json.loads(file.read_text()))))
+        edit(file, without_side)
     old = SavedStudent.load(tmp_path / "out").backbone.preprocessing
     assert isinstance(old, Tokenization)
     if not options:

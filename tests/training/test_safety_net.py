@@ -128,7 +128,7 @@ class TestHarm:
         self, harmed: aft.TrainResult, plain: aft.TrainResult, common: dict[str, Any]
     ) -> None:
         images = [Image.open(p) for p in sorted(Path(common["data"]).glob("test/*/*.png"))]
-        logits = [run.student().logits(images) for run in (harmed, plain)]
+        logits = [run.student(trust_remote_code=True).logits(images) for run in (harmed, plain)]
         assert torch.equal(*logits)
         evaluations = [(run.out / "evaluation.parquet").read_bytes() for run in (harmed, plain)]
         assert evaluations[0] == evaluations[1]
@@ -231,7 +231,7 @@ def test_other_tasks(
     table = tmp_path / "table.jsonl"
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {**common, "data": str(table), "teachers": teachers["noise"], "beta": 1000.0}
-    result = aft.train(**options, out=tmp_path / "run")
+    result = aft.train(**options, allow_outside=True, out=tmp_path / "run")
     found = result.summary["safety_net"]
     assert found["fell_back"]
     assert found["metric"] == {"multilabel": "mean_average_precision", "regression": "r2"}[kind]

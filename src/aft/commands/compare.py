@@ -82,7 +82,7 @@ def _compare_in(out: Path, config: CompareConfig, methods: list[str]) -> dict[st
             f"interrupted; run the same command{hint} to resume the comparison in {out}"
         ) from None
     write_config_file(out / OPTIONS_FILE, saved)
-    write_json(out / "compare.json", document)
+    write_json(out / "compare.json", document, sealed=False)
     try:
         print(f"\nreport: {write_methods_report(out, document, _opener(scored))}", file=sys.stderr)
     except AftError as error:

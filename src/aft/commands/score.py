@@ -137,7 +137,7 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
         "report": str(out / PAGE),
     }
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / DOCUMENT, document)
+    write_json(out / DOCUMENT, document, sealed=False)
     try:
         say([f"report: {write_score_report(out, document)}"])
     except AftError as error:  # no matplotlib
