@@ -4,7 +4,7 @@
 
 Trains the text student of the suite with the default loss on few labels, once per metric and class
 weighting, and evaluates every metric on the test split. The table is written to docs/training.md.
-Takes about ten minutes on two cores.
+Takes about half an hour on two cores.
 """
 
 from __future__ import annotations
