@@ -178,14 +178,17 @@ class Command:
         self, world: Path, name: str, kill: Kill | None = None, first: Callable[[], None] = int
     ) -> None:
         self.counter = mmap.mmap(-1, 8)
-        self.files = [Path(tempfile.mkstemp(prefix="faults-")[1]) for _ in "oe"]
+        pipes = [os.pipe() for _ in "oe"]  # not files, whose size a fault may limit
+        self.said = [reading for reading, _ in pipes]
         self.process = os.fork()
         if self.process:
+            for _, writing in pipes:
+                os.close(writing)
             return
         status = 70
         try:
-            for number, file in enumerate(self.files, start=1):
-                os.dup2(os.open(file, os.O_WRONLY), number)
+            for number, (_, writing) in enumerate(pipes, start=1):
+                os.dup2(writing, number)
             os.setpgid(0, 0)
             os.chdir(world)
             os.environ["AFT_CACHE"] = str(world / "cache")
@@ -228,9 +231,7 @@ class Command:
             os.killpg(self.process, signal.SIGKILL)  # and its workers
         if status is None:
             os.waitpid(self.process, 0)
-        out, err = (file.read_text(errors="replace") for file in self.files)
-        for file in self.files:
-            file.unlink()
+        out, err = (os.fdopen(one, errors="replace").read() for one in self.said)
         return Done(status, out, err, struct.unpack("q", self.counter[:8])[0])
 
 
@@ -281,10 +282,9 @@ def judge(world: Path, name: str, done: Done, expected: Any) -> str:
         return "code"
     if done.status is None:
         return "hang"
-    if "Traceback (most recent call last)" in done.err + done.out:
-        return "trace"
     if done.status != 0:
-        return "refused" if done.err.strip() and done.status > 0 else "trace"
+        trace = "Traceback (most recent call last)" in done.err + done.out
+        return "refused" if done.err.strip() and done.status > 0 and not trace else "trace"
     found = result_of(world, name, done)
     if found == "refused":  # by those who read the features
         return "refused"
