@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             place = f" ({error.filename})" if error.filename else ""
             return _fail(f"aft {name}", f"the disk is full{place}; free some space and retry", 1)
         if error.filename is None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from aft.errors import AftError, ConfigError, DataError
+
+_ENDED = "DataLoader worker (pid"
+"""Part of the error of torch when a process that reads inputs has ended."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -51,11 +56,20 @@ def worker_errors() -> Iterator[None]:
         AftError: The error of an input, without the stack trace of the process.
         DataError: If a process has ended, for example because the memory was full.
     """
+    usual = sys.unraisablehook
+
+    def quiet(ignored: Any) -> None:
+        """It may be raised where Python can only print it; it will be raised again."""
+        if _ENDED not in str(ignored.exc_value):
+            usual(ignored)
+
+    sys.unraisablehook = quiet
     try:
         yield
     except (AftError, RuntimeError, ConnectionError, EOFError) as error:
         kind, text = type(error), str(error)
-        if isinstance(error, ConnectionError | EOFError) or "DataLoader worker (pid" in text:
+        ended = _ENDED in text and not isinstance(error, AftError)
+        if isinstance(error, ConnectionError | EOFError) or ended:
             raise DataError(
                 f"a process that reads inputs has ended ({text}), perhaps because the memory was "
                 "full: use fewer with --num-workers, or none with --num-workers 0"
@@ -64,3 +78,5 @@ def worker_errors() -> Iterator[None]:
             _, _, message = text.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")
             raise kind(message.strip()) from None
         raise
+    finally:
+        sys.unraisablehook = usual

@@ -232,3 +232,24 @@ def test_a_failed_start_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "a" / "run"):
         raise ZeroDivisionError
     assert not (tmp_path / "a" / "run").exists()
+
+
+def test_files_of_another_run_are_refused(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {**options, "seed": 1, "out": tmp_path / "other"}
+    for one in (options, other):
+        interrupt(one, monkeypatch)
+    last = [one["out"] / "checkpoints" / "last.pt" for one in (options, other)]
+    content = last[0].read_bytes()
+    shutil.copy(last[1], last[0])
+    with pytest.raises(StudentError) as error:
+        aft.train(**options, resume=True)
+    assert says(error.value, last[0])
+    last[0].write_bytes(content)
+    for one in (options, other):
+        aft.train(**one, resume=True)
+    shutil.copy(other["out"] / "result.json", options["out"] / "result.json")
+    with pytest.raises(ConfigError) as damaged:
+        TrainResult.load(options["out"])
+    assert says(damaged.value, options["out"] / "result.json", "config.yaml")

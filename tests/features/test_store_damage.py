@@ -157,3 +157,13 @@ def test_teacher_json_that_is_not_that_of_the_shards(tmp_path):
     file.write_text(file.read_text().replace(IDENTITY["spec"], "timm:other"))
     with pytest.raises(StoreError):
         reopened(store)
+
+
+def test_statistics_of_other_samples_are_computed_again(tmp_path):
+    store, ids, _ = filled(tmp_path)
+    first = store.statistics(ids[:10])
+    (one,) = store.path.glob("statistics-*")
+    store.statistics(ids[10:])
+    (other,) = set(store.path.glob("statistics-*")) - {one}
+    shutil.copy(other, one)
+    assert torch.equal(store.statistics(ids[:10]).mean, first.mean)

@@ -48,6 +48,7 @@ from aft.training.run_folder import (
     free_folder,
     is_finished,
     open_run,
+    options_hash,
     write_inputs,
 )
 from aft.training.safety_net import choose_student
@@ -130,6 +131,7 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         schedule=schedule,
         accelerator=accelerator,
         folder=out / CHECKPOINTS,
+        options=options_hash(config),
         num_workers=choose_num_workers(config.num_workers, device),
         progress=config.progress,
     )

@@ -230,13 +230,17 @@ class FeatureStore:
         if not len(keys):
             raise StoreError("expected at least one sample for statistics, got 0")
         rows = np.sort(self._locate(keys))
-        file = self.path / f"statistics-{self._digest(keys, rows)}.bin"
+        digest = self._digest(keys, rows)
+        file = self.path / f"statistics-{digest}.bin"
         with suppress(OSError, Damaged, ValueError):
-            values = np.frombuffer(read_sealed(file), "<f4").reshape(2, self.dim)
-            return Statistics(*torch.from_numpy(values.copy()))
+            owner, values = np.split(np.frombuffer(read_sealed(file), np.uint8), [len(digest)])
+            if owner.tobytes() == digest.encode():
+                kept = values.view("<f4").reshape(2, self.dim)
+                return Statistics(*torch.from_numpy(kept.copy()))
         statistics = self._compute_statistics(rows)
         with suppress(OSError):  # on a full or read-only disk, they are recomputed next time
-            write_sealed(file, torch.stack(statistics).numpy().astype("<f4").tobytes())
+            values = torch.stack(statistics).numpy().astype("<f4")
+            write_sealed(file, digest.encode() + values.tobytes())
         return statistics
 
     def verify(self) -> list[str]:

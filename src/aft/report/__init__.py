@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aft.errors import AftError
-from aft.files import write_whole
+from aft.files import write_whole, writing
 from aft.report.comparison.markdown import methods_as_markdown
 from aft.report.score.text import as_text as score_as_text
 
@@ -64,7 +64,7 @@ def write_methods_report(
         AftError: If matplotlib or jinja2 is not installed; ``report.md`` is still written.
     """
     text = methods_as_markdown(folder, document)
-    write_whole(folder / "report.md", text.encode(errors="replace"))
+    _write(folder, text, "report.md")
     _require_extra()
     from aft.report.comparison.page import render_methods
 
@@ -102,5 +102,6 @@ def _require_extra() -> None:
 
 def _write(folder: Path, page: str, name: str = "report.html") -> Path:
     path = folder / name
-    write_whole(path, page.encode(errors="replace"))
+    with writing(path, AftError, "Free some space and run the same command again"):
+        write_whole(path, page.encode(errors="replace"))
     return path

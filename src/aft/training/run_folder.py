@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -75,6 +76,8 @@ class TrainResult:
             raise ConfigError(f"expected a finished run of aft in {out}, found none")
         summary = read_json(out / RESULT, ConfigError, FINISH_AGAIN)
         with reading(out / RESULT, ConfigError, FINISH_AGAIN):
+            own = {name: sha for name, sha in summary.get("files", {}).items() if name == CONFIG}
+            check_files(out, own)  # otherwise it may be the result of another run
             metrics = {
                 name: math.nan if value is None else float(value)
                 for name, value in summary["metrics"].items()
@@ -186,6 +189,13 @@ def _check_same(out: Path, config: TrainConfig) -> None:
             f"the run in {out} had other options: {'; '.join(changed)}. Use the same options to "
             "resume it, or another --out"
         )
+
+
+def options_hash(config: TrainConfig) -> str:
+    """Hash of the options that make the student, 64 hex digits."""
+    values = config.model_dump(mode="json")
+    fixed = {name: values[name] for name in sorted(values.keys() - FREE_TO_CHANGE)}
+    return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()
 
 
 class RunLog:

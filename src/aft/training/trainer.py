@@ -85,6 +85,7 @@ class Trainer:
         schedule: The training schedule.
         accelerator: Device, processes and precision.
         folder: Folder of the checkpoints.
+        options: Identifies the run: checkpoints of runs with other options are refused.
         num_workers: Number of processes that read inputs.
         progress: Whether to show a progress bar.
     """
@@ -101,6 +102,7 @@ class Trainer:
         schedule: Schedule,
         accelerator: Accelerator,
         folder: Path,
+        options: str = "",
         num_workers: int = 0,
         progress: bool = True,
     ) -> None:
@@ -112,6 +114,7 @@ class Trainer:
         self.schedule = schedule
         self.accelerator = accelerator
         self.folder = folder
+        self.options = options
         self.num_workers = num_workers
         self.show = progress and accelerator.is_main_process
         self.progress = Progress()
@@ -294,6 +297,7 @@ class Trainer:
             state = {
                 "model": {name: one.cpu() for name, one in self.module.state_dict().items()},
                 "teachers": self._stores(),
+                "options": self.options,
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "progress": self.progress.as_dict(),
@@ -313,6 +317,8 @@ class Trainer:
         """
         with reading(self.last, StudentError, START_AGAIN):
             state = torch.load(io.BytesIO(read_sealed(self.last)), "cpu", weights_only=True)
+            if state.get("options", self.options) != self.options:
+                raise StudentError(f"{self.last} is a checkpoint of another run. {START_AGAIN}")
             before = state.get("teachers", self._stores())
             if before != self._stores():
                 raise StudentError(
