@@ -189,6 +189,7 @@ class Command:
         try:
             for number, (_, writing) in enumerate(pipes, start=1):
                 os.dup2(writing, number)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             os.setpgid(0, 0)
             os.chdir(world)
             os.environ["AFT_CACHE"] = str(world / "cache")

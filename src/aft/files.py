@@ -166,7 +166,9 @@ def write_json(path: Path, values: Mapping[str, Any], sealed: bool = True) -> No
     write_whole(path, text.encode("utf-8", "backslashreplace"))
 
 
-def read_json(path: Path, error: type[AftError], cure: str) -> dict[str, Any]:
+def read_json(
+    path: Path, error: type[AftError], cure: str = "Restore it, or get it again"
+) -> dict[str, Any]:
     """Read a JSON object, and compare it with its checksum if it has one.
 
     Args:

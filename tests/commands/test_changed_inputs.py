@@ -253,3 +253,20 @@ def test_files_of_another_run_are_refused(
     with pytest.raises(ConfigError) as damaged:
         TrainResult.load(options["out"])
     assert says(damaged.value, options["out"] / "result.json", "config.yaml")
+
+
+def test_a_run_that_was_killed_before_it_wrote_its_options_starts_again(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("aft.training.run_folder.write_config_file", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            aft.train(**options)
+    out = options["out"]
+    assert sorted(one.name for one in out.iterdir()) == [LOCK, "data.json"]
+    assert aft.train(**options, resume=True).metrics
+    (out.parent / "own").mkdir()
+    (out.parent / "own" / "data.json").write_text('{"mine": 1}')
+    with pytest.raises(ConfigError):
+        aft.train(**{**options, "out": out.parent / "own"})
+    assert (out.parent / "own" / "data.json").read_text() == '{"mine": 1}'

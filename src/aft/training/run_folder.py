@@ -29,7 +29,7 @@ from aft.files import (
     writing,
 )
 from aft.metrics import MAIN_METRIC
-from aft.paths import check_own_folder, empty_folder, result_name
+from aft.paths import LOCK, check_own_folder, empty_folder, result_name
 from aft.students.saved import SavedStudent
 from aft.tasks import Task
 
@@ -114,6 +114,8 @@ def open_run(out: Path, config: TrainConfig) -> None:
         ConfigError: If the folder contains a run and neither ``resume`` nor ``overwrite`` is set,
             if it contains other files, or if the run to resume had other options.
     """
+    if _has_no_options(out):
+        return
     if check_own_folder(out, "run", CONFIG, DATA):
         begun = (out / CHECKPOINTS / LAST).exists()  # before, nothing is lost
         if config.overwrite:
@@ -129,6 +131,17 @@ def open_run(out: Path, config: TrainConfig) -> None:
                 f"{out} contains an unfinished run; use --resume to continue it, or --overwrite to "
                 "start again"
             )
+
+
+def _has_no_options(out: Path) -> bool:
+    """Whether a run was killed, or found the disk full, before it wrote its options."""
+    names = {one.name for one in out.iterdir()} - {LOCK} if out.is_dir() else set()
+    if DATA not in names or not names <= {DATA, BAD_INPUTS}:
+        return False
+    try:
+        return "content" in read_json(out / DATA, DataError)
+    except DataError:  # somebody else's file
+        return False
 
 
 def check_content(out: Path, content: Mapping[str, str]) -> None:
@@ -169,10 +182,10 @@ def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
     check_content(out, data.content)
     once = {"out": out, "resume": False, "overwrite": False}
     with writing(out, StudentError, "Free some space and run the same command again"):
-        write_config_file(out / CONFIG, config.model_copy(update=once))
         write_json(out / DATA, data.describe())
         if data.report.bad_inputs:
             write_csv(out / BAD_INPUTS, [("file", "fault"), *data.report.bad_inputs])
+        write_config_file(out / CONFIG, config.model_copy(update=once))
 
 
 def _check_same(out: Path, config: TrainConfig) -> None:
