@@ -2,7 +2,7 @@
 
     python benchmarks/checks.py
 
-Both sides alternate, in processor time; the ratio is that of the sums over all rounds. Without
+Both sides alternate, in processor time; the ratio is that of the medians. Without
 checksums, the function that computes them is replaced by one that does nothing. Results go to
 results/checks.json, the table to docs/promises.md. Takes about three minutes on two cores and
 400 MB of disk.
@@ -126,10 +126,10 @@ def train(store: FeatureStore, checked: bool) -> None:
 def as_table(document: dict[str, Any]) -> str:
     lines = ["| | with checksums | without | ratio |", "|---|---|---|---|"]
     for name, sides in document["seconds"].items():
-        with_, bare = (float(np.mean(sides[side])) for side in ("with", "without"))
+        with_, bare = (float(np.median(sides[side])) for side in ("with", "without"))
         lines.append(f"| {name} | {with_:.3f} s | {bare:.3f} s | {with_ / bare:.3f} |")
     return "\n".join(lines) + (
-        f"\n\nMean processor time of {len(sides['with'])} rounds, one thread.\n"
+        f"\n\nMedian processor time of {len(sides['with'])} rounds, one thread.\n"
         f"Made by `{document['command']}` ({document['machine']}).\n"
     )
 
