@@ -270,3 +270,16 @@ def test_a_run_that_was_killed_before_it_wrote_its_options_starts_again(
     with pytest.raises(ConfigError):
         aft.train(**{**options, "out": out.parent / "own"})
     assert (out.parent / "own" / "data.json").read_text() == '{"mine": 1}'
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_that_did_not_begin_may_start_on_other_data(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    for broken in ("aft.training.run_folder.write_config_file", "aft.commands.train.make_student"):
+        with monkeypatch.context() as patch:
+            patch.setattr(broken, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                aft.train(**options)
+        change(options, "a row less")
+    assert aft.train(**options, overwrite=overwrite).metrics

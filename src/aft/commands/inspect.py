@@ -146,7 +146,9 @@ def _read_run(run: Path, verify: bool) -> dict[str, Any]:
 
 def _run_lines(run: Path, summary: dict[str, Any]) -> list[str]:
     if summary.get("finished") is False:
-        return [f"{run}: unfinished; resume with aft train --config {run}/config.yaml --resume"]
+        config = run / CONFIG
+        trust = " --trust-remote-code" if "python:" in config.read_text(errors="replace") else ""
+        return [f"{run}: unfinished; resume with aft train --config {config} --resume{trust}"]
     scores = ", ".join(
         f"{name} {'undefined' if value is None else f'{value:.4f}'}"
         for name, value in summary["metrics"].items()

@@ -131,7 +131,7 @@ class TeacherOptions(Options):
     features:FILE.parquet. Options follow a question mark: ?weights=FILE, ?size=128, ?pooling=mean.
     For data with several columns, prefix the column: image=timm:…, text=st:…"""
     trust_remote_code: bool = False
-    """Allow code that comes with a hub model to run."""
+    """Allow Python code that comes with a model, a run or a --config file to run."""
 
 
 class StoreOptions(Options):
