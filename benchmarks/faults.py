@@ -1,7 +1,7 @@
 """Inject faults, and look at what the next command does: is anything silently wrong?
 
     python benchmarks/faults.py                # all faults, two processes
-    python benchmarks/faults.py --number 12    # a few of each kind
+    python benchmarks/faults.py --only 5 17    # those of these numbers
 
 Prepares a small world once: texts, pictures, feature stores, a finished run, an interrupted one and
 a comparison. Each fault starts from a copy of it: a command is killed, a file is damaged, the disk
@@ -16,7 +16,9 @@ Then a command runs, and its result is compared with that of the undisturbed wor
     code      it ran code from a file that nobody asked to run
 
 Which fault, file, place and moment is drawn from the seed. Results go to results/faults.json, the
-table to docs/promises.md. Takes about 30 minutes on two cores. Needs Linux.
+table to docs/promises.md. Takes about 30 minutes on two cores. Needs Linux. Full and read-only disks
+are small mounts of their own, which needs root; without it, the size of files is limited and the
+permissions of folders are taken away instead.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +339,15 @@ def write_rows(world: Path, rows: list[tuple[str, str]]) -> None:
         csv.writer(file).writerows(rows)
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """Result, number of file changes and seconds of a command without a fault."""
+
+    result: Any
+    events: int
+    seconds: float
+
+
 class Injector:
     """Injects faults into copies of a world.
 
@@ -348,19 +359,20 @@ class Injector:
     def __init__(self, world: Path, scratch: Path) -> None:
         self.world = world
         self.scratch = scratch
-        self.expected: dict[str, Any] = {}
-        self.undisturbed: dict[str, tuple[int, float]] = {}
-        for name in COMMANDS:
-            with self.copy() as world:
-                started = time.monotonic()
-                done = must(world, name)
-                self.expected[name] = result_of(world, name, done)
-                self.undisturbed[name] = (done.events, time.monotonic() - started)
+        self.undisturbed = cache(self._run_undisturbed)
+
+    def _run_undisturbed(self, name: str) -> Undisturbed:
+        with self.copy("undisturbed") as world:
+            started = time.monotonic()
+            done = must(world, name)
+            return Undisturbed(
+                result_of(world, name, done), done.events, time.monotonic() - started
+            )
 
     @contextlib.contextmanager
-    def copy(self) -> Iterator[Path]:
+    def copy(self, name: str = "world") -> Iterator[Path]:
         """A copy of the world, which is deleted at the end. Times of modification are kept."""
-        world = self.scratch / "world"
+        world = self.scratch / name
         shutil.copytree(self.world, world, symlinks=True)
         try:
             yield world
@@ -383,7 +395,7 @@ class Injector:
     def again(self, world: Path, name: str) -> tuple[str, Done]:
         """Run a command, and judge what it did."""
         done = Command(world, name).wait()
-        return judge(world, name, done, self.expected[name]), done
+        return judge(world, name, done, self.undisturbed(name).result), done
 
     def killed(self, world: Path, rng: random.Random) -> tuple[str, str, str, Done]:
         name = rng.choice(["extract", "train", "train", "resume", "compare", "predict"])
@@ -391,8 +403,7 @@ class Injector:
             shutil.rmtree(world / "features")
         if name == "compare":
             shutil.rmtree(world / "comparison")
-        events, seconds = self.undisturbed[name]
-        events = max(events, 12)
+        events, seconds = max(self.undisturbed(name).events, 12), self.undisturbed(name).seconds
         by_clock = rng.random() < 0.3
         kill = (
             Kill(seconds=rng.uniform(0.01, seconds)) if by_clock else Kill(rng.randint(1, events))
@@ -416,28 +427,42 @@ class Injector:
             shutil.rmtree(world / "features")
         if name == "compare":
             shutil.rmtree(world / "comparison")
-        most = rng.choice([0, 100, 1000, 3000, 10_000])
-        limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
-        done = Command(world, name, first=limit).wait()
-        outcome = judge(world, name, done, self.expected[name])
-        if outcome in WRONG:
-            return name, f"files of {most} bytes", outcome, done
-        return (name, f"files of {most} bytes, then again", *self.again(world, name))
+        pages = rng.choice([0, 1, 10, 30, 100])
+        with own_disk(world) as mounted:
+            if mounted:
+                size = shutil.disk_usage(world).used + pages * mmap.PAGESIZE
+                mount("-o", f"remount,size={size}", str(world))
+                detail, limit = f"{pages} pages of disk left", partial(int)
+            else:
+                detail, most = f"files of {100 * pages} bytes", (100 * pages, 100 * pages)
+                limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, most)
+            done = Command(world, name, first=limit).wait()
+            outcome = judge(world, name, done, self.undisturbed(name).result)
+            if outcome not in WRONG:
+                detail += ", then again"
+                if mounted:
+                    mount("-o", "remount,size=1g", str(world))
+                outcome, done = self.again(world, name)
+        return name, detail, outcome, done
 
     def read_only(self, world: Path, rng: random.Random) -> tuple[str, str, str, Done]:
         name, folder = rng.choice(
             [
-                *(("train", "."), ("train", "features"), ("train", "cache"), ("resume", "half")),
-                *(("predict", "."), ("compare", "comparison"), ("pictures", "cache")),
+                *(("train", ""), ("train", "features"), ("train", "cache"), ("resume", "half")),
+                *(("predict", ""), ("compare", "comparison"), ("pictures", "cache")),
             ]
         )
         if folder == "features":
             shutil.rmtree(world / "features")
             (world / "features").mkdir()
-        for path in [world / folder, *(world / folder).rglob("*")]:
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        done = Command(world, name, first=drop_privileges).wait()
-        return name, folder, judge(world, name, done, self.expected[name]), done
+        with own_disk(world / folder) as mounted:
+            if mounted:
+                mount("-o", "remount,ro", str(world / folder))
+            else:
+                for path in [world / folder, *(world / folder).rglob("*")]:
+                    path.chmod(0o555 if path.is_dir() else 0o444)
+            done = Command(world, name, first=int if mounted else drop_privileges).wait()
+            return name, folder, judge(world, name, done, self.undisturbed(name).result), done
 
     def two_writers(self, world: Path, rng: random.Random) -> tuple[str, str, str, Done]:
         name = rng.choice(["extract", "train", "compare", "resume"])
@@ -446,11 +471,11 @@ class Injector:
         if name == "compare":
             shutil.rmtree(world / "comparison")
         first = Command(world, name)
-        gap = rng.uniform(0, self.undisturbed[name][1])
+        gap = rng.uniform(0, self.undisturbed(name).seconds)
         time.sleep(gap)
         second = Command(world, name)
         both = [first.wait(), second.wait()]
-        found = [judge(world, name, done, self.expected[name]) for done in both]
+        found = [judge(world, name, done, self.undisturbed(name).result) for done in both]
         wrong = [i for i in (0, 1) if found[i] in WRONG]
         if wrong or "equal" not in found:
             return name, f"after {gap:.2f} s", found[(wrong or [0])[0]], both[(wrong or [0])[0]]
@@ -480,13 +505,13 @@ class Injector:
 
     def dead_worker(self, world: Path, rng: random.Random) -> tuple[str, str, str, Done]:
         command = Command(world, "workers")
-        delay = rng.uniform(0.2, 0.8 * self.undisturbed["workers"][1])
+        delay = rng.uniform(0.2, 0.8 * self.undisturbed("workers").seconds)
         time.sleep(delay)
         with contextlib.suppress(psutil.Error):
             for worker in psutil.Process(command.process).children():
                 worker.kill()
         done = command.wait()
-        outcome = judge(world, "workers", done, self.expected["workers"])
+        outcome = judge(world, "workers", done, self.undisturbed("workers").result)
         return "workers", f"killed after {delay:.2f} s", outcome, done
 
     def code(self, world: Path, rng: random.Random) -> tuple[str, str, str, Done]:
@@ -506,6 +531,34 @@ class Injector:
         else:
             file.write_bytes(pickle.dumps(Marks(str(world / "code-ran"))))
         return (name, detail, *self.again(world, name))
+
+
+@contextlib.contextmanager
+def own_disk(folder: Path) -> Iterator[bool]:
+    """Put a folder on a disk of its own; yields whether that was possible (it needs root)."""
+    beside = folder.parent / "beside"
+    if os.geteuid() or not shutil.which("mount"):
+        yield False
+        return
+    folder.rename(beside)
+    folder.mkdir(0o755)
+    try:
+        mount("-t", "tmpfs", "tmpfs", str(folder))
+    except subprocess.CalledProcessError:
+        folder.rmdir()
+        beside.rename(folder)
+        yield False
+        return
+    try:
+        shutil.copytree(beside, folder, symlinks=True, dirs_exist_ok=True)
+        yield True
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        shutil.rmtree(beside)
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, capture_output=True)
 
 
 class Marks:
@@ -552,18 +605,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--number", type=int, default=640, help="number of faults")
     parser.add_argument("--jobs", type=int, default=2, help="number of processes")
-    parser.add_argument("--first", type=int, default=0, help="number of the first fault")
+    parser.add_argument("--only", type=int, nargs="+", help="only the faults of these numbers")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--share", help=argparse.SUPPRESS)  # of one process: its number
     options = parser.parse_args()
     if options.share is not None:
         inject_share(options)
         return
+    options.only = options.only or list(range(options.number))
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         parts = [Path(folder) / f"{job}.jsonl" for job in range(options.jobs)]
-        given = ["--number", str(options.number), "--first", str(options.first)]
-        given += ["--jobs", str(options.jobs)]
+        given = ["--jobs", str(options.jobs), "--only", *map(str, options.only)]
         processes = [
             subprocess.Popen(
                 [sys.executable, __file__, *given, "--share", str(job), "--out", str(part)]
@@ -593,7 +646,7 @@ def main() -> None:
 
 
 def inject_share(options: argparse.Namespace) -> None:
-    """Inject every ``jobs``-th fault, and write one line for each."""
+    """Inject every ``jobs``-th fault of the chosen ones, and write one line for each."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         world = Path(folder) / "whole"
@@ -602,11 +655,11 @@ def inject_share(options: argparse.Namespace) -> None:
         make_world(world)
         injector = Injector(world, Path(folder))
         with options.out.open("w") as file:
-            for number in range(options.number)[int(options.share) :: options.jobs]:
-                fault = injector.inject(options.first + number)
-                line = {"number": options.first + number, **asdict(fault)}
+            for number in options.only[int(options.share) :: options.jobs]:
+                fault = injector.inject(number)
+                line = {"number": number, **asdict(fault)}
                 print(json.dumps(line), file=file, flush=True)
-                print(f"{options.first + number}: {fault.kind}, {fault.command}, {fault.outcome}")
+                print(f"{number}: {fault.kind}, {fault.command}, {fault.outcome}")
 
 
 def as_table(document: dict[str, Any]) -> str:

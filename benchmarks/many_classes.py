@@ -1,9 +1,10 @@
 """The linear model of the soft labels with many classes: time, and likelihood of new rows.
 
 The exact optimum of logistic regression is compared with the fit for many classes and rows, on the
-MiniLM features of real texts; then the time of the latter is measured on made-up features. Beside
-wall-clock seconds there are CPU seconds, summed over threads, which other processes affect less.
-Takes about a quarter of an hour on two cores.
+teachers' features of real data; then the time of the latter is measured on made-up features. The
+constants of the fit were chosen with `trec-fine` (and on `trec`, `reuters` and the glosses of
+WordNet), but not with `newsgroups` and `fashion`. Beside wall-clock seconds there are CPU seconds,
+summed over threads, which other processes affect less. Takes ten minutes on two cores.
 
     python benchmarks/many_classes.py
 """
@@ -30,8 +31,8 @@ from aft.losses import heads
 from data_sets import DATA_SETS
 
 RESULTS = Path(__file__).parent / "results"
-TASKS = ("trec", "reuters", "trec-fine")
-CLASSES = (250, 500, 1000, 2000, 5000)
+TASKS = ("trec-fine", "newsgroups", "fashion")
+CLASSES = (250, 1000, 5000)
 ROWS, DIM = 50_000, 1024
 
 
@@ -60,7 +61,8 @@ def compare(name: str) -> list[dict[str, Any]]:
     data = load_data(folder, validation_fraction=0.0, progress=False)
     known = {split: survey.known(folder, data, split) for split in ("train", "test")}
     (x, labels), (new, expected) = (
-        (one.features["MiniLM"].float(), torch.from_numpy(one.labels)) for one in known.values()
+        (next(iter(one.features.values())).float(), torch.from_numpy(one.labels))
+        for one in known.values()
     )
     return [
         {"data": name, **measure(words, x, labels, new, expected, data.task.num_outputs)}

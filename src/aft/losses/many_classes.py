@@ -31,7 +31,8 @@ _SAMPLE = 300_000_000
 _SAMPLE_CLASSES = 100
 _FEWEST_STEPS, _MOST_STEPS = 10, 20
 _WORK = 1_000_000_000_000
-_BLOCK = 2**24
+_BLOCK = 2**22
+_LEAST = -50.0  # exp of less may be subnormal, which is many times slower
 _FOLDS = 5
 
 
@@ -250,14 +251,21 @@ def _loss(
     loss = l2 / 2 * away.square().sum().double()
     gradient = torch.cat([l2 * away, torch.zeros_like(found[:, -1:])], dim=1)
     size = max(1, _BLOCK // len(found))
+    memory = x.new_empty((min(size, len(x)), len(found)))  # new memory costs more than the sums
     for rows, known in zip(x.split(size), targets.split(size), strict=True):
-        outputs = _outputs(rows, found)
-        loss += _losses(outputs, known).sum().double() / len(x)
+        outputs = torch.mm(rows, found[:, :-1].T, out=memory[: len(rows)]).add_(found[:, -1])
         if targets.ndim == 1:
-            error = outputs.softmax(dim=1)
-            error[torch.arange(len(known), device=x.device), known] -= 1
+            each = torch.arange(len(known), device=x.device)
+            outputs -= outputs.amax(dim=1, keepdim=True)
+            outputs.clamp_min_(_LEAST)
+            right = outputs[each, known]
+            total = outputs.exp_().sum(dim=1)
+            loss += (total.log() - right).sum().double() / len(x)
+            outputs /= total[:, None]
+            outputs[each, known] -= 1
         else:
-            error = outputs.sigmoid() - known
-        gradient[:, :-1] += AF.matmul(error.T, rows) / len(x)
-        gradient[:, -1] += error.sum(dim=0) / len(x)
+            loss += _losses(outputs, known).sum().double() / len(x)
+            outputs.sigmoid_().sub_(known)
+        gradient[:, :-1].addmm_(outputs.T, rows, alpha=1 / len(x))
+        gradient[:, -1].add_(outputs.sum(dim=0), alpha=1 / len(x))
     return loss, gradient
