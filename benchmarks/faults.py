@@ -16,9 +16,9 @@ Then a command runs, and its result is compared with that of the undisturbed wor
     code      it ran code from a file that nobody asked to run
 
 Which fault, file, place and moment is drawn from the seed. Results go to results/faults.json, the
-table to docs/promises.md. Takes about 30 minutes on two cores. Needs Linux. Full and read-only disks
-are small mounts of their own, which needs root; without it, the size of files is limited and the
-permissions of folders are taken away instead.
+table to docs/promises.md. Takes about 30 minutes on two cores. Needs Linux. Full and read-only
+disks are small mounts of their own, which needs root; without it, the size of files is limited and
+the permissions of folders are taken away instead.
 """
 
 from __future__ import annotations
