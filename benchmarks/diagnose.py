@@ -106,7 +106,7 @@ def measure(folder: Path, comparison: Path) -> dict[str, Any]:
     for split in ("train", "test"):
         samples = some(data.splits[split], count)
         inputs = match_columns(samples, student.columns)
-        parts = list(run_student(student.module, student.transform, inputs))
+        parts = list(run_student(student.module, student.inputs(inputs)))
         logits, features = (torch.cat(one).float() for one in zip(*parts, strict=True))
         known = torch.cat([known_features(one) for one in known_teachers(config, samples)], dim=1)
         metrics = compute_metrics(logits.numpy(), np.asarray(samples.labels), data.task)

@@ -80,14 +80,19 @@ def writing(path: Path, error: type[AftError], cure: str, needed: int = 0) -> It
         ) from caught
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file atomically: it is complete or absent, even after a crash."""
+def write_whole(path: Path, content: bytes | str | Iterable[bytes]) -> None:
+    """Write a file atomically: it is complete or absent, even after a crash.
+
+    Args:
+        path: The file.
+        content: Its content, or the parts of it.
+    """
     data = content.encode() if isinstance(content, str) else content
     owner = f"{platform.node()}-{os.getpid()}"
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.{owner}.tmp")
     try:
         with temporary.open("xb") as stream:
-            stream.write(data)
+            stream.writelines([data] if isinstance(data, bytes) else data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

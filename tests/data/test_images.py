@@ -234,7 +234,7 @@ class TestChangedFiles:
         shutil.copy(root / "square/002.png", root / "circle/001.png")
         for row in range(2):
             with pytest.raises(DataError) as error:
-                views.input(row)
+                views.subset([row]).input(0)
             assert says(error.value, root / "circle/001.png")
 
     def test_pictures_inside_a_table(self, tmp_path: Path) -> None:

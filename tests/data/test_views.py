@@ -26,6 +26,7 @@ from aft.errors import InputError, TeacherError
 from aft.features.extraction import extract_features
 from aft.features.stored import StoredFeatures
 from aft.ids import content_id
+from aft.students.inputs import StudentInputs
 from aft.students.run_student import run_student
 from aft.students.student import Student
 from aft.teachers.feature_table import FeatureTable
@@ -298,9 +299,9 @@ class TestReplay:
         views = make_views(pictures, 2, 0, "standard")
         torch.manual_seed(0)
         student = Student(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 4)), 4, 2)
-        prepare = Preprocessing(SIZE).evaluate()
+        inputs = StudentInputs(views, Preprocessing(SIZE).evaluate())
         here, there = (
-            torch.cat([f for _, f in run_student(student, prepare, views, num_workers=workers)])
+            torch.cat([f for _, f in run_student(student, inputs, num_workers=workers)])
             for workers in (0, 2)
         )
         assert torch.equal(here, there)

@@ -67,13 +67,13 @@ def test_the_student_predicts_what_the_linear_model_predicts(
     (model, held_out) = fitted[0]
     if most:
         assert len(model.weight) == most and rows_fitted[0] == most < len(train.samples)
-    found = compute_logits(saved.module, saved.transform, data.splits["validation"])
+    found = compute_logits(saved.module, saved.inputs(data.splits["validation"]))
     expected = saved.module.rescale(model(held_out)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
     assert np.ptp(expected, axis=0).min() > 0  # the model did learn
     with torch.no_grad():
         saved.module.head.weight.zero_()
-    flat = compute_logits(saved.module, saved.transform, data.splits["validation"])
+    flat = compute_logits(saved.module, saved.inputs(data.splits["validation"]))
     assert np.abs(flat - expected).max() > 0  # and the head reads it
 
 

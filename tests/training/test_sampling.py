@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aft.students.inputs import StudentInputs
 from aft.training.sampling import Views, seed_everything
 
 
@@ -21,13 +22,14 @@ def draw(value: int) -> Tensor:
 
 def test_views_leave_nothing_behind() -> None:
     """Neither the state of the generator nor, where CUDA was never used, a note for it."""
-    views = Views(Numbers(), draw, seed=3)  # type: ignore[arg-type]
+    views = Views(StudentInputs(Numbers(), draw), seed=3)  # type: ignore[arg-type]
     state, noted = torch.get_rng_state(), len(torch.cuda._queued_calls)
-    first = views[0, 5][0]
+    inputs, rows = views.__getitems__([(0, 5), (0, 6), (1, 5)])
     assert torch.equal(torch.get_rng_state(), state)
     assert len(torch.cuda._queued_calls) == noted
-    assert torch.equal(views[0, 5][0], first)
-    assert not torch.equal(views[1, 5][0], first)
+    assert rows.tolist() == [5, 6, 5] and isinstance(inputs, Tensor)
+    assert torch.equal(views.__getitems__([(1, 5), (0, 6)])[0], inputs[[2, 1]])
+    assert len((inputs - torch.tensor([[5.0], [6.0], [5.0]])).unique()) == 9
 
 
 def test_the_seed_is_that_of_torch() -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from PIL.Image import Image
+from numpy.typing import NDArray
+from PIL.Image import Image, Resampling, fromarray
 from torch import Tensor
 
 from aft.config.groups import Augmentation
 
 Transform = Callable[[Any], Tensor]
+_AREA, _RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
+_CROPPED_FROM = 2
+"""Random crops are taken from an image whose shorter side is so many times that of the input."""
 
 
 @dataclass(frozen=True)
@@ -51,82 +58,124 @@ class Preprocessing:
         }
         return cls(**values)
 
-    def evaluate(self) -> Transform:
+    def evaluate(self) -> ImageTransform:
         """The deterministic transform: resize, centre crop, normalise.
 
         A missing image (None) becomes zeros, the mean colour after normalisation.
         """
-        from torchvision.transforms import v2
+        return ImageTransform(self)
 
-        side = int(self.size / self.crop + 1e-6)  # rounded down, as in timm: 224 / 0.9 is 248
-        length = [side, side] if self.squash else side
-        resize = v2.Resize(length, interpolation=self._mode(), antialias=True)
-        return self._compose("none", resize, v2.CenterCrop(self.size), *self._finish())
-
-    def augment(self, kind: Augmentation = "standard") -> Transform:
-        """The random transform for training; uses torch's generator.
+    def augment(self, kind: Augmentation = "standard") -> ImageTransform:
+        """The random transform for training; uses torch's generator when called.
 
         Args:
             kind: ``none`` (as in :meth:`evaluate`), ``flip`` (random horizontal flip) or
                 ``standard`` (flip, and a random resized crop of 35 to 100 % of the area).
         """
-        from torchvision.transforms import v2
-
-        if kind == "none":
-            return self.evaluate()
-        flip = v2.RandomHorizontalFlip()
-        if kind == "flip":
-            return self._compose("flip", flip, self.evaluate())
-        crop = v2.RandomResizedCrop(
-            self.size, scale=(0.35, 1.0), interpolation=self._mode(), antialias=True
-        )
-        return self._compose("standard", crop, flip, *self._finish())
-
-    def _compose(self, kind: Augmentation, *steps: Any) -> Transform:
-        from torchvision.transforms import v2
-
-        return ImageTransform(self, kind, v2.Compose(list(steps)))
-
-    def _mode(self) -> Any:
-        from torchvision.transforms import InterpolationMode
-
-        return InterpolationMode(self.interpolation)
-
-    def _finish(self) -> list[Any]:
-        from torchvision.transforms import v2
-
-        steps = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
-        if self.bgr:
-            steps.append(_ReverseChannels())
-        return [*steps, v2.Normalize(list(self.mean), list(self.std))]
+        return ImageTransform(self, kind)
 
 
 class ImageTransform:
-    """A transform that keeps the :class:`Preprocessing` it was created from.
+    """A transform in two steps: a small image that stays the same, and an input made from it.
 
-    Attributes:
-        preprocessing: The settings of the transform.
-        augment: Kind of augmentation; ``none`` if deterministic.
+    The first step is costly for large images, but its result can be kept. For random crops it
+    makes the shorter side twice as long as that of the input, so that few details are lost.
+
+    Args:
+        preprocessing: The settings.
+        augment: Kind of augmentation; ``none`` is deterministic.
     """
 
-    def __init__(
-        self, preprocessing: Preprocessing, augment: Augmentation, transform: Transform
-    ) -> None:
+    def __init__(self, preprocessing: Preprocessing, augment: Augmentation = "none") -> None:
+        from torchvision.transforms import InterpolationMode, v2
+
         self.preprocessing = preprocessing
         self.augment = augment
-        self._transform = transform
+        side = int(preprocessing.size / preprocessing.crop + 1e-6)  # as in timm: 224 / 0.9 is 248
+        self._resample = Resampling[preprocessing.interpolation.upper()]
+        mode = InterpolationMode(preprocessing.interpolation)
+        length = [side, side] if preprocessing.squash else side
+        self._resize = v2.Resize(length, interpolation=mode, antialias=True)
+        self._crop = v2.CenterCrop(preprocessing.size)
+        self._normalize = v2.Normalize(list(preprocessing.mean), list(preprocessing.std))
+        self._scale = v2.ToDtype(torch.float32, scale=True)
+
+    @property
+    def least_side(self) -> int | None:
+        """Length of the shorter side from which an image may be read at a reduced scale."""
+        return _CROPPED_FROM * self.preprocessing.size if self.augment == "standard" else None
+
+    def keep(self, image: Image) -> NDArray[np.uint8]:
+        """The first step: a small RGB image, ``(H, W, 3)``."""
+        if self.augment != "standard":
+            return np.asarray(self._crop(self._resize(image)))
+        least = _CROPPED_FROM * self.preprocessing.size
+        if min(image.size) > least:
+            share = least / min(image.size)
+            width, height = (max(least, round(side * share)) for side in image.size)
+            image = image.resize((width, height), self._resample)
+        return np.asarray(image)
+
+    def finish(
+        self, kept: Sequence[NDArray[np.uint8] | None], seeds: Sequence[int] | None = None
+    ) -> Tensor:
+        """The second step for a batch: inputs ``(B, 3, size, size)``, channels last in memory.
+
+        Args:
+            kept: The small images; None for missing ones, which become zeros.
+            seeds: Seed of the random crop and flip of each image.
+        """
+        size = self.preprocessing.size
+        pixels = np.zeros((len(kept), size, size, 3), np.uint8)
+        for row, image in enumerate(kept):
+            if image is None:
+                continue
+            if self.augment != "none":
+                image = self._draw(image, random.Random(seeds[row]) if seeds else random.Random())
+            pixels[row] = image
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        if self.preprocessing.bgr:
+            batch = batch.flip(1)
+        batch = torch.as_tensor(self._normalize(self._scale(batch)))
+        missing = [row for row, image in enumerate(kept) if image is None]
+        if missing:
+            batch[missing] = 0
+        return batch
 
     def __call__(self, image: Image | None) -> Tensor:
         """Transform an image to a tensor ``(3, size, size)``; zeros for a missing image."""
-        size = self.preprocessing.size
-        return torch.zeros(3, size, size) if image is None else self._transform(image)
+        seed = 0 if self.augment == "none" else int(torch.randint(2**62, ()))
+        return self.finish([None if image is None else self.keep(image)], [seed])[0].contiguous()
 
     def describe(self) -> dict[str, Any]:
         """The transform as plain JSON values; different transforms have different descriptions."""
         augment = {} if self.augment == "none" else {"augment": self.augment}
         return self.preprocessing.describe() | augment
 
+    def describe_kept(self) -> dict[str, Any]:
+        """What :meth:`keep` depends on, as plain JSON values."""
+        if self.augment != "standard":
+            return self.preprocessing.describe()
+        return {"least_side": self.least_side, "interpolation": self.preprocessing.interpolation}
 
-class _ReverseChannels:
-    def __call__(self, image: Tensor) -> Tensor:
-        return image.flip(0)
+    def _draw(self, image: NDArray[np.uint8], rng: random.Random) -> NDArray[np.uint8]:
+        """A random view of a small image, ``(size, size, 3)``."""
+        if self.augment == "standard":
+            left, top, width, height = _draw_box(image.shape[1], image.shape[0], rng)
+            box = image[top : top + height, left : left + width]
+            size = self.preprocessing.size
+            image = np.asarray(fromarray(box).resize((size, size), self._resample))
+        return image[:, ::-1] if rng.random() < 0.5 else image
+
+
+def _draw_box(width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a random crop, as in torchvision's RandomResizedCrop."""
+    for _ in range(10):
+        area = rng.uniform(*_AREA) * width * height
+        ratio = math.exp(rng.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return rng.randint(0, width - w), rng.randint(0, height - h), w, h
+    w = min(width, max(1, round(height * _RATIO[1])))
+    h = min(height, max(1, round(width / _RATIO[0])))
+    return (width - w) // 2, (height - h) // 2, w, h

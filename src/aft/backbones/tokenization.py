@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -122,13 +122,17 @@ class Tokenization:
             return replace(made, truncate=FILLED)
         return made
 
-    def evaluate(self) -> Callable[[Text], Tensor]:
-        """A function from one or several texts to an int64 tensor ``(L,)`` or ``(2, L)``."""
-        return self._encode_one
+    def __call__(self, value: Text) -> Tensor:
+        """The tokens of one or several texts, an int64 tensor ``(L,)`` or ``(2, L)``."""
+        return torch.from_numpy(self.encode_batch([value])[0])
 
-    def augment(self, kind: Augmentation = "standard") -> Callable[[Text], Tensor]:
-        """The same as :meth:`evaluate`: texts are not augmented."""
-        return self.evaluate()
+    def evaluate(self) -> Tokenization:
+        """Itself, the counterpart of :meth:`aft.backbones.preprocessing.Preprocessing.evaluate`."""
+        return self
+
+    def augment(self, kind: Augmentation = "standard") -> Tokenization:
+        """Itself: texts are not augmented."""
+        return self
 
     def encode_batch(self, values: Sequence[Text]) -> list[Tokens]:
         """Encode a batch of texts, faster than one by one.
@@ -182,9 +186,6 @@ class Tokenization:
         return words
 
     # One text or many ---------------------------------------------------------------------------
-
-    def _encode_one(self, value: Text) -> Tensor:
-        return torch.from_numpy(self.encode_batch([value])[0])
 
     def _encode(self, values: Sequence[Text]) -> list[tuple[Tokens, bool]]:
         """The tokens of each input, and whether it was truncated."""

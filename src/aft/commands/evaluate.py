@@ -40,8 +40,7 @@ def evaluate_samples(
         raise DataError("expected labelled samples, got unlabelled ones")
     logits = compute_logits(
         student.module.to(device or "cpu"),
-        student.transform,
-        match_columns(samples, student.columns),
+        student.inputs(match_columns(samples, student.columns)),
         batch_size=batch_size,
         num_workers=num_workers,
         device=device,

@@ -46,8 +46,7 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
     device = choose_device(config.device)
     logits = compute_logits(
         student.module.to(device),
-        student.transform,
-        samples,
+        student.inputs(samples),
         batch_size=config.batch_size,
         num_workers=choose_num_workers(config.num_workers, device),
         device=device,

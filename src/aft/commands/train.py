@@ -27,6 +27,7 @@ from aft.paths import locked
 from aft.report import write_run_report
 from aft.students.saved import SavedStudent
 from aft.training.finish import Scorer, final_split, finish, save_gates, summarize
+from aft.training.keep_images import keep_images
 from aft.training.prepare import (
     check_options,
     extract_for_run,
@@ -52,7 +53,7 @@ from aft.training.run_folder import (
     write_inputs,
 )
 from aft.training.safety_net import choose_student
-from aft.training.schedule import make_schedule
+from aft.training.schedule import Schedule, make_schedule
 from aft.training.trainer import Trainer, make_accelerator
 from aft.training.transfer_model import TransferModel
 
@@ -117,6 +118,9 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
     say(_describe_student(saved), *(shorten_paths(note) for note in notes), sep="\n")
 
     schedule = make_schedule(config, len(samples), start_of(saved))
+    with accelerator.main_process_first():
+        lines = _prepare_inputs(config, schedule, train_rows, validation, pool)
+    say(*lines, sep="\n", end="\n" * bool(lines))
     model = make_model(config, saved, train_rows, validation, pool, schedule, device)
     instead: list[dict[str, Any]] = []
     if main and config.baselines:
@@ -166,6 +170,24 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
     accelerator.wait_for_everyone()
     say(f"report: {out / REPORT}")
     return TrainResult.load(out)
+
+
+def _prepare_inputs(
+    config: TrainConfig,
+    schedule: Schedule,
+    train: PreparedRows,
+    validation: PreparedRows,
+    pool: PreparedRows | None,
+) -> list[str]:
+    """Tokenize all texts, and decode all images where that pays; returns lines for the user."""
+    looks = 2 * (schedule.steps // schedule.eval_every + 1)  # of two students
+    reads = [(train, schedule.steps * schedule.batch_size)]
+    reads.append((validation, looks * len(validation.samples)))
+    if pool is not None:
+        reads.append((pool, schedule.steps * schedule.unlabelled_batch_size))
+    for rows, _ in reads:
+        rows.inputs.tokenize()
+    return keep_images([(r.inputs, n) for r, n in reads], config.image_cache, config.progress)
 
 
 def _score_baselines(

@@ -47,7 +47,7 @@ def measure_costs(config: CompareConfig, samples: Samples, run: TrainResult) -> 
     some = _some(samples)
     inputs = match_columns(samples.subset(some), student.columns)
     one_by_one = run_student(
-        student.module.to(device), student.transform, inputs, batch_size=1, device=device
+        student.module.to(device), student.inputs(inputs), batch_size=1, device=device
     )
     flops = _count(one_by_one, len(some))
     seen = min(config.batch_size, run.summary["rows"]["train"]) * run.summary["steps"]

@@ -263,6 +263,9 @@ class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     """Classification: label smoothing of the task loss."""
     augment: Augmentation = "standard"
     """Image augmentation of the student: none, flips, or flips and random crops."""
+    image_cache: float = Field(20.0, ge=0)
+    """Gigabytes of disk for decoded and resized images, in images/ in the user cache folder, so
+    that steps need not decode them again. 0: none. Results do not depend on it."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the student's forward pass."""
     eval_every: int | None = Field(None, ge=1)

@@ -46,7 +46,9 @@ def _formats() -> tuple[str, ...]:
     return tuple(kind for kind in FORMATS if kind in Image.OPEN)
 
 
-def open_image(source: str | Path | bytes, name: str = "the embedded image") -> Image.Image:
+def open_image(
+    source: str | Path | bytes, name: str = "the embedded image", least_side: int | None = None
+) -> Image.Image:
     """Decode an image file (a path or its bytes) to RGB.
 
     EXIF rotation is applied, transparent images are composited on white, 16-bit grey is scaled to
@@ -55,6 +57,8 @@ def open_image(source: str | Path | bytes, name: str = "the embedded image") -> 
     Args:
         source: A path, or the content of a file.
         name: The name of a content in error messages.
+        least_side: JPEG files may be decoded at a reduced scale, as long as the shorter side keeps
+            this length; None decodes every pixel.
 
     Raises:
         DataError: If the file is missing, empty, truncated, too large or not an image.
@@ -65,6 +69,8 @@ def open_image(source: str | Path | bytes, name: str = "the embedded image") -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with _open(content) as image:
+                if least_side is not None:
+                    image.draft("RGB", (least_side, least_side))
                 image.load()
                 return _to_rgb(_turn_upright(image))
     except Exception as error:  # decoders raise many types of errors on damaged files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,7 @@ class Samples:
         self.labels = labels
         self.view = view
         self.contents = parts if contents is None else contents
+        self._last: dict[int, tuple[bytes, Content]] = {}  # what each thread has read last
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,13 +91,27 @@ class Samples:
             return self._value(index, 0)
         return {column.name: self._value(index, c) for c, column in enumerate(self.columns)}
 
-    def _value(self, index: int, column: int) -> Value:
+    def image(self, index: int, least_side: int | None = None) -> Image.Image | None:
+        """The image of the only column, see :func:`aft.data.images.open_image`.
+
+        Views are of images with every pixel, whatever `least_side` is.
+        """
+        value = self._value(index, 0, least_side)
+        assert not isinstance(value, str)
+        return value
+
+    def _value(self, index: int, column: int, least_side: int | None = None) -> Value:
         if not self.present[index, column]:
             return None
-        value = self._read(index, column)
-        return value if self.view is None else self.view(value, self.parts[index, column].tobytes())
+        if self.view is None:
+            return self._read(index, column, least_side)
+        content = self.contents[index, column].tobytes()
+        last = self._last.get(get_ident())
+        if last is None or last[0] != content:  # the views of one image often follow each other
+            last = self._last[get_ident()] = content, self._read(index, column)
+        return self.view(last[1], self.parts[index, column].tobytes())
 
-    def _read(self, index: int, column: int) -> Content:
+    def _read(self, index: int, column: int, least_side: int | None = None) -> Content:
         value: Any = self.values[column][index][VALUE]
         if self.columns[column].modality == "text":
             return read_text(value) if isinstance(value, bytes) else str(value)
@@ -111,7 +127,7 @@ class Samples:
                 f"{name} has changed since its id was computed: run the command again. If this "
                 f"comes back, delete {default_cache_dir() / CACHE_FILE}"
             )
-        return open_image(content, name)
+        return open_image(content, name, least_side)
 
     @property
     def keys(self) -> NDArray[Any]:

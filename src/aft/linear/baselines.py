@@ -157,7 +157,7 @@ class Baselines:
 
     def _run(self, rows: PreparedRows) -> Tensor:
         self.student.to(self.device)
-        batches = run_student(self.student, rows.transform, rows.samples, device=self.device)
+        batches = run_student(self.student, rows.inputs, device=self.device)
         return torch.cat([features.float().cpu() for _, features in batches])
 
 

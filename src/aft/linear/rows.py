@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aft.backbones.batches import Inputs
 from aft.data.samples import Samples
 from aft.features.stored import StoredFeatures
 from aft.losses.aft_soft import AFTSoftLoss
 from aft.losses.soft_labels import SoftLabelLoss
+from aft.students.inputs import StudentInputs, Transform
 from aft.students.student import Rescale
 from aft.tasks import Task
-
-Transform = Callable[[Any], Inputs]
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,11 @@ class PreparedRows:
     samples: Samples
     transform: Transform
     teachers: Sequence[StoredFeatures] = ()
+
+    @cached_property
+    def inputs(self) -> StudentInputs:
+        """The student's inputs."""
+        return StudentInputs(self.samples, self.transform)
 
     def draw(self, number: int) -> PreparedRows:
         """At most so many random rows."""

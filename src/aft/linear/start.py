@@ -9,7 +9,6 @@ import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from aft.backbones.batches import collate
 from aft.backbones.ngrams import NgramNetwork
 from aft.linear.models import LinearModel, SparseRows, fit_linear
 from aft.linear.rows import PreparedRows, label_targets, soft_targets
@@ -146,13 +145,13 @@ def _vectors(
     for rows in parts:
         samples = rows.samples
         for start in range(0, len(samples), _CHUNK):
-            inputs = [rows.transform(samples.input(i)) for i in range(start, len(samples))[:_CHUNK]]
-            tokens = collate(inputs)
+            chosen = range(start, len(samples))[:_CHUNK]
+            tokens = rows.inputs.batch(chosen)
             assert isinstance(tokens, Tensor)
             columns, weights = network.weigh(tokens)
-            ends = np.arange(len(inputs) + 1) * columns.shape[1]
+            ends = np.arange(len(chosen) + 1) * columns.shape[1]
             entries = (weights.numpy().ravel(), columns.numpy().ravel(), ends)
-            blocks.append(csr_array(entries, (len(inputs), network.embedding.num_embeddings)))
+            blocks.append(csr_array(entries, (len(chosen), network.embedding.num_embeddings)))
             blocks[-1].sum_duplicates()
             blocks[-1].eliminate_zeros()
     joined, counted = vstack(blocks, format="csr"), len(network.weights)

@@ -113,8 +113,7 @@ def _run(
     return {
         name: compute_logits(
             saved.module.to(device),
-            saved.transform,
-            samples.only(*(column.name for column in saved.columns)),
+            saved.inputs(samples),
             batch_size=options.batch_size,
             num_workers=choose_num_workers(options.num_workers, device),
             device=device,

@@ -23,6 +23,7 @@ from aft.features.store import FeatureStore
 from aft.features.stored import StoredFeatures, features_folder, note_truncation, open_teacher
 from aft.scoring.teacher_sets import FeatureSource, ScoredRows, score_parts
 from aft.students.build import build_student
+from aft.students.inputs import StudentInputs
 from aft.students.run_student import run_student
 from aft.students.student import new_student
 from aft.tasks import Task
@@ -139,8 +140,9 @@ def read_student(
     )
     batches = run_student(
         new_student(backbone, task).to(device),
-        backbone.preprocessing.evaluate(),
-        samples.only(*(column.name for column in columns)),
+        StudentInputs(
+            samples.only(*(column.name for column in columns)), backbone.preprocessing.evaluate()
+        ),
         num_workers=choose_num_workers(config.num_workers, device),
         device=device,
         progress=config.progress,

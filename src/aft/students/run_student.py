@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from aft.backbones.batches import Inputs, collate, to_device
-from aft.data.samples import Samples
+from aft.backbones.batches import to_device
 from aft.devices import worker_errors
+from aft.students.inputs import StudentInputs, unchanged
 from aft.students.student import Student
-
-
-class Prepared(Dataset[Inputs]):
-    """Transformed inputs of samples, indexed by position."""
-
-    def __init__(self, samples: Samples, transform: Callable[[Any], Inputs]) -> None:
-        self.samples = samples
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> Inputs:
-        return self.transform(self.samples.input(index))
 
 
 @worker_errors()
 def compute_logits(
     student: Student | nn.Module,
-    transform: Callable[[Any], Inputs],
-    samples: Samples,
+    inputs: StudentInputs,
     *,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -49,8 +33,7 @@ def compute_logits(
     """
     batches = run_student(
         student,
-        transform,
-        samples,
+        inputs,
         batch_size=batch_size,
         num_workers=num_workers,
         device=device,
@@ -62,8 +45,7 @@ def compute_logits(
 @torch.no_grad()  # not inference mode: a network may cache tensors that training uses later
 def run_student(
     student: Student | nn.Module,
-    transform: Callable[[Any], Inputs],
-    samples: Samples,
+    inputs: StudentInputs,
     *,
     batch_size: int = 64,
     num_workers: int = 0,
@@ -74,8 +56,7 @@ def run_student(
 
     Args:
         student: The network.
-        transform: Maps a sample's input to the network's input.
-        samples: The samples.
+        inputs: Its inputs for the samples.
         batch_size: Inputs per batch.
         num_workers: Number of processes that read inputs.
         device: Device of the network.
@@ -84,12 +65,10 @@ def run_student(
     device = device or torch.device("cpu")
     was_training = student.training
     student.eval()
-    loader = DataLoader(
-        Prepared(samples, transform), batch_size, num_workers=num_workers, collate_fn=collate
-    )
+    loader = DataLoader(inputs, batch_size, num_workers=num_workers, collate_fn=unchanged)
     bar = tqdm(loader, "student", leave=False, delay=1, disable=not progress)
     try:
-        for inputs in bar:
-            yield student(to_device(inputs, device))
+        for batch in bar:
+            yield student(to_device(batch, device))
     finally:
         student.train(was_training)

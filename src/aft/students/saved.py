@@ -14,10 +14,12 @@ from torch import Tensor
 
 from aft.backbones.batches import collate, to_device
 from aft.data.readers.find_columns import InputColumn
+from aft.data.samples import Samples
 from aft.errors import StudentError
 from aft.files import check_files, read_json, reading, write_json, write_whole, writing
 from aft.students.backbone import Backbone
 from aft.students.build import rebuild_backbone
+from aft.students.inputs import StudentInputs
 from aft.students.student import Student, new_student
 from aft.tasks import Task
 
@@ -45,6 +47,11 @@ class SavedStudent:
     def transform(self) -> Callable[[Any], Any]:
         """Maps a sample's input to the network's input."""
         return self.backbone.preprocessing.evaluate()
+
+    def inputs(self, samples: Samples) -> StudentInputs:
+        """Its inputs for samples, of whose columns it uses its own."""
+        own = samples.only(*(column.name for column in self.columns))
+        return StudentInputs(own, self.transform)
 
     def logits(self, inputs: Sequence[Any], batch_size: int = 64) -> Tensor:
         """Compute the outputs for inputs in memory, on the network's device.

@@ -124,8 +124,7 @@ class ColumnPreprocessing:
         return self._transform({name: part.augment(kind) for name, part in self.parts.items()})
 
     def _transform(self, transforms: dict[str, Callable[[Any], Tensor]]) -> ColumnTransform:
-        sizes = {n: p.size for n, p in self.parts.items() if isinstance(p, Preprocessing)}
-        return ColumnTransform(transforms, sizes, self.takes)
+        return ColumnTransform(transforms, self.takes)
 
 
 @dataclass(frozen=True)
@@ -137,25 +136,24 @@ class ColumnTransform:
 
     Attributes:
         transforms: The transform of each tower.
-        sizes: Image size (height and width) of each image tower, in pixels.
         takes: As in :class:`ColumnPreprocessing`.
     """
 
     transforms: Mapping[str, Callable[[Any], Tensor]]
-    sizes: Mapping[str, int]
     takes: Mapping[str, tuple[str, ...]]
 
     def __call__(self, values: Mapping[str, Value]) -> dict[str, Tensor]:
         """One tensor per tower; `values` may contain columns that no tower takes."""
         inputs = {}
         for name, transform in self.transforms.items():
-            columns = self.takes.get(name, (name,))
+            columns = self.columns(name)
             value = values[columns[0]] if len(columns) == 1 else {c: values[c] for c in columns}
-            if value is None and name in self.sizes:
-                inputs[name] = torch.zeros(3, self.sizes[name], self.sizes[name])
-            else:
-                inputs[name] = transform(value)
+            inputs[name] = transform(value)
         return inputs
+
+    def columns(self, tower: str) -> tuple[str, ...]:
+        """The data columns that a tower takes."""
+        return self.takes.get(tower, (tower,))
 
 
 def join(

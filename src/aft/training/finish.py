@@ -60,8 +60,7 @@ class Scorer:
         """Outputs of a student on a split, shape ``(n, num_outputs)``."""
         return compute_logits(
             saved.module,
-            saved.transform,
-            self.data.splits[split].only(*(column.name for column in saved.columns)),
+            saved.inputs(self.data.splits[split]),
             batch_size=self.config.batch_size,
             num_workers=choose_num_workers(self.config.num_workers, self.device),
             device=self.device,

@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from aft.backbones.batches import Inputs, collate
-from aft.data.samples import Samples
-from aft.linear.rows import Transform
+from aft.backbones.batches import Inputs
+from aft.students.inputs import StudentInputs
 
 ViewBatch = tuple[Inputs, NDArray[np.int64]]
 """A batch of inputs, and the positions of its samples."""
@@ -39,29 +38,22 @@ def seed_everything(seed: int, device: str = "cpu") -> None:
         torch.manual_seed(seed)
 
 
-class Views(Dataset[tuple[Inputs, int]]):
+class Views(Dataset[ViewBatch]):
     """Random views of samples; a view depends only on the seed, the epoch and the position."""
 
-    def __init__(self, samples: Samples, augment: Transform, seed: int) -> None:
-        self.samples = samples
-        self.augment = augment
+    def __init__(self, inputs: StudentInputs, seed: int) -> None:
+        self.inputs = inputs
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.inputs)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Inputs, int]:
-        epoch, index = key
-        value = self.samples.input(index)
-        with torch.random.fork_rng(devices=[]):
-            seed_everything(stream(self.seed, VIEW, epoch, index))
-            return self.augment(value), index
-
-
-def collate_views(views: list[tuple[Inputs, int]]) -> ViewBatch:
-    """A batch of inputs, and the positions of its samples."""
-    inputs, rows = zip(*views, strict=True)
-    return collate(inputs), np.asarray(rows, dtype=np.int64)
+    def __getitems__(self, keys: list[tuple[int, int]]) -> ViewBatch:
+        """The batch of these epochs and positions."""
+        first = {epoch: stream(self.seed, VIEW, epoch) for epoch, _ in keys}
+        rows = [row for _, row in keys]
+        seeds = [(first[epoch] + row) % 2**63 for epoch, row in keys]
+        return self.inputs.batch(rows, seeds), np.asarray(rows, dtype=np.int64)
 
 
 class Batches(Sampler[list[tuple[int, int]]]):

@@ -31,6 +31,7 @@ from aft.errors import StudentError
 from aft.files import read_sealed, reading, write_sealed
 from aft.linear.rows import PreparedRows
 from aft.metrics import compute_metrics, standard_error
+from aft.students.inputs import unchanged
 from aft.students.run_student import compute_logits
 from aft.tasks import Task
 from aft.training.checkpoints import (
@@ -49,7 +50,6 @@ from aft.training.sampling import (
     Batches,
     ViewBatch,
     Views,
-    collate_views,
     seed_everything,
     stream,
 )
@@ -237,11 +237,11 @@ class Trainer:
         )
 
     def _load(
-        self, inputs: PreparedRows, batch_size: int, seed: int, purpose: int
+        self, rows: PreparedRows, batch_size: int, seed: int, purpose: int
     ) -> DataLoader[Any]:
         accelerator = self.accelerator
         batches = Batches(
-            len(inputs.samples),
+            len(rows.samples),
             batch_size,
             range(self.progress.step, self.schedule.steps),
             self.schedule.seed,
@@ -250,10 +250,10 @@ class Trainer:
             purpose,
         )
         return DataLoader(
-            Views(inputs.samples, inputs.transform, seed),
+            Views(rows.inputs, seed),
             batch_sampler=batches,
             num_workers=self.num_workers,
-            collate_fn=collate_views,
+            collate_fn=unchanged,
             pin_memory=accelerator.device.type == "cuda",
         )
 
@@ -274,8 +274,7 @@ class Trainer:
         samples = self.validation.samples
         logits = compute_logits(
             module,
-            self.validation.transform,
-            samples,
+            self.validation.inputs,
             batch_size=self.schedule.batch_size,
             num_workers=self.num_workers,
             device=self.accelerator.device,

@@ -16,7 +16,6 @@ from aft.config.groups import LossOptions
 from aft.data.samples import Samples
 from aft.errors import ConfigError
 from aft.features.stored import StoredFeatures
-from aft.linear.rows import Transform
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_no_kernel import NoKernelAFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
@@ -29,6 +28,7 @@ from aft.losses.kernel_kd import KernelKDLoss
 from aft.losses.logit_kd import LogitKDLoss
 from aft.losses.rkd import RKDLoss
 from aft.losses.soft_labels import SoftLabelLoss
+from aft.students.inputs import StudentInputs, Transform
 from aft.students.run_student import run_student
 from aft.students.student import Student
 from aft.tasks import Task
@@ -122,7 +122,9 @@ def make_loss(
             return soft
         return AFTSoftLoss.fit(soft, features, **_kernel_options(options), **scale)
     batches = run_student(
-        student.to(device), transform, inputs.subset(rows), device=torch.device(device)
+        student.to(device),
+        StudentInputs(inputs.subset(rows), transform),
+        device=torch.device(device),
     )
     start = torch.cat([features.float().cpu() for _, features in batches])
     classes = task.num_outputs if task.kind == "classification" else None
