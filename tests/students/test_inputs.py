@@ -179,9 +179,9 @@ def test_pairs_of_texts_are_kept_with_their_types(tmp_path: Path) -> None:
 
     lines = ["premise,hypothesis,label", *(f"a b,{'c ' * n}c,{'xy'[n % 2]}" for n in range(6))]
     (tmp_path / "t.csv").write_text("\n".join(lines))
-    samples = load_data(
-        str(tmp_path / "t.csv"), validation_fraction=0, progress=False
-    ).splits["train"]
+    samples = load_data(str(tmp_path / "t.csv"), validation_fraction=0, progress=False).splits[
+        "train"
+    ]
     tokenizer = train_tokenizer(["a b c [SEP]"], 9)
     tokenizer.post_processor = TemplateProcessing(
         single="$A [UNK]", pair="$A [UNK] $B:1 [UNK]:1", special_tokens=[("[UNK]", 0)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,8 +26,12 @@ _MOST_ITERATIONS = 100
 _FEWEST_ITERATIONS = 10
 _MOST_WORK = 50_000_000_000
 """Products of entries and outputs to compute per strength, before iterations are saved."""
-_MOST_HISTORY = 100_000_000
-"""Weights of earlier iterations to keep in memory, twice."""
+_MOST_HISTORY = 25_000_000
+"""Coefficients of earlier iterations to keep in memory, four times."""
+_EXACT = 2_000_000
+"""Most outputs of rows to compute in float64."""
+_LEAST_GRADIENT, _LEAST_CHANGE = 1e-5, 1e-7
+_FLAT, _MOST_TRIALS = 0.1, 25
 
 
 class SparseRows:
@@ -108,16 +114,16 @@ def fit_linear(
         row_weights: ``(n,)``; 1 by default.
         progress: Whether to show a progress bar if it takes more than two seconds.
     """
-    weights = torch.ones(len(targets)) if row_weights is None else row_weights
-    start = torch.zeros(sum(x.widths), targets.shape[1]), torch.zeros(targets.shape[1])
-    best, chosen = float("inf"), LinearModel(*start, STRENGTHS[0])
-    model = chosen
+    problem = _Problem(x, targets, row_weights, kind)
+    best, vector = float("inf"), problem.start()
+    chosen = problem.model(vector, STRENGTHS[0])
     words = (
         f"fitting a linear model to TF-IDF vectors: {len(targets):,} rows, {sum(x.widths):,} "
         f"features, {targets.shape[1]:,} outputs"
     )
     for strength in tqdm(STRENGTHS, words, leave=False, delay=2, disable=not progress):
-        model = _minimize(x, targets, weights, model, strength, kind)
+        vector = problem.minimize(vector, strength)
+        model = problem.model(vector, strength)
         loss = float(row_losses(model(held_out), expected, kind).mean())
         if not loss < best:
             break
@@ -148,46 +154,128 @@ def _tensor(x: csr_array) -> Tensor:
         )
 
 
-def _minimize(
-    x: SparseRows,
-    targets: Tensor,
-    row_weights: Tensor,
-    start: LinearModel,
-    strength: float,
-    kind: TaskKind,
-) -> LinearModel:
-    """The model at the minimum of the loss for one strength.
+class _Problem:
+    """The loss of one fit as a function of the coefficients.
 
-    Args:
-        x: ``(n, V)``.
-        targets: ``(n, C)``.
-        row_weights: ``(n,)``.
-        start: The model to start from.
-        strength: Strength of the regularization.
-        kind: The kind of task.
+    Weights of the minimum are combinations of rows, since the regularization is that of all
+    directions alike. There are fewer rows than features, and a step of L-BFGS on the coefficients,
+    with the inner product of the weights, is a step on the weights. Its line search needs no
+    further product of matrices, since outputs along a line are linear.
+
+    A vector has the shape ``(2, n + 1, C)``: the coefficients of the rows, and their outputs
+    without the bias; the last row of both is the bias. So are gradients, steps and differences.
     """
-    weight, bias = start.weight.clone(), start.bias.clone()
-    most = _MOST_WORK // (x.entries * targets.shape[1] + 1)
-    share = strength / float(row_weights.sum())  # the mean over rows has the better scale
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=max(_FEWEST_ITERATIONS, min(_MOST_ITERATIONS, most)),
-        history_size=max(2, min(10, _MOST_HISTORY // weight.numel())),
-        tolerance_grad=1e-5,
-        tolerance_change=1e-9,
-        line_search_fn="strong_wolfe",
-    )
 
-    def objective() -> Tensor:
-        outputs = (x @ weight + bias).requires_grad_()
-        with torch.enable_grad():
-            losses = row_losses(outputs, targets, kind)
-            loss = (losses * row_weights).sum() / row_weights.sum()
-            (by_output,) = torch.autograd.grad(loss, outputs)
-        weight.grad = x.gradient(by_output).add_(weight, alpha=share)
-        bias.grad = by_output.sum(dim=0)
-        return loss.detach() + share / 2 * weight.square().sum()
+    def __init__(
+        self, x: SparseRows, targets: Tensor, row_weights: Tensor | None, kind: TaskKind
+    ) -> None:
+        self.x = x
+        self.dtype = torch.float64 if targets.numel() <= _EXACT else torch.float32
+        self.targets = targets.to(self.dtype)
+        weights = torch.ones(len(targets)) if row_weights is None else row_weights
+        self.total = float(weights.sum())
+        self.shares = weights.to(self.dtype)[:, None] / self.total
+        self.kind = kind
+        most = _MOST_WORK // (x.entries * targets.shape[1] + 1)
+        self.iterations = int(max(_FEWEST_ITERATIONS, min(_MOST_ITERATIONS, most)))
+        self.history = max(2, min(10, _MOST_HISTORY // targets.numel()))
 
-    with torch.no_grad():
-        optimizer.step(objective)
-    return LinearModel(weight, bias, strength)
+    def start(self) -> Tensor:
+        """The vector of a model that predicts 0."""
+        return torch.zeros(2, len(self.targets) + 1, self.targets.shape[1], dtype=self.dtype)
+
+    def minimize(self, vector: Tensor, strength: float) -> Tensor:
+        """The vector at the minimum for one strength, from a vector near it."""
+        decay = strength / self.total
+        loss, gradient = self._evaluate(vector, decay)
+        steps: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=self.history)
+        for _ in range(self.iterations):
+            if float(_inner(gradient, gradient)) <= _LEAST_GRADIENT**2:
+                break
+            direction = _newton(gradient, steps)
+            length = self._search(vector, direction, decay, gradient, first=not steps)
+            step = direction * length
+            vector = vector + step
+            before, old = loss, gradient
+            loss, gradient = self._evaluate(vector, decay)
+            change = gradient - old
+            if (curvature := float(_inner(change, step))) > 0:
+                steps.append((step, change, 1 / curvature))
+            if before - loss <= _LEAST_CHANGE * abs(before):
+                break
+        return vector
+
+    def model(self, vector: Tensor, strength: float) -> LinearModel:
+        """The model with the coefficients of a vector."""
+        coefficients = vector[0].float()
+        return LinearModel(self.x.gradient(coefficients[:-1]), coefficients[-1], strength)
+
+    def _evaluate(self, vector: Tensor, decay: float) -> tuple[float, Tensor]:
+        """The loss with its regularization, and the gradient as a vector."""
+        outputs = vector[1, :-1] + vector[1, -1]
+        loss = float(row_losses(outputs, self.targets, self.kind) @ self.shares[:, 0])
+        loss += decay / 2 * float((vector[0, :-1] * vector[1, :-1]).sum())
+        by_output = self._slopes(outputs)
+        products = (self.x @ self.x.gradient(by_output.float())).to(self.dtype)
+        bias = by_output.sum(dim=0, keepdim=True)
+        gradient = torch.stack([torch.cat([by_output, bias]), torch.cat([products, bias])])
+        gradient[:, :-1] += decay * vector[:, :-1]
+        return loss, gradient
+
+    def _slopes(self, outputs: Tensor) -> Tensor:
+        """The derivatives of the mean loss by the outputs, ``(n, C)``."""
+        if self.kind == "classification":
+            outputs = outputs.softmax(dim=1)
+        elif self.kind == "multilabel":
+            outputs = outputs.sigmoid()
+        return (outputs - self.targets) * self.shares
+
+    def _search(
+        self, vector: Tensor, direction: Tensor, decay: float, gradient: Tensor, first: bool
+    ) -> float:
+        """The length of a step along a direction, at which the slope has nearly vanished."""
+        outputs, change = vector[1, :-1] + vector[1, -1], direction[1, :-1] + direction[1, -1]
+        middle = float((vector[0, :-1] * direction[1, :-1]).sum())
+        square = float((direction[0, :-1] * direction[1, :-1]).sum())
+
+        def slope(length: float) -> float:
+            by_output = self._slopes(outputs + length * change)
+            return float((by_output * change).sum()) + decay * (middle + length * square)
+
+        start = float(_inner(gradient, direction))
+        low, high, at_low, at_high = 0.0, math.inf, start, math.inf
+        length = 1 / math.sqrt(float(_inner(direction, direction))) if first else 1.0
+        for _ in range(_MOST_TRIALS):
+            found = slope(length)
+            if abs(found) <= _FLAT * abs(start):
+                break
+            if found < 0:
+                low, at_low = length, found
+            else:
+                high, at_high = length, found
+            if high == math.inf:
+                length *= 4
+            else:  # the slope of a convex function rises: between a secant and bisection
+                share = at_low / (at_low - at_high)
+                length = low + (high - low) * min(0.9, max(0.1, share))
+        return length
+
+
+def _inner(one: Tensor, other: Tensor) -> Tensor:
+    """The inner product of the weights and biases of two vectors."""
+    return torch.dot(one[0].ravel(), other[1].ravel())
+
+
+def _newton(gradient: Tensor, steps: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
+    """The direction of L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.4)."""
+    direction = -gradient
+    factors = []
+    for step, change, scale in reversed(steps):
+        factors.append(scale * _inner(step, direction))
+        direction = direction - factors[-1] * change
+    if steps:
+        step, change, scale = steps[-1]
+        direction = direction / (scale * _inner(change, change))
+    for (step, change, scale), factor in zip(steps, reversed(factors), strict=True):
+        direction = direction + step * (factor - scale * _inner(change, direction))
+    return direction

@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import torch
 
+from aft.backbones.ngrams import NgramNetwork
+from aft.backbones.small_texts import StaticNetwork
 from aft.config.commands import TrainConfig
 from aft.errors import ConfigError
 from aft.students.student import Student
+from aft.training.row_adam import RowAdam, RowAdamW
 from aft.training.transfer_model import TransferModel
 
 EPOCHS, FEWEST_STEPS, MOST_STEPS, LOOKS = 30, 300, 10_000, 20
@@ -66,28 +69,46 @@ class Schedule:
         return min(self.batch_size, rows) + min(self.unlabelled_batch_size, pool)
 
 
-def make_optimizer(model: TransferModel, schedule: Schedule) -> torch.optim.Optimizer:
-    """The optimizer, with parameter groups by learning rate and weight decay."""
-    named = []
+def make_optimizer(
+    model: TransferModel, schedule: Schedule, *, sparse: bool = False, device: str = "cpu"
+) -> torch.optim.Optimizer:
+    """The optimizer, with parameter groups by learning rate and weight decay.
+
+    Args:
+        model: The students and the transfer loss.
+        schedule: The hyperparameters.
+        sparse: Whether word vectors get sparse gradients; other processes cannot add to them.
+        device: Type of the device.
+    """
+    named, words = [], set()
     for student in (model.student, model.alone):
-        if student is not None:
-            untrained = student.untrained if isinstance(student, Student) else frozenset()
-            parameters = student.named_parameters()
-            named += [(name in untrained, p) for name, p in parameters if p.requires_grad]
+        if student is None:
+            continue
+        untrained = student.untrained if isinstance(student, Student) else frozenset()
+        parameters = student.named_parameters()
+        named += [(name in untrained, p) for name, p in parameters if p.requires_grad]
+        for module in student.modules() if schedule.optimizer != "sgd" else ():
+            if isinstance(module, StaticNetwork | NgramNetwork):
+                module.embedding.sparse = sparse
+                words.add(module.embedding.weight)
     groups: list[dict[str, Any]] = []
     for lr, is_new in ((schedule.lr, False), (schedule.head_lr, True)):
         part = [p for new, p in named if new == is_new]
-        for decay, is_matrix in ((schedule.weight_decay, True), (0.0, False)):
-            chosen = [p for p in part if (p.ndim > 1) == is_matrix]
+        matrices = [p for p in part if p.ndim > 1]
+        for decay, chosen, rows in (
+            (schedule.weight_decay, [p for p in matrices if p not in words], False),
+            (schedule.weight_decay, [p for p in matrices if p in words], True),
+            (0.0, [p for p in part if p.ndim <= 1], False),
+        ):
             if chosen:
-                groups.append({"params": chosen, "lr": lr, "weight_decay": decay})
+                groups.append({"params": chosen, "lr": lr, "weight_decay": decay, "rows": rows})
     own = [] if model.transfer_loss is None else list(model.transfer_loss.parameters())
     if own:
         groups.append({"params": own, "lr": schedule.loss_lr, "weight_decay": 0.0})
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
-    kind = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=schedule.lr)
+    kind = RowAdamW if schedule.optimizer == "adamw" else RowAdam
+    return kind(groups, lr=schedule.lr, fused=device in ("cpu", "cuda"))
 
 
 def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:

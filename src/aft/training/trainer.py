@@ -42,6 +42,7 @@ from aft.training.checkpoints import (
     saving,
     write_weights,
 )
+from aft.training.row_adam import clip_gradients
 from aft.training.run_folder import BEST, BEST_ALONE, LAST, RunLog
 from aft.training.sampling import (
     BATCH,
@@ -119,7 +120,12 @@ class Trainer:
         self.show = progress and accelerator.is_main_process
         self.progress = Progress()
         self.module = model
-        optimizer = make_optimizer(model, schedule)
+        optimizer = make_optimizer(
+            model,
+            schedule,
+            sparse=accelerator.num_processes == 1,
+            device=accelerator.device.type,
+        )
         self.scheduler = LambdaLR(optimizer, warmup_cosine(schedule.steps, schedule.warmup))
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
 
@@ -218,7 +224,7 @@ class Trainer:
             model = self.module
             for student in (model.student, model.alone):
                 if student is not None:
-                    accelerator.clip_grad_norm_(student.parameters(), self.schedule.clip_norm)
+                    clip_gradients(student.parameters(), self.schedule.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
         return {name: out[name].item() for name in out if name.endswith("loss")}
