@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from aft.errors import AftError, ConfigError, DataError
@@ -44,6 +46,14 @@ def choose_num_workers(asked: int | None, device: torch.device) -> int:
         return asked
     cores = os.cpu_count() or 1
     return min(4, cores // 4) if device.type == "cpu" else min(8, max(1, cores - 1))
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be used without swapping, within the limit of the container."""
+    available = int(psutil.virtual_memory().available)
+    with suppress(OSError, ValueError):  # other systems, or no limit ("max")
+        available = min(available, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return available
 
 
 @contextmanager

@@ -121,6 +121,16 @@ def test_same_seed_same_weights(options: dict[str, Any], tmp_path: Path) -> None
     assert any(not torch.equal(v, other[k]) for k, v in weights(options["out"]).items())
 
 
+def test_features_in_memory_and_in_memory_maps_give_the_same_weights(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options |= {"steps": 8, "eval_every": 4}
+    aft.train(**options)
+    monkeypatch.setattr("aft.features.stored.MOST_KEPT_BYTES", 0)
+    aft.train(**{**options, "out": tmp_path / "mapped"})
+    assert_same(weights(options["out"]), weights(tmp_path / "mapped"))
+
+
 def test_killed_and_resumed_equals_uninterrupted(options: dict[str, Any], tmp_path: Path) -> None:
     options |= {"steps": 50, "eval_every": 5}
     whole = aft.train(**options)

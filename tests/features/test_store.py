@@ -211,7 +211,7 @@ class TestStatistics:
         torch.testing.assert_close(
             got.std, values.std(0, correction=0).float(), rtol=1e-6, atol=1e-7
         )
-        monkeypatch.setattr(FeatureStore, "_read", None)  # reading again would fail
+        monkeypatch.setattr(FeatureStore, "read_stored", None)  # reading again would fail
         repeated = np.concatenate([subset[::-1], subset[:5]])
         again = FeatureStore.at(store.path).statistics(repeated)
         assert torch.equal(again.mean, got.mean)

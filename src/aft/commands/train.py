@@ -19,7 +19,7 @@ from aft.data.loading import DataSet
 from aft.data.options import load_training_data
 from aft.devices import choose_device, choose_num_workers
 from aft.errors import AftError
-from aft.features.stored import StoredFeatures
+from aft.features.stored import StoredFeatures, keep_in_memory
 from aft.linear.baselines import Baselines
 from aft.linear.rows import PreparedRows, soft_labels_of
 from aft.metrics import MAIN_METRIC, choose_metric
@@ -102,6 +102,7 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
 
     teachers = extract_for_run(config, samples, accelerator)
     more_teachers = [] if more is None else extract_for_run(config, more, accelerator, True)
+    keep_in_memory([*teachers, *more_teachers], accelerator.num_processes)
     for own, before in zip(more_teachers, teachers, strict=False):
         own.missing = None if own.present.all() else before.statistics().mean
     say(*(_describe_teacher(one) for one in teachers), sep="\n", end="\n" * bool(teachers))

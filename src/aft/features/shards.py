@@ -68,10 +68,10 @@ def _most_maps() -> int:
 
 
 class ShardMap(NamedTuple):
-    """A memory-mapped shard; ``features`` has the shape (rows, dim)."""
+    """A memory-mapped shard; ``features`` are its bytes, row by row."""
 
     buffer: mmap.mmap
-    features: NDArray[Any]
+    features: memoryview
 
     def read_ahead(self) -> None:
         """Ask the system to read the whole shard ahead."""
@@ -87,6 +87,11 @@ def as_keys(ids: Ids) -> Keys:
             f"expected sample ids (n, {ID_BYTES}) uint8, got {given.shape} {given.dtype}"
         )
     return np.ascontiguousarray(given).view(f"S{ID_BYTES}")[:, 0]
+
+
+def as_floats(values: NDArray[Any], dtype: str) -> torch.Tensor:
+    """Features of a store with this data type as float32."""
+    return torch.from_numpy(values).view(FORMATS[dtype].torch).float()
 
 
 def shard_bytes(fingerprint: str, features: torch.Tensor, ids: torch.Tensor) -> bytes:
@@ -144,7 +149,7 @@ def read_shard(path: Path, dim: int, format_: Format, fingerprint: str) -> tuple
 
 
 @lru_cache(maxsize=_most_maps())
-def map_shard(shard: Shard, dim: int, format_: Format) -> ShardMap:
+def map_shard(shard: Shard, row_bytes: int) -> ShardMap:
     """Memory-map a shard for random row access; its features are checked the first time.
 
     Raises:
@@ -153,7 +158,7 @@ def map_shard(shard: Shard, dim: int, format_: Format) -> ShardMap:
     with reading(shard.path, StoreError, CURE), shard.path.open("rb") as file:
         found = os.fstat(file.fileno())
         buffer = _map_file(file.fileno())
-        flat = np.frombuffer(buffer, format_.numpy, shard.rows * dim, shard.offset)
+        flat = np.frombuffer(buffer, np.uint8, shard.rows * row_bytes, shard.offset)
         version = (shard, found.st_ino, found.st_mtime_ns)
         if shard.checksum and version not in _CHECKED:
             if checksum(flat) != shard.checksum:
@@ -161,7 +166,7 @@ def map_shard(shard: Shard, dim: int, format_: Format) -> ShardMap:
             _CHECKED.add(version)
         if hasattr(mmap, "MADV_RANDOM"):  # otherwise the system reads 128 KiB around every row
             buffer.madvise(mmap.MADV_RANDOM)
-    return ShardMap(buffer, flat.reshape(shard.rows, dim))
+    return ShardMap(buffer, flat.data)
 
 
 def take_lock(folder: Path, rank: int) -> FileLock:

@@ -34,6 +34,7 @@ from aft.features.shards import (
     Ids,
     Keys,
     Shard,
+    as_floats,
     as_keys,
     map_shard,
     read_shard,
@@ -114,12 +115,14 @@ class FeatureStore:
         identity: Content of ``teacher.json``.
         dim: Feature dimension.
         dtype: Data type on disk: ``fp16``, ``fp32`` or ``bf16``.
+        generation: Number of times that rows were found or lost; row numbers belong to one of them.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         self.identity = identity
         self.dim, self.dtype = _checked_format(identity)
+        self.generation = 0
         self._index = _EMPTY
         self.refresh()
 
@@ -199,10 +202,25 @@ class FeatureStore:
         first = np.ones(len(keys), bool)
         first[1:] = keys[1:] != keys[:-1]  # two ranks may have computed the same sample
         self._index = _Index(shards, starts, keys[first], rows[first])
+        self.generation += 1
 
     def missing(self, ids: Ids) -> NDArray[np.bool_]:
         """Boolean mask (n,): which of ``ids``, shape (n, 16), have no row."""
-        return ~self._find(as_keys(ids))[1]
+        return self.locate(ids) < 0
+
+    def locate(self, ids: Ids) -> Rows:
+        """Row numbers (n,) of samples, ids of shape (n, 16), for :meth:`read_stored`; -1 without.
+
+        They are valid until :attr:`generation` changes.
+        """
+        keys, index = as_keys(ids), self._index
+        rows = np.full(len(keys), -1, np.int64)
+        if len(index.keys):
+            order = np.argsort(keys, kind="stable")  # many keys are found faster in their order
+            keys = keys[order]
+            places = np.minimum(np.searchsorted(index.keys, keys), len(index.keys) - 1)
+            rows[order] = np.where(index.keys[places] == keys, index.rows[places], -1)
+        return rows
 
     def gather(self, ids: Ids) -> Tensor:
         """Read the features of samples, in the given order.
@@ -216,7 +234,7 @@ class FeatureStore:
         Raises:
             StoreError: If some samples have no row.
         """
-        return self._read(self._locate(as_keys(ids)))
+        return as_floats(self.read_stored(self._rows_of(ids)), self.dtype)
 
     def statistics(self, ids: Ids) -> Statistics:
         """Mean and standard deviation over the distinct samples among ``ids``, shape (n, 16).
@@ -229,7 +247,7 @@ class FeatureStore:
         keys = np.unique(as_keys(ids))
         if not len(keys):
             raise StoreError("expected at least one sample for statistics, got 0")
-        rows = np.sort(self._locate(keys))
+        rows = np.sort(self._rows_of(keys.view(np.uint8).reshape(-1, ID_BYTES)))
         digest = self._digest(keys, rows)
         file = self.path / f"statistics-{digest}.bin"
         with suppress(OSError, Damaged, ValueError):
@@ -249,7 +267,7 @@ class FeatureStore:
         map_shard.cache_clear()
         for shard in self._index.shards:
             try:
-                map_shard(shard, self.dim, FORMATS[self.dtype])
+                map_shard(shard, self.row_bytes - ID_BYTES)
             except StoreError as error:
                 faults.append(str(error))
         return faults
@@ -272,18 +290,11 @@ class FeatureStore:
                 "folder"
             )
 
-    def _find(self, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
-        index = self._index
-        if not len(index.keys):
-            return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
-        places = np.minimum(np.searchsorted(index.keys, keys), len(index.keys) - 1)
-        return index.rows[places], index.keys[places] == keys
-
-    def _locate(self, keys: Keys) -> Rows:
-        rows, found = self._find(keys)
-        if not found.all():
+    def _rows_of(self, ids: Ids) -> Rows:
+        rows = self.locate(ids)
+        if lacking := int((rows < 0).sum()):
             raise StoreError(
-                f"{(~found).sum()} of {len(keys)} samples have no features in {self.path}: run "
+                f"{lacking} of {len(ids)} samples have no features in {self.path}: run "
                 f"`aft extract` with the same data and teacher {teacher_name(self.identity)}"
             )
         return rows
@@ -296,31 +307,45 @@ class FeatureStore:
             digest.update((shard.checksum or f"{shard.path.name} {shard.rows}").encode())
         return digest.hexdigest()
 
-    def _read(self, rows: Rows, ahead: bool = False) -> Tensor:
-        """Read rows by number, float32 (len(rows), dim), shard by shard in disk order."""
-        format_ = FORMATS[self.dtype]
-        out = np.empty((len(rows), self.dim), format_.numpy)
-        order = np.argsort(rows, kind="stable")
-        shards = np.searchsorted(self._index.starts, rows[order], side="right") - 1
-        for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(shards)) + 1):
-            if not len(part):
-                continue
-            shard, places = int(shards[part[0]]), order[part]
-            mapped = map_shard(self._index.shards[shard], self.dim, format_)
-            if ahead:
-                mapped.read_ahead()
-            out[places] = mapped.features[rows[places] - self._index.starts[shard]]
-        return torch.from_numpy(out).view(format_.torch).float()
+    def read_stored(self, rows: Rows, ahead: bool = False) -> NDArray[Any]:
+        """Read features by row number (B,), as they are stored (B, dim); bfloat16 as bits.
+
+        Consecutive rows of a shard are copied at once.
+
+        Args:
+            rows: Row numbers, see :meth:`locate`.
+            ahead: Whether to ask the system to read the shards ahead, because most rows are read.
+        """
+        assert rows.min(initial=0) >= 0, "rows of samples without features"
+        index, width = self._index, self.row_bytes - ID_BYTES
+        shards = np.searchsorted(index.starts, rows, side="right") - 1
+        first = np.flatnonzero((np.diff(rows, prepend=-2) != 1) | np.diff(shards, prepend=-1))
+        begins = (rows - index.starts[shards])[first] * width
+        ends = np.append(first[1:], len(rows)) * width
+        if ahead:
+            for shard in np.unique(shards):
+                map_shard(index.shards[shard], width).read_ahead()
+        out = np.empty(len(rows) * width, np.uint8)
+        target, done, mapped = out.data, 0, -1
+        pieces = zip(shards[first].tolist(), begins.tolist(), ends.tolist(), strict=False)
+        for shard, begin, end in pieces:
+            if shard != mapped:
+                features, mapped = map_shard(index.shards[shard], width).features, shard
+            target[done:end] = features[begin : begin + end - done]
+            done = end
+        return out.view(FORMATS[self.dtype].numpy).reshape(len(rows), self.dim)
 
     def _compute_statistics(self, rows: Rows) -> Statistics:
         count, mean = 0, torch.zeros(self.dim, dtype=torch.float64)
         squares = torch.zeros_like(mean)  # sum of squared deviations, merged as in Chan et al.
         size = max(1, CHUNK_VALUES // self.dim)
         for start in range(0, len(rows), size):
-            block = self._read(rows[start : start + size], ahead=True).double()
+            stored = self.read_stored(rows[start : start + size], ahead=True)
+            block = as_floats(stored, self.dtype).double()
             block_mean = block.mean(0)
             gap, total = block_mean - mean, count + len(block)
-            squares += (block - block_mean).square().sum(0) + gap**2 * (count * len(block) / total)
+            deviations = block.sub_(block_mean).square_().sum(0)
+            squares += deviations + gap**2 * (count * len(block) / total)
             mean += gap * (len(block) / total)
             count = total
         return Statistics(mean.float(), (squares / count).sqrt().float())

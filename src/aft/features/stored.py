@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,12 @@ from aft.backbones.specs import split_column
 from aft.backbones.tokenization import Tokenization
 from aft.config.groups import FeatureOptions
 from aft.data.samples import Samples, columns_for
+from aft.devices import available_memory
 from aft.errors import DataError
 from aft.features.extraction import extract_features
 from aft.features.run_teacher import Positions
-from aft.features.store import FeatureStore, Statistics
+from aft.features.shards import as_floats
+from aft.features.store import FeatureStore, Rows, Statistics
 from aft.ids import default_cache_dir
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.loading import load_teacher
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 
 _MOST_COUNTED = 10_000
+MOST_KEPT_BYTES, MOST_KEPT_SHARE = 8 * 2**30, 0.25
+"""Limits of what a run keeps in memory, over all teachers; the share is of what is available."""
 
 
 @dataclass
@@ -51,6 +56,9 @@ class StoredFeatures:
 
     def __post_init__(self) -> None:
         self.present: NDArray[np.bool_] = np.asarray(self.samples.present.any(axis=1))
+        self._kept: NDArray[Any] | None = None
+        self._places: Rows = np.empty(0, np.int64)  # of samples in the store or in `_kept`
+        self._generation = -1  # of these places
 
     @property
     def dim(self) -> int:
@@ -63,18 +71,59 @@ class StoredFeatures:
         Samples without an input get the mean features. Set :attr:`missing` to use the mean of the
         training samples for held-out samples.
         """
+        places = self._locate()[rows]
+        if places.min(initial=0) >= 0:
+            return self._read(places)
         present = self.present[rows]
-        if present.all():
-            return self.store.gather(self.samples.ids[rows])
+        if (places[present] < 0).any():
+            self.store.gather(self.samples.ids[rows[present]])  # raises the error
         if self.missing is None:
             self.missing = self.statistics().mean
         features = self.missing.repeat(len(rows), 1)
-        features[torch.from_numpy(present)] = self.store.gather(self.samples.ids[rows[present]])
+        features[torch.from_numpy(present)] = self._read(places[present])
         return features
+
+    def keep(self, limit: int) -> int:
+        """Keep the features of all samples in memory if they have at most ``limit`` bytes.
+
+        Returns:
+            The number of bytes kept.
+        """
+        places = self._locate()
+        rows = np.unique(places[self.present])
+        fits = len(rows) * self.store.row_bytes <= limit and rows.min(initial=0) >= 0
+        if self._kept is None and fits:
+            self._kept = self.store.read_stored(rows)
+            self._places = np.where(self.present, np.searchsorted(rows, places), -1)
+        return 0 if self._kept is None else self._kept.nbytes
 
     def statistics(self) -> Statistics:
         """Mean and standard deviation over the samples that have an input."""
         return self.store.statistics(self.samples.ids[self.present])
+
+    def _read(self, places: Rows) -> Tensor:
+        stored, kept = self.store, self._kept
+        values = stored.read_stored(places) if kept is None else kept.take(places, axis=0)
+        return as_floats(values, stored.dtype)
+
+    def _locate(self) -> Rows:
+        """Row of every sample in the store, looked up once, or in what is kept; -1 without one."""
+        if self._kept is None and self._generation != self.store.generation:
+            self._places = np.where(self.present, self.store.locate(self.samples.ids), -1)
+            self._generation = self.store.generation
+        return self._places
+
+
+def keep_in_memory(stored: Iterable[StoredFeatures], processes: int = 1) -> None:
+    """Keep the features of each teacher in memory, as long as all together are within the limits.
+
+    Args:
+        stored: Features that are read many times.
+        processes: Number of processes that share the memory.
+    """
+    left = int(min(MOST_KEPT_BYTES, MOST_KEPT_SHARE * available_memory())) // processes
+    for one in stored:
+        left -= one.keep(left)
 
 
 def features_folder(folder: Path | None) -> Path:
