@@ -8,7 +8,33 @@ from __future__ import annotations
 import os
 import socket
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from aft.errors import DataError
+
+
+def check_data_set(name: str, option: str = "") -> None:
+    """Check that a data set of the Hub is cached or within reach.
+
+    Args:
+        name: Its name, ``owner/name:configuration``.
+        option: Beginning of the error message.
+
+    Raises:
+        DataError: If it is neither.
+    """
+    from huggingface_hub import constants
+
+    cache = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")
+    cached = Path(cache, name.partition(":")[0].replace("/", "___")).exists()
+    if not cached and (reason := why_unreachable()):
+        raise DataError(f"{option}{no_data_set(name)}the hub cannot be reached ({reason})")
+
+
+def no_data_set(name: str) -> str:
+    """Beginning of the message that a data source does not exist."""
+    return f"there is no folder or file {name!r}, and no such data set on the Hugging Face hub: "
 
 
 def why_unreachable() -> str | None:

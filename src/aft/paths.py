@@ -10,11 +10,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
-from aft.errors import ConfigError, DataError
+from aft.errors import ConfigError, DataError, StudentError
 from aft.files import remove_leftovers, writing
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 LOCK = ".lock"
 """Name of the file that a command locks in the folder that it writes to."""
@@ -95,14 +97,7 @@ def locked(out: Path, enabled: bool = True) -> Iterator[None]:
     with writing(out, ConfigError, "Use another --out"):
         existed = out.exists()
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK)
-        with suppress(NotImplementedError):  # the file system has no locks
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise ConfigError(
-                    f"another process is writing to {out}; wait for it, or use another --out"
-                ) from None
+        lock = _lock(out)
     try:
         for folder in (out, *(one for one in out.glob("*") if one.is_dir())):
             remove_leftovers(folder)
@@ -112,6 +107,51 @@ def locked(out: Path, enabled: bool = True) -> Iterator[None]:
         if not existed and [one.name for one in out.iterdir()] == [LOCK]:  # nothing was written
             (out / LOCK).unlink()
             out.rmdir()
+
+
+def _lock(out: Path) -> FileLock:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / LOCK)
+    with suppress(NotImplementedError):  # the file system has no locks
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"another process is writing to {out}; wait for it, or use another --out"
+            ) from None
+    return lock
+
+
+def check_free(out: Path) -> None:
+    """Raise ``ConfigError`` if another process keeps a result folder :func:`locked`."""
+    if (out / LOCK).exists():
+        with writing(out, ConfigError, "Use another --out"):
+            _lock(out).release()
+
+
+def find_student(folder: str | Path) -> Path:
+    """The folder of a saved student.
+
+    Args:
+        folder: A run folder, or the ``student`` folder in it.
+
+    Raises:
+        StudentError: If it contains no student.
+    """
+    folder = Path(folder)
+    if (folder / "student" / "student.json").exists():
+        folder = folder / "student"
+    if (folder / "student.json").exists():
+        return folder
+    if (folder / "compare.json").exists():
+        raise StudentError(
+            f"expected a run, but {folder} is a comparison: use one of the runs inside it, "
+            "for example the one that its report recommends"
+        )
+    raise StudentError(
+        f"expected a finished run or student folder, but {folder / 'student.json'} is missing"
+    )
 
 
 def empty_folder(out: Path) -> None:

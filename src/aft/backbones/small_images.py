@@ -8,18 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aft.backbones.network import (
-    Network,
-    check_options,
-    integer_option,
-    output_dim,
-    seeded,
-    versions,
-)
+from aft.backbones.checks import check, integer_option
+from aft.backbones.network import Network, output_dim, seeded, versions
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
-from aft.backbones.weights import ModelError, load_into, load_weights
-from aft.errors import did_you_mean
+from aft.backbones.weights import load_into, load_weights
+from aft.errors import ModelError
 
 _WIDTHS = {"cnn": (32, 64, 128, 256), "cnn-tiny": (16, 24, 32, 64)}  # 390,000 and 30,000 parameters
 
@@ -59,6 +53,7 @@ def build(
     Raises:
         ModelError: If the name or an option is invalid, or the weights do not match.
     """
+    check(spec)
     if spec.name == "static":
         from aft.backbones import small_texts
 
@@ -68,18 +63,7 @@ def build(
         from aft.backbones import ngrams
 
         return ngrams.build(spec, seed=seed, texts=texts() if texts else None)
-    if spec.name not in _WIDTHS:
-        names = [*_WIDTHS, "ngrams", "static"]
-        raise ModelError(
-            f"expected {', '.join(f'small:{name}' for name in names)}, got {spec}"
-            f"{did_you_mean(spec.name, names)}"
-        )
-    check_options(spec, ("weights", "size", "seed"))
     source = spec.options.get("weights", "random")
-    if source == "pretrained":
-        raise ModelError(
-            f"small:{spec.name} has no pretrained weights; use weights=random or weights=FILE"
-        )
     module = seeded(integer_option(spec, "seed", seed), lambda: SmallCNN(_WIDTHS[spec.name]))
     if source != "random":
         try:
@@ -87,7 +71,7 @@ def build(
         except ModelError as error:
             raise ModelError(f"{spec}: {error}") from None
         source = str(Path(source).expanduser())
-    size = integer_option(spec, "size", 64, minimum=8)
+    size = integer_option(spec, "size", 64)
     return Network(
         spec=spec,
         module=module,

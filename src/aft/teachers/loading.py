@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
-from aft.backbones.network import FAULTS, explain, loading
+from aft.backbones.checks import FAULTS, check_teacher, explain, loading, teacher_plugins
 from aft.backbones.specs import Spec
-from aft.backbones.weights import ModelError
-from aft.errors import TeacherError, did_you_mean
+from aft.errors import ModelError, TeacherError
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.teacher import Teacher, freeze
-
-ENTRY_POINTS = "aft.teachers"
 
 
 def _network(module: str) -> Callable[[Spec, bool], Teacher]:
@@ -69,18 +66,11 @@ def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | Fea
         TeacherError: If the source is unknown or the teacher cannot be loaded.
         ConfigError: If the specification does not have the form ``source:name?option=value``.
     """
-    parsed = Spec.parse(spec)
-    plugins = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    parsed = check_teacher(spec)
     with loading(parsed, TeacherError):
         if parsed.source in _SOURCES:
             return _SOURCES[parsed.source](parsed, trust_remote_code)
-        if parsed.source in plugins:
-            return _from_plugin(plugins[parsed.source], parsed)
-    known = sorted({*_SOURCES, *plugins})
-    raise TeacherError(
-        f"unknown source {parsed.source!r} of teacher {spec}; expected one of {', '.join(known)}"
-        f"{did_you_mean(parsed.source, known)}"
-    )
+        return _from_plugin(teacher_plugins()[parsed.source], parsed)
 
 
 def _from_plugin(point: EntryPoint, spec: Spec) -> Teacher | FeatureTable:

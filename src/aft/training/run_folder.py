@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -15,7 +14,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from aft.config.commands import TrainConfig, read_config_file, resolve, write_config_file
+from aft.config.commands import TrainConfig, write_config_file
 from aft.data.loading import UNLABELLED, DataSet
 from aft.errors import ConfigError, DataError, StudentError
 from aft.files import (
@@ -29,22 +28,21 @@ from aft.files import (
     writing,
 )
 from aft.metrics import MAIN_METRIC
-from aft.paths import LOCK, check_own_folder, empty_folder, result_name
 from aft.students.saved import SavedStudent
 from aft.tasks import Task
-
-CONFIG, RESULT, DATA = "config.yaml", "result.json", "data.json"
-METRICS, EVALUATION = "metrics.jsonl", "evaluation.parquet"
-GATES, BAD_INPUTS = "feature_weights.safetensors", "bad_inputs.csv"
-STUDENT, CHECKPOINTS, REPORT = "student", "checkpoints", "report.html"
-LAST, BEST, BEST_ALONE = "last.pt", "best.safetensors", "best-alone.safetensors"
-FINISH_AGAIN = "Delete it and run again with --resume, which finishes the run from its checkpoint"
-
-FREE_TO_CHANGE = {
-    *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
-    *("trust_remote_code", "baselines", "allow_outside"),
-}
-"""Options that may differ when a run is resumed: they do not change the student."""
+from aft.training.run_start import (
+    BAD_INPUTS,
+    CHECKPOINTS,
+    CONFIG,
+    DATA,
+    EVALUATION,
+    FINISH_AGAIN,
+    GATES,
+    LAST,
+    METRICS,
+    RESULT,
+    is_finished,
+)
 
 
 @dataclass(frozen=True)
@@ -93,57 +91,6 @@ class TrainResult:
         return SavedStudent.load(self.out, trust_remote_code)
 
 
-def is_finished(out: Path) -> bool:
-    """Whether the run in this folder is finished."""
-    return (out / RESULT).exists()
-
-
-def free_folder(data: str) -> Path:
-    """A new folder name derived from the data source, e.g. ``runs/flowers-1``."""
-    name = result_name(data)
-    number = 1
-    while Path(f"runs/{name}-{number}").exists():
-        number += 1
-    return Path(f"runs/{name}-{number}")
-
-
-def open_run(out: Path, config: TrainConfig) -> None:
-    """Create the run folder. An existing run is replaced only with ``overwrite``.
-
-    Raises:
-        ConfigError: If the folder contains a run and neither ``resume`` nor ``overwrite`` is set,
-            if it contains other files, or if the run to resume had other options.
-    """
-    if _has_no_options(out):
-        return
-    if check_own_folder(out, "run", CONFIG, DATA):
-        begun = (out / CHECKPOINTS / LAST).exists()  # before, nothing is lost
-        if config.overwrite:
-            empty_folder(out)
-        elif config.resume and (begun or is_finished(out)):
-            _check_same(out, config)
-        elif is_finished(out):
-            raise ConfigError(
-                f"{out} contains a finished run; use another --out, or --overwrite to replace it"
-            )
-        elif begun:
-            raise ConfigError(
-                f"{out} contains an unfinished run; use --resume to continue it, or --overwrite to "
-                "start again"
-            )
-
-
-def _has_no_options(out: Path) -> bool:
-    """Whether a run was killed, or found the disk full, before it wrote its options."""
-    names = {one.name for one in out.iterdir()} - {LOCK} if out.is_dir() else set()
-    if DATA not in names or not names <= {DATA, BAD_INPUTS}:
-        return False
-    try:
-        return "content" in read_json(out / DATA, DataError)
-    except DataError:  # somebody else's file
-        return False
-
-
 def check_content(out: Path, content: Mapping[str, str]) -> None:
     """Check that the data are those of the run in a folder.
 
@@ -187,29 +134,6 @@ def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
         if data.report.bad_inputs:
             write_csv(out / BAD_INPUTS, [("file", "fault"), *data.report.bad_inputs])
         write_config_file(out / CONFIG, config.model_copy(update=once))
-
-
-def _check_same(out: Path, config: TrainConfig) -> None:
-    saved = resolve(TrainConfig, None, read_config_file(out / CONFIG, TrainConfig))
-    before = saved.model_dump(mode="json")  # options missing in the file get their defaults
-    now = config.model_dump(mode="json")
-    changed = [
-        f"{name} {before[name]!r} -> {now[name]!r}"
-        for name in now
-        if name not in FREE_TO_CHANGE and before[name] != now[name]
-    ]
-    if changed:
-        raise ConfigError(
-            f"the run in {out} had other options: {'; '.join(changed)}. Use the same options to "
-            "resume it, or another --out"
-        )
-
-
-def options_hash(config: TrainConfig) -> str:
-    """Hash of the options that make the student, 64 hex digits."""
-    values = config.model_dump(mode="json")
-    fixed = {name: values[name] for name in sorted(values.keys() - FREE_TO_CHANGE)}
-    return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()
 
 
 class RunLog:
