@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from aft.config.groups import Augmentation
@@ -56,12 +57,24 @@ class Preprocessing:
 
         A missing image (None) becomes zeros, the mean colour after normalisation.
         """
-        from torchvision.transforms import v2
+        return ImageTransform(self, "none", self._prepare)
 
+    def _prepare(self, image: Image) -> Tensor:
+        """What torchvision's transforms compute, whose import takes seconds."""
         side = int(self.size / self.crop + 1e-6)  # rounded down, as in timm: 224 / 0.9 is 248
-        length = [side, side] if self.squash else side
-        resize = v2.Resize(length, interpolation=self._mode(), antialias=True)
-        return self._compose("none", resize, v2.CenterCrop(self.size), *self._finish())
+        short = min(image.size)
+        width, height = (side if self.squash else int(side * n / short) for n in image.size)
+        if (width, height) != image.size:
+            image = image.resize((width, height), Resampling[self.interpolation.upper()])
+        left, top = (round((n - self.size) / 2) for n in image.size)
+        image = image.crop((left, top, left + self.size, top + self.size))
+        return self._as_tensor(image)
+
+    def _as_tensor(self, image: Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        pixels = pixels.float().mul_(1 / 255)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels.flip(0) if self.bgr else pixels).sub_(mean).div_(std)
 
     def augment(self, kind: Augmentation = "standard") -> Transform:
         """The random transform for training; uses torch's generator.
@@ -70,35 +83,16 @@ class Preprocessing:
             kind: ``none`` (as in :meth:`evaluate`), ``flip`` (random horizontal flip) or
                 ``standard`` (flip, and a random resized crop of 35 to 100 % of the area).
         """
-        from torchvision.transforms import v2
-
         if kind == "none":
             return self.evaluate()
+        from torchvision.transforms import InterpolationMode, v2
+
         flip = v2.RandomHorizontalFlip()
         if kind == "flip":
-            return self._compose("flip", flip, self.evaluate())
-        crop = v2.RandomResizedCrop(
-            self.size, scale=(0.35, 1.0), interpolation=self._mode(), antialias=True
-        )
-        return self._compose("standard", crop, flip, *self._finish())
-
-    def _compose(self, kind: Augmentation, *steps: Any) -> Transform:
-        from torchvision.transforms import v2
-
-        return ImageTransform(self, kind, v2.Compose(list(steps)))
-
-    def _mode(self) -> Any:
-        from torchvision.transforms import InterpolationMode
-
-        return InterpolationMode(self.interpolation)
-
-    def _finish(self) -> list[Any]:
-        from torchvision.transforms import v2
-
-        steps = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
-        if self.bgr:
-            steps.append(_ReverseChannels())
-        return [*steps, v2.Normalize(list(self.mean), list(self.std))]
+            return ImageTransform(self, "flip", v2.Compose([flip, self._prepare]))
+        mode = InterpolationMode(self.interpolation)
+        crop = v2.RandomResizedCrop(self.size, (0.35, 1.0), interpolation=mode, antialias=True)
+        return ImageTransform(self, "standard", v2.Compose([crop, flip, self._as_tensor]))
 
 
 class ImageTransform:
@@ -125,8 +119,3 @@ class ImageTransform:
         """The transform as plain JSON values; different transforms have different descriptions."""
         augment = {} if self.augment == "none" else {"augment": self.augment}
         return self.preprocessing.describe() | augment
-
-
-class _ReverseChannels:
-    def __call__(self, image: Tensor) -> Tensor:
-        return image.flip(0)

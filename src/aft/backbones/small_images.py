@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from aft.backbones.checks import check, integer_option
-from aft.backbones.network import Network, output_dim, seeded, versions
+from aft.backbones.network import Network, seeded, versions
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.weights import load_into, load_weights
-from aft.errors import ModelError
 
 _WIDTHS = {"cnn": (32, 64, 128, 256), "cnn-tiny": (16, 24, 32, 64)}  # 390,000 and 30,000 parameters
 
@@ -66,17 +64,13 @@ def build(
     source = spec.options.get("weights", "random")
     module = seeded(integer_option(spec, "seed", seed), lambda: SmallCNN(_WIDTHS[spec.name]))
     if source != "random":
-        try:
-            load_into(module, load_weights(source))
-        except ModelError as error:
-            raise ModelError(f"{spec}: {error}") from None
+        load_into(module, load_weights(source))
         source = str(Path(source).expanduser())
-    size = integer_option(spec, "size", 64)
     return Network(
         spec=spec,
         module=module,
-        dim=output_dim(module, torch.zeros(1, 3, size, size), str(spec)),
-        preprocessing=Preprocessing(size),
+        dim=_WIDTHS[spec.name][-1],
+        preprocessing=Preprocessing(integer_option(spec, "size", 64)),
         weights=source,
         layer="global average pool",
         licence="Apache-2.0" if source == "random" else None,
