@@ -28,7 +28,7 @@ from aft.data.samples import Samples
 from aft.demo_data import fetch_reuters, fetch_trec
 from aft.ids import default_cache_dir
 from aft.students.saved import SavedStudent
-from aft.training.run_start import STUDENT
+from aft.training.run_folder import STUDENT
 from data_sets import fetch_newsgroups
 
 RESULTS = Path(__file__).parent / "results"

@@ -10,13 +10,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aft.errors import ConfigError, DataError, StudentError
 from aft.files import remove_leftovers, writing
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 LOCK = ".lock"
 """Name of the file that a command locks in the folder that it writes to."""
@@ -94,10 +90,19 @@ def locked(out: Path, enabled: bool = True) -> Iterator[None]:
     if not enabled:
         yield
         return
+    from filelock import FileLock, Timeout
+
     with writing(out, ConfigError, "Use another --out"):
         existed = out.exists()
         out.mkdir(parents=True, exist_ok=True)
-        lock = _lock(out)
+        lock = FileLock(out / LOCK)
+        with suppress(NotImplementedError):  # the file system has no locks
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise ConfigError(
+                    f"another process is writing to {out}; wait for it, or use another --out"
+                ) from None
     try:
         for folder in (out, *(one for one in out.glob("*") if one.is_dir())):
             remove_leftovers(folder)
@@ -107,27 +112,6 @@ def locked(out: Path, enabled: bool = True) -> Iterator[None]:
         if not existed and [one.name for one in out.iterdir()] == [LOCK]:  # nothing was written
             (out / LOCK).unlink()
             out.rmdir()
-
-
-def _lock(out: Path) -> FileLock:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(out / LOCK)
-    with suppress(NotImplementedError):  # the file system has no locks
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ConfigError(
-                f"another process is writing to {out}; wait for it, or use another --out"
-            ) from None
-    return lock
-
-
-def check_free(out: Path) -> None:
-    """Raise ``ConfigError`` if another process keeps a result folder :func:`locked`."""
-    if (out / LOCK).exists():
-        with writing(out, ConfigError, "Use another --out"):
-            _lock(out).release()
 
 
 def find_student(folder: str | Path) -> Path:

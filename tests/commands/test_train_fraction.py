@@ -15,7 +15,7 @@ import aft
 from aft.config.commands import TrainConfig
 from aft.data.loading import DataSet, load_data
 from aft.errors import ConfigError
-from aft.training.run_start import open_run
+from aft.training.run_folder import open_run
 from helpers.errors import says
 from helpers.report_pages import Page
 

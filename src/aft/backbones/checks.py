@@ -9,82 +9,60 @@ from pathlib import Path
 from typing import TypeVar
 
 from aft.backbones.specs import Spec, split_column
-from aft.errors import (
-    AftError,
-    ConfigError,
-    ModelError,
-    StudentError,
-    TeacherError,
-    did_you_mean,
-)
+from aft.errors import AftError, ConfigError, ModelError, StudentError, TeacherError, did_you_mean
 
 _T = TypeVar("_T")
 FAULTS = (Exception, SystemExit)
 """What the code of others may raise; ``sys.exit()`` must not end a command as if it were done."""
-STUDENTS = {
-    "hf": "huggingface",
-    "python": "user_file",
-    "small": "small_images",
-    "timm": "timm",
-    "torchvision": "torchvision",
-}
-"""The sources of students, and the modules that build them."""
+STUDENTS = ("hf", "python", "small", "timm", "torchvision")
 TEACHERS = ("features", "hf", "onnx", "python", "st", "timm", "torchvision")
-"""The sources of teachers, beside those of installed packages."""
+"""The sources of students, and those of teachers beside the sources of installed packages."""
+MODULES = {
+    **{"hf": "huggingface", "onnx": "onnx", "python": "user_file", "small": "small_images"},
+    **{"st": "sentence_transformers", "timm": "timm", "torchvision": "torchvision"},
+}
+"""The module of `aft.backbones` that builds the networks of a source."""
 TABLES = (".parquet", ".safetensors", ".npy")
 """File extensions of precomputed features."""
 
-_IMAGES: dict[str, int | None] = {"weights": None, "size": 1, "seed": 0}
-_TEXTS: dict[str, int | None] = {"max_tokens": 1, "template": None, "truncate": None}
-OPTIONS: dict[str, dict[str, int | None]] = {
-    "features": {},
-    "hf": {
-        **{"weights": None, "seed": 0, "pooling": None, "layer": 1, "layers": 1, "tower": None},
-        **{"hidden_size": 1, "heads": 1, "intermediate_size": 1, **_TEXTS, "size": 1},
-    },
-    "onnx": {
-        **{"output": None, "pooling": None, "tokenizer": None, **_TEXTS},
-        **{"size": 1, "mean": None, "std": None},
-    },
-    "small:cnn": {**_IMAGES, "size": 8},
-    "small:cnn-tiny": {**_IMAGES, "size": 8},
-    "small:ngrams": {"dim": 1, "features": 2, "seed": 0, "tokenizer": None, **_TEXTS},
-    "small:static": {
-        **{"dim": 1, "vocabulary": 2, "weights": None, "seed": 0, "tokenizer": None, **_TEXTS},
-    },
-    "st": {"prompt": None, **_TEXTS},
-    "timm": _IMAGES,
-    "torchvision": _IMAGES,
+_TEXTS = "max_tokens=1 template truncate"
+OPTIONS = {
+    "features": "",
+    "hf": "weights seed=0 pooling layer=1 layers=1 tower hidden_size=1 heads=1 intermediate_size=1 "
+    f"size=1 {_TEXTS}",
+    "onnx": f"output pooling tokenizer size=1 mean std {_TEXTS}",
+    **dict.fromkeys(("small:cnn", "small:cnn-tiny"), "weights size=8 seed=0"),
+    "small:ngrams": f"dim=1 features=2 seed=0 tokenizer {_TEXTS}",
+    "small:static": f"dim=1 vocabulary=2 weights seed=0 tokenizer {_TEXTS}",
+    "st": f"prompt {_TEXTS}",
+    **dict.fromkeys(("timm", "torchvision"), "weights size=1 seed=0"),
 }
-"""The options of each source, or built-in model. Those with a number are whole numbers, from it."""
-_WEIGHTS = {
-    "hf": ("pretrained", "random"),
-    "small": ("random",),
-    "timm": ("package", "pretrained", "random"),
-}
+"""The options of each source or built-in model; whole numbers with their smallest value."""
+_WEIGHTS = {"hf": "pretrained random", "small": "random", "timm": "package pretrained random"}
 """Values of the option ``weights`` that do not name a file."""
 
 
-def check_student(text: str | Spec) -> Spec:
-    """Parse the specification of a student, and check its source, options and local files.
+def check_model(text: str | Spec, kind: type[AftError]) -> Spec:
+    """Parse a specification, and check its source, name, options and local files.
+
+    Args:
+        text: The specification.
+        kind: The class of errors: ``TeacherError`` for a teacher, ``StudentError`` for a student.
 
     Raises:
-        StudentError: If the source is unknown, or :func:`check` fails.
+        AftError: Of this class, if the source is unknown, or :func:`check` fails.
         ConfigError: If the specification is not of the form ``source:name?option=value``.
     """
     spec = Spec.parse(text) if isinstance(text, str) else text
-    _check_source(spec, "student", [*STUDENTS], StudentError)
-    with loading(spec, StudentError):
-        check(spec)
-    return spec
-
-
-def check_teacher(text: str) -> Spec:
-    """Parse the specification of a teacher; the counterpart of :func:`check_student`."""
-    spec = Spec.parse(text)
-    if spec.source not in TEACHERS:
-        _check_source(spec, "teacher", sorted({*TEACHERS, *teacher_plugins()}), TeacherError)
-    with loading(spec, TeacherError):
+    known: Sequence[str] = STUDENTS if kind is StudentError else TEACHERS
+    if spec.source not in known and kind is TeacherError:
+        known = sorted({*known, *teacher_plugins()})
+    if spec.source not in known:
+        raise kind(
+            f"unknown source {spec.source!r} of {kind.__name__.removesuffix('Error').lower()} "
+            f"{spec}; expected one of {', '.join(known)}{did_you_mean(spec.source, known)}"
+        )
+    with loading(spec, kind):
         check(spec)
     return spec
 
@@ -118,16 +96,16 @@ def check(spec: Spec) -> None:
         near = did_you_mean(spec.name, [name.removeprefix("small:") for name in names])
         raise ModelError(f"expected {', '.join(names)}, got {spec}{near}")
     if spec.source != "onnx" and key in OPTIONS:  # those of an ONNX model depend on its inputs
-        check_options(spec, OPTIONS[key])
+        check_options(spec, _options(spec))
     if spec.source in _FIND:
         _FIND[spec.source](spec)
-    for option, least in OPTIONS.get(key, {}).items():
-        if least is not None:
-            integer_option(spec, option, None)
+    for name, least in _options(spec).items():
+        if least:
+            integer_option(spec, name, None)
     source = spec.options.get("weights", "random")
     if spec.source == "small" and source == "pretrained":
         raise ModelError(f"{key} has no pretrained weights; use weights=random or weights=FILE")
-    is_file = spec.source in _WEIGHTS and source not in _WEIGHTS[spec.source]
+    is_file = spec.source in _WEIGHTS and source not in _WEIGHTS[spec.source].split()
     if is_file or (spec.source == "torchvision" and Path(source).suffix):
         find_weights(source)
 
@@ -146,7 +124,7 @@ def integer_option(spec: Spec, name: str, default: _T) -> int | _T:
     """The value of an integer option in `OPTIONS`, or the default if the option is not set."""
     if name not in spec.options:
         return default
-    text, minimum = spec.options[name], OPTIONS[_key(spec)][name] or 0
+    text, minimum = spec.options[name], int(_options(spec)[name])
     if not text.isdecimal() or int(text) < minimum:
         raise ModelError(f"expected {name} to be a whole number >= {minimum}, got {text!r}")
     return int(text)
@@ -224,11 +202,8 @@ def find_table(spec: Spec) -> Path:
 
 
 _FIND = {
-    "features": find_table,
-    "hf": find_folder,
-    "onnx": find_onnx,
-    "python": find_function,
-    "st": find_folder,
+    **{"features": find_table, "hf": find_folder, "onnx": find_onnx},
+    **{"python": find_function, "st": find_folder},
 }
 
 
@@ -263,9 +238,7 @@ def _key(spec: Spec) -> str:
     return f"small:{spec.name}" if spec.source == "small" else spec.source
 
 
-def _check_source(spec: Spec, what: str, known: Sequence[str], kind: type[AftError]) -> None:
-    if spec.source not in known:
-        raise kind(
-            f"unknown source {spec.source!r} of {what} {spec}; expected one of "
-            f"{', '.join(known)}{did_you_mean(spec.source, known)}"
-        )
+def _options(spec: Spec) -> dict[str, str]:
+    """The options of the source, and the smallest value of each, or an empty string."""
+    options = (option.partition("=") for option in OPTIONS.get(_key(spec), "").split())
+    return {name: least for name, _, least in options}

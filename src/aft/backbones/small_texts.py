@@ -102,10 +102,7 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
     )
     source = spec.options.get("weights", "random")
     if source != "random":
-        try:
-            load_into(module, _with_unknown(load_weights(source)))
-        except ModelError as error:
-            raise ModelError(f"{spec}: {error}") from None
+        load_into(module, _with_unknown(load_weights(source)))
         source = str(Path(source).expanduser())
     layer = "normalised average of token embeddings"
     return text_network(spec, module, dim, tokenization, layer=layer, weights=source)

@@ -60,10 +60,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
     )
     head, layer = _remove_head(module)
     if state is not None:
-        try:
-            load_into(module, _adapted(state, spec.name, module), (head, *_AUXILIARY))
-        except ModelError as error:
-            raise ModelError(f"{spec}: {error}") from None
+        load_into(module, _adapted(state, spec.name, module), (head, *_AUXILIARY))
     blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size)
     return Network(
         spec=spec,

@@ -5,30 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from aft.backbones.checks import check_columns, check_student, check_teacher
+from aft import paths
+from aft.backbones.checks import check_columns, check_model
 from aft.backbones.specs import split_column
 from aft.config import commands as configs
-from aft.config.groups import (
-    ALONE,
-    LEFT_OUT,
-    NOTHING,
-    VARIANTS,
-    LossOptions,
-    Options,
-    StudentOptions,
-    check_left_out,
-)
-from aft.errors import ConfigError
+from aft.config import groups
+from aft.config.groups import LossOptions, Options, StudentOptions, check_left_out
+from aft.errors import ConfigError, StudentError, TeacherError
 from aft.hub import check_data_set
-from aft.paths import (
-    check_free,
-    check_own_folder,
-    check_writable,
-    find_source,
-    find_student,
-    result_name,
-)
-from aft.training.run_start import CONFIG, DATA, check_run, free_folder, is_finished, read_options
+from aft.training.run_folder import CONFIG, DATA, check_run, free_folder, is_finished, read_options
 
 OPTIONS_FILE, DOCUMENT, IDENTITY = "compare.yaml", "score.json", "teacher.json"
 """The files by which the folders of a comparison, of scores and of features are recognised."""
@@ -45,9 +30,8 @@ def check(config: Options) -> None:
     Raises:
         AftError: If an option is invalid.
     """
-    if isinstance(config, configs.EvaluateConfig | configs.PredictConfig):
-        find_student(config.run)
-    on_hub = [(name, one) for name, one in _sources(config).items() if find_source(one) is None]
+    sources = _sources(config)
+    on_hub = [name for name in sources if paths.find_source(sources[name]) is None]
     _check_outputs(config)
     if isinstance(config, configs.TrainConfig):
         _check_train(config)
@@ -59,15 +43,15 @@ def check(config: Options) -> None:
         _check_predict(config)
     elif isinstance(config, configs.InspectConfig):
         _check_inspect(config)
-    if isinstance(config, configs.TrainConfig | configs.ScoreConfig):
-        check_left_out(config.unlabelled, config.train_fraction)
     if isinstance(config, Writing):
-        _check_folder(config)
+        out, first = out_folder(config), os.environ.get("RANK", "0") == "0"
+        with paths.locked(out, first and (out / paths.LOCK).exists()):
+            check_folder(config, out)
     resumed = config.out if isinstance(config, configs.TrainConfig) and config.resume else None
     if resumed is None or not is_finished(resumed):  # a finished run needs no model
         _check_models(config)
-    for name, source in on_hub:
-        check_data_set(source, f"--unlabelled {source}: " if name == "unlabelled" else "")
+    for name in on_hub:
+        check_data_set(sources[name], f"--{name} {sources[name]}: " * (name == "unlabelled"))
 
 
 def out_folder(config: Writing) -> Path:
@@ -77,7 +61,7 @@ def out_folder(config: Writing) -> Path:
     if isinstance(config, configs.TrainConfig):
         return free_folder(config.data)
     command = type(config).__name__.removesuffix("Config").lower()
-    return Path(f"runs/{command}-{result_name(config.data)}")
+    return Path(f"runs/{command}-{paths.result_name(config.data)}")
 
 
 def check_folder(config: Writing, out: Path) -> bool:
@@ -89,8 +73,8 @@ def check_folder(config: Writing, out: Path) -> bool:
     if isinstance(config, configs.TrainConfig):
         return check_run(out, config)
     if isinstance(config, configs.ScoreConfig):
-        return check_own_folder(out, "score", DOCUMENT)
-    return check_own_folder(out, "comparison", OPTIONS_FILE)
+        return paths.check_own_folder(out, "score", DOCUMENT)
+    return paths.check_own_folder(out, "comparison", OPTIONS_FILE)
 
 
 def place(config: configs.InspectConfig) -> configs.InspectConfig:
@@ -122,36 +106,30 @@ def _sources(config: Options) -> dict[str, str]:
         return {}
     if isinstance(config, configs.InspectConfig):
         config = place(config)
-    if isinstance(config, configs.EvaluateConfig) and config.data is None:
-        return {"data": read_options(config.run).data}
+    if isinstance(config, configs.EvaluateConfig):
+        paths.find_student(config.run)
+        return {"data": config.data or read_options(config.run).data}
     found = {name: getattr(config, name, None) for name in ("data", "unlabelled")}
-    return {name: one for name, one in found.items() if one not in (None, LEFT_OUT, NOTHING)}
+    no_source = (None, groups.LEFT_OUT, groups.NOTHING)
+    return {name: source for name, source in found.items() if source not in no_source}
 
 
 def _check_outputs(config: Options) -> None:
     """Check that what the command writes can be written; without --out, in the usual folder."""
     if hasattr(config, "out"):
         is_file = isinstance(config, configs.PredictConfig)
-        check_writable(config.out or Path("runs"), "--out", is_file)
+        paths.check_writable(config.out or Path("runs"), "--out", is_file)
     if isinstance(config, configs.InspectConfig):
         if config.ids is not None:
-            check_writable(config.ids, "--ids", is_file=True)
+            paths.check_writable(config.ids, "--ids", is_file=True)
     elif (features := getattr(config, "features", None)) and not features.is_dir():
-        check_writable(features, "--features")  # an existing one may be complete, and only be read
-
-
-def _check_folder(config: Writing) -> None:
-    out = out_folder(config)
-    if os.environ.get("RANK", "0") == "0":  # with torchrun, only the first process locks
-        check_free(out)
-    check_folder(config, out)
+        paths.check_writable(features, "--features")  # an existing one may only be read
 
 
 def _check_models(config: Options) -> None:
-    for text in getattr(config, "teachers", ()):
-        check_teacher(split_column(text)[1])
-    for text in getattr(config, "student", ()):
-        check_student(split_column(text)[1])
+    for option, kind in (("teachers", TeacherError), ("student", StudentError)):
+        for text in getattr(config, option, ()):
+            check_model(split_column(text)[1], kind)
     if isinstance(config, StudentOptions) and config.student:
         check_columns(config.student, config.student_layers, config.fusion)
 
@@ -180,14 +158,15 @@ def _check_train(config: configs.TrainConfig) -> None:
         raise ConfigError(
             f"expected --steps or --epochs, got both ({config.steps}, {config.epochs})"
         )
+    check_left_out(config.unlabelled, config.train_fraction)
 
 
 def _check_compare(config: configs.CompareConfig) -> None:
     _check_one_process("compare")
-    methods = [method for method in dict.fromkeys(config.methods) if method != ALONE]
+    methods = [method for method in dict.fromkeys(config.methods) if method != groups.ALONE]
     if not methods:
         raise ConfigError("--methods: expected a method other than alone, e.g. --methods alone aft")
-    if config.unlabelled == LEFT_OUT and max(config.train_fractions) >= 1:
+    if config.unlabelled == groups.LEFT_OUT and max(config.train_fractions) >= 1:
         raise ConfigError(
             "--unlabelled left-out uses the rows that --train-fractions leaves out: expected "
             f"fractions below 1, got {max(config.train_fractions):g}"
@@ -195,7 +174,7 @@ def _check_compare(config: configs.CompareConfig) -> None:
     if not config.teachers:
         raise ConfigError(f"{methods[0]} needs --teachers: expected at least one, got none")
     for method in methods:
-        for option, value in VARIANTS.get(method, {}).items():
+        for option, value in groups.VARIANTS.get(method, {}).items():
             if getattr(config, option) == value:
                 raise ConfigError(f"{method} is aft with --{option} {value}: omit one of them")
 
@@ -206,6 +185,7 @@ def _check_teachers(config: configs.ScoreConfig | configs.ExtractConfig) -> None
         raise ConfigError(f"{command} needs --teachers, e.g. --teachers timm:tf_efficientnet_lite0")
     if isinstance(config, configs.ScoreConfig):
         _check_one_process(command)
+        check_left_out(config.unlabelled, config.train_fraction)
 
 
 def _check_one_process(command: str) -> None:
@@ -218,6 +198,7 @@ def _check_predict(config: configs.PredictConfig) -> None:
         raise ConfigError(f"expected --out to end in .csv or .parquet, got {config.out}")
     if config.out.exists() and not config.overwrite:
         raise ConfigError(f"{config.out} exists: use another --out, or --overwrite to replace it")
+    paths.find_student(config.run)
 
 
 def _check_inspect(config: configs.InspectConfig) -> None:

@@ -17,8 +17,7 @@ from aft.errors import ConfigError, DataError
 from aft.metrics import compute_metrics
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
-from aft.training.run_folder import check_content
-from aft.training.run_start import read_options
+from aft.training.run_folder import check_content, read_options
 
 ORDER = ("test", "validation", "all", "train")
 """Default split: the first of these that the data has."""

@@ -20,8 +20,7 @@ from aft.features.stored import features_folder, open_teacher
 from aft.features.teacher_identity import teacher_name
 from aft.files import format_bytes, write_csv, writing
 from aft.students.saved import check_student
-from aft.training.run_folder import TrainResult, read_run
-from aft.training.run_start import CONFIG, STUDENT, is_finished
+from aft.training.run_folder import CONFIG, STUDENT, TrainResult, is_finished, read_run
 
 SAME = 0.999
 """Cosine above which a stored and a recomputed feature count as the same."""

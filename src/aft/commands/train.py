@@ -38,14 +38,17 @@ from aft.training.prepare import (
     start_of,
     transfer_pool,
 )
-from aft.training.run_folder import RunLog, TrainResult, check_content, write_inputs
-from aft.training.run_start import (
+from aft.training.run_folder import (
     CHECKPOINTS,
     REPORT,
     STUDENT,
+    RunLog,
+    TrainResult,
+    check_content,
     is_finished,
     open_run,
     options_hash,
+    write_inputs,
 )
 from aft.training.safety_net import choose_student
 from aft.training.schedule import make_schedule

@@ -28,8 +28,7 @@ from aft.data.loading import DataSet
 from aft.data.options import load_training_data
 from aft.errors import AftError, ConfigError
 from aft.training.prepare import transfer_pool
-from aft.training.run_folder import TrainResult, check_content
-from aft.training.run_start import is_finished, open_run
+from aft.training.run_folder import TrainResult, check_content, is_finished, open_run
 from aft.training.schedule import make_schedule
 
 UNSEARCHED = frozenset({"soft-labels", "aft-soft"})

@@ -52,6 +52,8 @@ VARIANTS = {
 """Methods that are AFT with one option changed."""
 LEFT_OUT, NOTHING = "left-out", "none"
 """Values of ``unlabelled`` that name no data."""
+UNLABELLED = "unlabelled"
+"""Name of the unlabelled inputs in the record of a data set's content."""
 
 
 def check_left_out(unlabelled: str | None, train_fraction: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aft.config.groups import LEFT_OUT, NOTHING, check_left_out
+from aft.config.groups import LEFT_OUT, NOTHING, UNLABELLED, check_left_out
 from aft.data.checking import check_inputs
 from aft.data.findings import DataReport, OnBadInput
 from aft.data.readers.find_columns import Columns
@@ -27,9 +27,6 @@ from aft.data.splits import (
 from aft.data.unlabelled import join_unlabelled, read_named, read_own
 from aft.errors import DataError
 from aft.tasks import Task, encode_labels, infer_task, missing_labels
-
-UNLABELLED = "unlabelled"
-"""Name of the unlabelled inputs in :attr:`DataSet.content`."""
 
 
 @dataclass

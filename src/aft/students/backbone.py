@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from aft.backbones.checks import STUDENTS, check_student, loading
+from aft.backbones.checks import MODULES, check_model, loading
 from aft.backbones.network import Network
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
@@ -78,14 +78,14 @@ def load_backbone(
         StudentError: If the source is unknown or the model cannot be built.
         ConfigError: If the specification is not of the form ``source:name?option=value``.
     """
-    parsed = check_student(spec)
+    parsed = check_model(spec, StudentError)
     options: dict[str, Any] = {}
     if parsed.source == "small":
         options["texts"] = texts
     if parsed.source in _HUBS:
         options["trust_remote_code"] = trust_remote_code
     with loading(parsed, StudentError):
-        build = importlib.import_module(f"aft.backbones.{STUDENTS[parsed.source]}").build
+        build = importlib.import_module(f"aft.backbones.{MODULES[parsed.source]}").build
         network: Network = build(parsed, seed=seed, **options)
     logger.info("student %s: weights %s", spec, network.weights)
     return Backbone(

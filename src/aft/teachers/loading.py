@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from importlib.metadata import EntryPoint
 
-from aft.backbones.checks import FAULTS, check_teacher, explain, loading, teacher_plugins
+from aft.backbones.checks import FAULTS, MODULES, check_model, explain, loading, teacher_plugins
 from aft.backbones.specs import Spec
 from aft.errors import ModelError, TeacherError
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.teacher import Teacher, freeze
-
-
-def _network(module: str) -> Callable[[Spec, bool], Teacher]:
-    """Loader for a backbone module with ``build(spec)``; the module is imported on first use."""
-
-    def load(spec: Spec, trust_remote_code: bool) -> Teacher:
-        build = importlib.import_module(f"aft.backbones.{module}").build
-        options = {"trust_remote_code": True} if trust_remote_code and module in _HUBS else {}
-        return freeze(build(spec, **options))
-
-    return load
-
-
-def _python(spec: Spec, trust_remote_code: bool) -> Teacher:
-    from aft.teachers import user_function
-
-    return user_function.load(spec)
-
-
-def _table(spec: Spec, trust_remote_code: bool) -> FeatureTable:
-    return FeatureTable.load(spec)
-
-
-_HUBS = ("huggingface", "sentence_transformers")  # models may contain custom code
-_SOURCES: dict[str, Callable[[Spec, bool], Teacher | FeatureTable]] = {
-    "features": _table,
-    "hf": _network("huggingface"),
-    "onnx": _network("onnx"),
-    "python": _python,
-    "st": _network("sentence_transformers"),
-    "timm": _network("timm"),
-    "torchvision": _network("torchvision"),
-}
 
 
 def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | FeatureTable:
@@ -66,10 +32,18 @@ def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | Fea
         TeacherError: If the source is unknown or the teacher cannot be loaded.
         ConfigError: If the specification does not have the form ``source:name?option=value``.
     """
-    parsed = check_teacher(spec)
+    parsed = check_model(spec, TeacherError)
     with loading(parsed, TeacherError):
-        if parsed.source in _SOURCES:
-            return _SOURCES[parsed.source](parsed, trust_remote_code)
+        if parsed.source == "features":
+            return FeatureTable.load(parsed)
+        if parsed.source == "python":
+            from aft.teachers import user_function
+
+            return user_function.load(parsed)
+        if parsed.source in MODULES:
+            build = importlib.import_module(f"aft.backbones.{MODULES[parsed.source]}").build
+            may_run_code = trust_remote_code and parsed.source in ("hf", "st")
+            return freeze(build(parsed, **({"trust_remote_code": True} if may_run_code else {})))
         return _from_plugin(teacher_plugins()[parsed.source], parsed)
 
 

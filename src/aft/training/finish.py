@@ -30,7 +30,7 @@ from aft.students.run_student import compute_logits
 from aft.students.saved import DESCRIPTION, SavedStudent
 from aft.training.checkpoints import Progress
 from aft.training.prepare import initial_weights
-from aft.training.run_start import CONFIG, EVALUATION, GATES, METRICS, RESULT, STUDENT
+from aft.training.run_folder import CONFIG, EVALUATION, GATES, METRICS, RESULT, STUDENT
 from aft.training.schedule import Schedule
 from aft.training.transfer_model import TransferModel
 from aft.trivial import compare_with_trivial

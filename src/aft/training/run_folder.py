@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
-from aft.config.commands import TrainConfig, write_config_file
-from aft.data.loading import UNLABELLED, DataSet
+from aft.config.commands import TrainConfig, read_config_file, resolve, write_config_file
+from aft.config.groups import UNLABELLED
 from aft.errors import ConfigError, DataError, StudentError
 from aft.files import (
     check_files,
@@ -27,22 +26,28 @@ from aft.files import (
     write_whole,
     writing,
 )
-from aft.metrics import MAIN_METRIC
-from aft.students.saved import SavedStudent
-from aft.tasks import Task
-from aft.training.run_start import (
-    BAD_INPUTS,
-    CHECKPOINTS,
-    CONFIG,
-    DATA,
-    EVALUATION,
-    FINISH_AGAIN,
-    GATES,
-    LAST,
-    METRICS,
-    RESULT,
-    is_finished,
-)
+from aft.paths import LOCK, check_own_folder, empty_folder, result_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aft.data.loading import DataSet
+    from aft.students.saved import SavedStudent
+    from aft.tasks import Task
+
+CONFIG, RESULT, DATA = "config.yaml", "result.json", "data.json"
+METRICS, EVALUATION = "metrics.jsonl", "evaluation.parquet"
+GATES, BAD_INPUTS = "feature_weights.safetensors", "bad_inputs.csv"
+STUDENT, CHECKPOINTS, REPORT = "student", "checkpoints", "report.html"
+LAST, BEST, BEST_ALONE = "last.pt", "best.safetensors", "best-alone.safetensors"
+FINISH_AGAIN = "Delete it and run again with --resume, which finishes the run from its checkpoint"
+
+FREE_TO_CHANGE = {
+    *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
+    *("trust_remote_code", "baselines", "allow_outside"),
+}
+"""Options that may differ when a run is resumed: they do not change the student."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,66 @@ class TrainResult:
         Raises:
             StudentError: If the student cannot be read, or needs code that is not trusted.
         """
+        from aft.students.saved import SavedStudent
+
         return SavedStudent.load(self.out, trust_remote_code)
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the run in this folder is finished."""
+    return (out / RESULT).exists()
+
+
+def free_folder(data: str) -> Path:
+    """A new folder name derived from the data source, e.g. ``runs/flowers-1``."""
+    name = result_name(data)
+    number = 1
+    while Path(f"runs/{name}-{number}").exists():
+        number += 1
+    return Path(f"runs/{name}-{number}")
+
+
+def check_run(out: Path, config: TrainConfig) -> bool:
+    """Whether a folder contains a run that the new one replaces, with ``overwrite``.
+
+    Raises:
+        ConfigError: If the folder contains a run and neither ``resume`` nor ``overwrite`` is set,
+            if it contains other files, or if the run to resume had other options.
+    """
+    if _has_no_options(out) or not check_own_folder(out, "run", CONFIG, DATA):
+        return False
+    begun = (out / CHECKPOINTS / LAST).exists()  # before, nothing is lost
+    if config.overwrite:
+        return True
+    if config.resume and (begun or is_finished(out)):
+        _check_same(out, config)
+    elif is_finished(out):
+        raise ConfigError(
+            f"{out} contains a finished run; use another --out, or --overwrite to replace it"
+        )
+    elif begun:
+        raise ConfigError(
+            f"{out} contains an unfinished run; use --resume to continue it, or --overwrite to "
+            "start again"
+        )
+    return False
+
+
+def open_run(out: Path, config: TrainConfig) -> None:
+    """Empty a run folder to replace its run; errors are those of :func:`check_run`."""
+    if check_run(out, config):
+        empty_folder(out)
+
+
+def _has_no_options(out: Path) -> bool:
+    """Whether a run was killed, or found the disk full, before it wrote its options."""
+    names = {one.name for one in out.iterdir()} - {LOCK} if out.is_dir() else set()
+    if DATA not in names or not names <= {DATA, BAD_INPUTS}:
+        return False
+    try:
+        return "content" in read_json(out / DATA, DataError)
+    except DataError:  # somebody else's file
+        return False
 
 
 def check_content(out: Path, content: Mapping[str, str]) -> None:
@@ -134,6 +198,39 @@ def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
         if data.report.bad_inputs:
             write_csv(out / BAD_INPUTS, [("file", "fault"), *data.report.bad_inputs])
         write_config_file(out / CONFIG, config.model_copy(update=once))
+
+
+def read_options(run: Path) -> TrainConfig:
+    """The options of the run in a folder.
+
+    Raises:
+        ConfigError: If it has none, or they are damaged.
+    """
+    if not (run / CONFIG).exists():
+        raise ConfigError(f"{run} has no config.yaml with the data of its run: use --data")
+    return resolve(TrainConfig, None, read_config_file(run / CONFIG, TrainConfig))
+
+
+def _check_same(out: Path, config: TrainConfig) -> None:
+    before = read_options(out).model_dump(mode="json")  # defaults where it has none
+    now = config.model_dump(mode="json")
+    changed = [
+        f"{name} {before[name]!r} -> {now[name]!r}"
+        for name in now
+        if name not in FREE_TO_CHANGE and before[name] != now[name]
+    ]
+    if changed:
+        raise ConfigError(
+            f"the run in {out} had other options: {'; '.join(changed)}. Use the same options to "
+            "resume it, or another --out"
+        )
+
+
+def options_hash(config: TrainConfig) -> str:
+    """Hash of the options that make the student, 64 hex digits."""
+    values = config.model_dump(mode="json")
+    fixed = {name: values[name] for name in sorted(values.keys() - FREE_TO_CHANGE)}
+    return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()
 
 
 class RunLog:
@@ -226,11 +323,15 @@ class Run:
     @property
     def task(self) -> Task:
         """The task of the student."""
+        from aft.tasks import Task
+
         return Task.from_description(self.result["task"])
 
     @property
     def main_metric(self) -> str:
         """The metric that chose the checkpoint."""
+        from aft.metrics import MAIN_METRIC
+
         return str(self.result.get("metric") or MAIN_METRIC[self.task.kind])
 
     @property
@@ -255,6 +356,8 @@ class Run:
 
     def curve(self, split: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Steps and values of one metric; both are empty if it was never logged."""
+        import numpy as np
+
         lines = [m for m in self.metrics if m["split"] == split and m.get(name) is not None]
         lines = [m for m in lines if math.isfinite(m[name])]  # logs of earlier versions
         steps = np.asarray([m["step"] for m in lines], dtype=np.float64)

@@ -41,8 +41,7 @@ from aft.training.checkpoints import (
     saving,
     write_weights,
 )
-from aft.training.run_folder import RunLog
-from aft.training.run_start import BEST, BEST_ALONE, LAST
+from aft.training.run_folder import BEST, BEST_ALONE, LAST, RunLog
 from aft.training.sampling import (
     BATCH,
     STEP,

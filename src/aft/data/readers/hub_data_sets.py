@@ -7,7 +7,7 @@ from typing import Any
 
 from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, join_rows, rows_of_table
 from aft.errors import DataError
-from aft.hub import check_data_set, no_data_set
+from aft.hub import NO_DATA_SET, check_data_set
 
 
 def read_hub(name: str, request: Request) -> Rows:
@@ -24,7 +24,7 @@ def read_hub(name: str, request: Request) -> Rows:
         loaded = datasets.load_dataset(repository, configuration or None)
     except Exception as error:  # the client of the hub raises many types of errors
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{no_data_set(name)}{first}") from None
+        raise DataError(f"{NO_DATA_SET.format(name)}{first}") from None
     return _rows(loaded, request, name)
 
 

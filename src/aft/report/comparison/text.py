@@ -14,7 +14,7 @@ from aft.errors import DataError
 from aft.files import read_json
 from aft.metrics import LOWER_IS_BETTER, metric_words
 from aft.report.comparison.costs import UNKNOWN, operations
-from aft.training.run_start import FINISH_AGAIN, RESULT
+from aft.training.run_folder import FINISH_AGAIN, RESULT
 
 ALONE = "alone"
 HEADINGS = (
