@@ -18,6 +18,14 @@ class DataError(AftError):
     """The data set cannot be read or cannot be used for the task."""
 
 
+class ModelError(AftError):
+    """A model cannot be built or its weights do not match.
+
+    :func:`aft.teachers.load_teacher` re-raises it as ``TeacherError`` and
+    :func:`aft.students.load_backbone` as ``StudentError``.
+    """
+
+
 class TeacherError(AftError):
     """A teacher cannot be loaded or returns unusable features."""
 

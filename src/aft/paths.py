@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from aft.errors import ConfigError, DataError
+from aft.errors import ConfigError, DataError, StudentError
 from aft.files import remove_leftovers, writing
 
 LOCK = ".lock"
@@ -92,6 +90,8 @@ def locked(out: Path, enabled: bool = True) -> Iterator[None]:
     if not enabled:
         yield
         return
+    from filelock import FileLock, Timeout
+
     with writing(out, ConfigError, "Use another --out"):
         existed = out.exists()
         out.mkdir(parents=True, exist_ok=True)
@@ -112,6 +112,30 @@ def locked(out: Path, enabled: bool = True) -> Iterator[None]:
         if not existed and [one.name for one in out.iterdir()] == [LOCK]:  # nothing was written
             (out / LOCK).unlink()
             out.rmdir()
+
+
+def find_student(folder: str | Path) -> Path:
+    """The folder of a saved student.
+
+    Args:
+        folder: A run folder, or the ``student`` folder in it.
+
+    Raises:
+        StudentError: If it contains no student.
+    """
+    folder = Path(folder)
+    if (folder / "student" / "student.json").exists():
+        folder = folder / "student"
+    if (folder / "student.json").exists():
+        return folder
+    if (folder / "compare.json").exists():
+        raise StudentError(
+            f"expected a run, but {folder} is a comparison: use one of the runs inside it, "
+            "for example the one that its report recommends"
+        )
+    raise StudentError(
+        f"expected a finished run or student folder, but {folder / 'student.json'} is missing"
+    )
 
 
 def empty_folder(out: Path) -> None:

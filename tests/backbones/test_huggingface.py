@@ -22,8 +22,11 @@ from aft.backbones.network import Network  # noqa: E402
 from aft.backbones.preprocessing import Preprocessing  # noqa: E402
 from aft.backbones.specs import Spec  # noqa: E402
 from aft.backbones.tokenization import Tokenization  # noqa: E402
-from aft.backbones.weights import ModelError  # noqa: E402
-from aft.errors import StudentError, TeacherError  # noqa: E402
+from aft.errors import (  # noqa: E402
+    ModelError,
+    StudentError,
+    TeacherError,
+)
 from aft.students.backbone import load_backbone  # noqa: E402
 from aft.students.build import rebuild_backbone  # noqa: E402
 from aft.teachers.loading import load_teacher  # noqa: E402

@@ -16,7 +16,7 @@ from aft.backbones.network import Network
 from aft.backbones.ngrams import NgramNetwork, character_ngrams
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError
+from aft.errors import ModelError
 from helpers.errors import says
 
 TEXTS = ["the red bird sings", "a blue bird sleeps", "the red fish", "the red bird"]

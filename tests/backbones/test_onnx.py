@@ -23,8 +23,7 @@ from aft.backbones.network import Network
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError
-from aft.errors import TeacherError
+from aft.errors import ModelError, TeacherError
 from aft.teachers.loading import load_teacher
 from aft.teachers.teacher import freeze
 from helpers.damage import DAMAGES

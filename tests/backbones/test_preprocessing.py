@@ -1,15 +1,15 @@
-"""Image transforms in two steps: equal to torchvision, at random in the same way."""
+"""Image transforms in two steps: equal to torchvision's, and random in the same way."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 
 from aft.backbones.preprocessing import ImageTransform, Preprocessing, _draw_box
 
@@ -20,30 +20,42 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def torchvision_transform(how: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
-    side = int(how.size / how.crop + 1e-6)
+SIZES = [(64, 64), (300, 200), (33, 97), (7, 3), (225, 224)]
+"""Width and height of images."""
+
+
+def torchvision_transform(settings: Preprocessing) -> v2.Compose:
+    side = int(settings.size / settings.crop + 1e-6)
+    mode = v2.InterpolationMode(settings.interpolation)
     steps = [
-        v2.Resize([side, side] if how.squash else side, InterpolationMode(how.interpolation)),
-        v2.CenterCrop(how.size),
+        v2.Resize([side, side] if settings.squash else side, interpolation=mode, antialias=True),
+        v2.CenterCrop(settings.size),
         v2.PILToTensor(),
         v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(how.mean), list(how.std)),
+        v2.Lambda(lambda image: image.flip(0) if settings.bgr else image),
+        v2.Normalize(list(settings.mean), list(settings.std)),
     ]
     return v2.Compose(steps)
 
 
-@pytest.mark.parametrize("size", [(90, 60), (31, 200), (20, 20)])
-@pytest.mark.parametrize(
-    "how",
-    [
-        Preprocessing(32),
-        Preprocessing(32, crop=0.9, interpolation="bicubic"),
-        Preprocessing(24, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), squash=True),
-    ],
-)
-def test_evaluation_is_that_of_torchvision(how: Preprocessing, size: tuple[int, int]) -> None:
-    image = picture(*size)
-    assert torch.equal(how.evaluate()(image), torchvision_transform(how)(image))
+@pytest.mark.parametrize("shape", SIZES)
+def test_the_transform_is_that_of_torchvision(shape: tuple[int, int]) -> None:
+    width, height = shape
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    modes = ("bilinear", "bicubic", "nearest")
+    for size, crop, mode, squash in product((8, 65, 224), (1, 0.9, 0.875), modes, (False, True)):
+        settings = Preprocessing(
+            size, interpolation=mode, crop=crop, squash=squash, bgr=mode == "nearest"
+        )
+        assert torch.equal(settings.evaluate()(image), torchvision_transform(settings)(image))
+
+
+def test_grey_images_and_missing_ones_have_three_channels() -> None:
+    transform = Preprocessing(8).evaluate()
+    grey = Image.new("L", (10, 12), 99)
+    assert torch.equal(transform(grey), transform(grey.convert("RGB")))
+    assert not transform(None).any() and transform(None).shape == (3, 8, 8)
 
 
 def test_a_batch_is_its_images() -> None:

@@ -15,7 +15,7 @@ from aft.backbones.batches import collate
 from aft.backbones.network import Network
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError
+from aft.errors import ModelError
 from helpers.errors import says
 
 TEXTS = [

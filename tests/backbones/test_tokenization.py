@@ -15,8 +15,7 @@ transformers = pytest.importorskip("transformers")
 from tokenizers import Regex, Tokenizer, pre_tokenizers  # noqa: E402
 
 from aft.backbones.tokenization import Tokenization, read_tokenizer  # noqa: E402
-from aft.backbones.weights import ModelError  # noqa: E402
-from aft.errors import InputError  # noqa: E402
+from aft.errors import InputError, ModelError  # noqa: E402
 from helpers.errors import says  # noqa: E402
 from helpers.text_models import SENTENCES, make_bert, make_gpt2, make_roberta, make_t5  # noqa: E402
 

@@ -10,14 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from aft.backbones.weights import (
-    ModelError,
-    file_hash,
-    load_into,
-    load_numpy_pickle,
-    load_weights,
-    state_hash,
-)
+from aft.backbones.weights import file_hash, load_into, load_numpy_pickle, load_weights, state_hash
+from aft.errors import ModelError
 from helpers.damage import DAMAGES, HEADERS
 from helpers.errors import says
 

@@ -192,7 +192,7 @@ def test_one_step(
         return hub[repository if configuration is None else f"{repository}:{configuration}"]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("aft.data.readers.hub_data_sets.why_unreachable", lambda: None)
+    monkeypatch.setattr("aft.hub.why_unreachable", lambda: None)
     monkeypatch.setattr(paper, "why_unreachable", lambda: None)
     for module, function in (("train", "write_run_report"), ("compare", "write_methods_report")):
         monkeypatch.setattr(importlib.import_module(f"aft.commands.{module}"), function, no_report)

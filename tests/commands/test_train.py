@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.csv
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import aft
+from aft.commands.predict import _as_csv
 from aft.config.commands import TrainConfig, read_config_file
 from aft.errors import ConfigError, StudentError
 from aft.training.run_folder import read_metrics
@@ -284,3 +287,16 @@ def test_normalize_kernel_and_weights_reach_the_loss(options: dict[str, Any]) ->
         **options, normalize="none", kernel="rbf", weights="dense", beta=1.0, overwrite=True
     )
     assert result.metrics["accuracy"] > 0.6
+
+
+def test_predictions_are_written_as_pyarrow_writes_them() -> None:
+    rng = np.random.default_rng(0)
+    columns: dict[str, list[Any]] = {
+        "file": ['a "b".png', "c\nd", "é,", "", "1"],
+        "probability": [1.0, 0.0, 0.000001, 0.123456, 12345.5],
+        "x": rng.normal(size=5).tolist(),
+        "y": [float("nan"), float("inf"), -0.5, 1e-5, 3.0],
+    }
+    expected = io.BytesIO()
+    pyarrow.csv.write_csv(pyarrow.table(columns), expected)
+    assert _as_csv(columns) == expected.getvalue()

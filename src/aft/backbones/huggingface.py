@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aft.backbones.checks import check, first_line, integer_option
 from aft.backbones.huggingface_files import Repository
 from aft.backbones.huggingface_images import read_preprocessing
 from aft.backbones.huggingface_models import (
-    SHAPE,
     choose_tower,
     cut_layers,
     drop_pooler,
@@ -29,26 +29,15 @@ from aft.backbones.huggingface_models import (
     reshape,
     still_missing,
 )
-from aft.backbones.network import (
-    Network,
-    check_options,
-    first_line,
-    integer_option,
-    require,
-    versions,
-)
+from aft.backbones.network import Network, require, versions
 from aft.backbones.pooling import ImageFeatures, TextFeatures, num_positions, takes
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization, read_tokenizer
-from aft.backbones.weights import ModelError, read_object
+from aft.backbones.weights import read_object
+from aft.errors import ModelError
 from aft.files import reading
 
-_OPTIONS = (
-    *("weights", "seed", "pooling", "layer", "layers", "tower", *SHAPE),
-    *("max_tokens", "template", "truncate"),
-    *("size",),
-)
 _MOST_TOKENS = 512
 _TOKENIZATION = "tokenization.json"
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "cls")
@@ -72,7 +61,7 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
         ModelError: If the model cannot be found or loaded, or an option or the weights are
             invalid.
     """
-    check_options(spec, _OPTIONS)
+    check(spec)
     transformers = require("transformers", "text")
     repository = Repository.find(spec, trust_remote_code)
     config = repository.load(transformers.AutoConfig.from_pretrained)
@@ -82,7 +71,7 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
     model, missing = load_model(repository, config, source, integer_option(spec, "seed", seed))
     tower = choose_tower(spec, model)
     num_layers = cut_layers(spec, tower)
-    layer = integer_option(spec, "layer", None, minimum=1)
+    layer = integer_option(spec, "layer", None)
     if layer == num_layers:
         layer = None
 
@@ -178,7 +167,7 @@ def _tokenization(repository: Repository, model: Any) -> Tokenization:
             and getattr(model.config, "type_vocab_size", 2) > 1
         )
     limit = num_positions(model)
-    asked = integer_option(spec, "max_tokens", None, minimum=1)
+    asked = integer_option(spec, "max_tokens", None)
     if limit is not None and asked is not None and asked > limit:
         raise ModelError(
             f"expected max_tokens <= {limit}, the model's number of position embeddings, got {spec}"

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aft.backbones.network import explain, first_line, require
+from aft.backbones.checks import explain, find_folder, first_line
+from aft.backbones.network import require
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import check_tokenizer_size
-from aft.backbones.weights import ModelError
+from aft.errors import ModelError
 from aft.hub import why_unreachable
 
 _T = TypeVar("_T")
@@ -43,19 +44,8 @@ class Repository:
         Raises:
             ModelError: If the name is a path to a missing folder, or a folder without a model.
         """
-        folder = Path(spec.name).expanduser()
-        if folder.is_dir():
-            known = ("config.json", "modules.json")
-            if not any((folder / file).is_file() for file in known):
-                raise ModelError(
-                    f"expected a Hugging Face model folder with a config.json for {spec}, but "
-                    f"there is none in {folder}"
-                )
-            return cls(spec, str(folder), folder, trust_remote_code)
-        is_path = spec.name.startswith(("/", ".", "~")) or spec.name.count("/") > 1
-        if is_path or "\\" in spec.name:
-            raise ModelError(f"model folder {folder} not found ({spec})")
-        return cls(spec, spec.name, None, trust_remote_code)
+        folder = find_folder(spec)
+        return cls(spec, str(folder or spec.name), folder, trust_remote_code)
 
     @property
     def origin(self) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from aft.backbones.checks import integer_option
 from aft.backbones.huggingface_files import Repository
-from aft.backbones.network import integer_option, require
+from aft.backbones.network import require
 from aft.backbones.preprocessing import Preprocessing
-from aft.backbones.weights import ModelError
+from aft.errors import ModelError
 
 _FILE = "preprocessor_config.json"
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
@@ -28,7 +29,7 @@ def read_preprocessing(
     Raises:
         ModelError: If the processor is missing or uses unsupported operations.
     """
-    asked = integer_option(repository.spec, "size", None, minimum=1)
+    asked = integer_option(repository.spec, "size", None)
     if repository.folder and not repository.file(_FILE):
         if weights == "pretrained":
             raise ModelError(

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from aft.backbones.checks import first_line, integer_option
 from aft.backbones.huggingface_files import Repository, quiet
-from aft.backbones.network import first_line, integer_option, require, seeded
+from aft.backbones.network import require, seeded
 from aft.backbones.specs import Spec
-from aft.backbones.weights import ModelError, load_into, load_weights, unwrap
+from aft.backbones.weights import load_into, load_weights, unwrap
+from aft.errors import ModelError
 
 SHAPE = {
     "hidden_size": ("hidden_size",),
@@ -27,7 +29,7 @@ SHAPE = {
 
 def reshape(config: Any, spec: Spec) -> None:
     """Apply the size options to a configuration; only for random weights."""
-    given = {o: n for o in SHAPE if (n := integer_option(spec, o, None, minimum=1)) is not None}
+    given = {o: n for o in SHAPE if (n := integer_option(spec, o, None)) is not None}
     if given and spec.options.get("weights") != "random":
         raise ModelError(
             f"{', '.join(given)} can be set with weights=random only, got {spec}; the sizes of "
@@ -149,8 +151,8 @@ def choose_tower(spec: Spec, model: Any) -> Any:
 
 def cut_layers(spec: Spec, model: Any) -> int | None:
     """Drop the last layers according to the options; returns the number of layers, if known."""
-    keep = integer_option(spec, "layers", None, minimum=1)
-    layer = integer_option(spec, "layer", None, minimum=1)
+    keep = integer_option(spec, "layers", None)
+    layer = integer_option(spec, "layer", None)
     stack = _stack(model)
     if stack is None:
         if keep is not None:

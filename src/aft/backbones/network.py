@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,15 +13,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from aft.backbones.checks import FAULTS, explain, first_line
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError
-from aft.errors import AftError, did_you_mean
+from aft.errors import ModelError
 
 _T = TypeVar("_T")
-FAULTS = (Exception, SystemExit)
-"""What the code of others may raise; ``sys.exit()`` must not end a command as if it were done."""
 
 
 @dataclass(frozen=True)
@@ -103,26 +100,6 @@ def output_dim(module: nn.Module, inputs: Tensor, what: str) -> int:
     return int(features.shape[-1])
 
 
-def check_options(spec: Spec, allowed: Collection[str]) -> None:
-    """Raise ``ModelError`` for an option that the source does not support."""
-    for option in spec.options:
-        if option not in allowed:
-            raise ModelError(
-                f"unknown option {option!r} in {spec}; expected one of "
-                f"{', '.join(sorted(allowed))}{did_you_mean(option, allowed)}"
-            )
-
-
-def integer_option(spec: Spec, name: str, default: _T, minimum: int = 0) -> int | _T:
-    """The value of an integer option, or the default if the option is not set."""
-    if name not in spec.options:
-        return default
-    text = spec.options[name]
-    if not text.isdecimal() or int(text) < minimum:
-        raise ModelError(f"expected {name} to be a whole number >= {minimum}, got {text!r}")
-    return int(text)
-
-
 def seeded(seed: int, build: Callable[[], _T]) -> _T:
     """Call ``build`` with a seeded torch generator; restore the generator's state afterwards."""
     with torch.random.fork_rng(devices=[]):
@@ -153,27 +130,3 @@ def require(library: str, extra: str) -> ModuleType:
 def versions(*libraries: str) -> dict[str, str]:
     """Versions of installed libraries without build tags (``2.13.0+cpu`` becomes ``2.13.0``)."""
     return {library: version(library).partition("+")[0] for library in libraries}
-
-
-@contextmanager
-def loading(spec: Spec, kind: type[AftError]) -> Iterator[None]:
-    """Convert whatever loading a model raises to an error of a kind that names the model."""
-    try:
-        yield
-    except ModelError as error:
-        text = str(error)
-        raise kind(text if spec.name in text else f"{spec}: {text}") from error
-    except AftError:
-        raise
-    except Exception as error:  # libraries raise anything on damaged files
-        raise kind(f"cannot load {spec}: {explain(error)}") from error
-
-
-def explain(error: BaseException) -> str:
-    """The type of an error and the first line of its message."""
-    return f"{type(error).__name__}: {first_line(error)}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error message, or the error's type if the message is empty."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -14,13 +14,13 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aft.backbones.network import Network, check_options, integer_option, require, seeded
+from aft.backbones.checks import check, integer_option
+from aft.backbones.network import Network, require, seeded
 from aft.backbones.small_texts import text_network, tokenizer_option, train_tokenizer
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError
+from aft.errors import ModelError
 
-_OPTIONS = ("dim", "features", "max_tokens", "seed", "template", "tokenizer", "truncate")
 _BUCKETS = 2**20
 _HASH = (2_654_435_761, 2_246_822_519)  # odd; the upper bits of the products' sum are the hash
 _WORDS = 0.4  # the largest share of the features that are words; the rest are word pairs
@@ -118,10 +118,10 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
     Raises:
         ModelError: If an option is invalid, or there are neither texts nor a tokenizer.
     """
-    check_options(spec, _OPTIONS)
+    check(spec)
     require("tokenizers", "text")
-    most = integer_option(spec, "features", 50_000, minimum=2)
-    dim = integer_option(spec, "dim", 64, minimum=1)
+    most = integer_option(spec, "features", 50_000)
+    dim = integer_option(spec, "dim", 64)
     known = None if texts is None else list(texts)
     if "tokenizer" in spec.options:
         content = tokenizer_option(spec)
@@ -131,7 +131,7 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         content = str(train_tokenizer(known, max(2, int(_WORDS * most))).to_str())
     tokenization = Tokenization(
         content,
-        integer_option(spec, "max_tokens", 512, minimum=1),
+        integer_option(spec, "max_tokens", 512),
         spec.options.get("template"),
         truncate=spec.options.get("truncate", "end"),
     )

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aft.backbones.checks import check_options, find_onnx, first_line, integer_option
 from aft.backbones.huggingface_images import convert
-from aft.backbones.network import Network, check_options, first_line, integer_option, require
+from aft.backbones.network import Network, require
 from aft.backbones.onnx_networks import (
     FLOATS,
     OnnxImageNetwork,
@@ -23,8 +24,8 @@ from aft.backbones.onnx_networks import (
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization, read_tokenizer
-from aft.backbones.weights import ModelError, file_hash, read_object
-from aft.errors import did_you_mean
+from aft.backbones.weights import file_hash, read_object
+from aft.errors import ModelError, did_you_mean
 from aft.files import reading
 
 _TEXT_OPTIONS = ("max_tokens", "template", "tokenizer", "truncate")
@@ -49,7 +50,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
         ModelError: If a library is missing, or the file, its inputs, its outputs or an option
             are not supported.
     """
-    path = _find(spec)
+    path = find_onnx(spec)
     session = OnnxSession(path)
     is_text = "input_ids" in session.roles.values() and len(session.roles) == len(session.inputs)
     is_image = len(session.inputs) == 1 and _is_image(session.inputs[0])
@@ -97,21 +98,6 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
 
 
 # The file and its session -------------------------------------------------------------------------
-
-
-def _find(spec: Spec) -> Path:
-    path = Path(spec.name).expanduser()
-    if path.is_dir():
-        files = sorted(path.glob("*.onnx"))
-        if len(files) != 1:
-            names = ", ".join(file.name for file in files) or "none"
-            raise ModelError(
-                f"expected one .onnx file in {path}, got {names}; use the path of the file"
-            )
-        return files[0]
-    if not path.is_file():
-        raise ModelError(f"file or folder {path} not found ({spec})")
-    return path
 
 
 def _external_files(path: Path) -> list[Path]:
@@ -196,7 +182,7 @@ def _tokenization(spec: Spec, path: Path, session: OnnxSession) -> Tokenization:
         )
     require("tokenizers", "text")
     fixed = fixed_length(session)
-    max_tokens = integer_option(spec, "max_tokens", fixed or _default_length(file), minimum=1)
+    max_tokens = integer_option(spec, "max_tokens", fixed or _default_length(file))
     if fixed and max_tokens > fixed:
         raise ModelError(
             f"expected max_tokens <= {fixed}, the fixed length of {path}, got {max_tokens}"
@@ -239,7 +225,7 @@ def _preprocessing(spec: Spec, path: Path, session: OnnxSession) -> Preprocessin
     if height != width:
         raise ModelError(f"expected {path} to take square images, got {session.inputs[0]}")
     file = path.parent / "preprocessor_config.json"
-    size = integer_option(spec, "size", height, minimum=1)
+    size = integer_option(spec, "size", height)
     if file.is_file():
         with reading(file, ModelError):
             default = convert(_read_json(file), str(file), size)

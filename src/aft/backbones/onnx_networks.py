@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from aft.backbones.network import first_line, require
+from aft.backbones.checks import first_line
+from aft.backbones.network import require
 from aft.backbones.pooling import Tokens, pool, read_tokens
-from aft.backbones.weights import ModelError
+from aft.errors import ModelError
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 """Floating-point types of ONNX that are supported, and those of numpy."""

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aft.backbones.weights import ModelError, StateDict
+from aft.backbones.weights import StateDict
+from aft.errors import ModelError
 
 
 class Package(NamedTuple):

@@ -10,21 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aft.backbones.checks import check, integer_option
 from aft.backbones.huggingface import fast_tokenizer_json
 from aft.backbones.huggingface_files import Repository, needs_code
-from aft.backbones.network import (
-    Network,
-    check_options,
-    integer_option,
-    output_dim,
-    require,
-    versions,
-)
+from aft.backbones.network import Network, output_dim, require, versions
 from aft.backbones.pooling import num_positions, padding_id, read_tokens
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError, read_object
-from aft.errors import did_you_mean
+from aft.backbones.weights import read_object
+from aft.errors import ModelError, did_you_mean
 from aft.files import reading
 
 _MODULES = "modules.json"
@@ -63,7 +57,7 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
     Raises:
         ModelError: If the model cannot be found or loaded, or an option is invalid.
     """
-    check_options(spec, ("prompt", "max_tokens", "template", "truncate"))
+    check(spec)
     library = require("sentence_transformers", "text")
     repository = Repository.find(spec, trust_remote_code)
     _check_classes(repository)
@@ -200,7 +194,7 @@ def _tokenization(spec: Spec, model: Any, prompt: str) -> Tokenization:
     side = spec.options.get("truncate", "end")
     if _is_static(model):
         text = _without_special_tokens(model[0].tokenizer.to_str())
-        most = integer_option(spec, "max_tokens", _MOST_TOKENS_STATIC, minimum=1)
+        most = integer_option(spec, "max_tokens", _MOST_TOKENS_STATIC)
         return Tokenization(text, most, template, truncate=side)
     transformer = getattr(model[0], "auto_model", None)
     if transformer is None or getattr(model[0], "tokenizer", None) is None:
@@ -212,7 +206,7 @@ def _tokenization(spec: Spec, model: Any, prompt: str) -> Tokenization:
     limit = num_positions(model)
     own = model.max_seq_length or 2**31
     most = int(min(own, limit)) if limit is not None else int(min(own, 2**31))
-    asked = integer_option(spec, "max_tokens", None, minimum=1)
+    asked = integer_option(spec, "max_tokens", None)
     if asked is not None and limit is not None and asked > limit:
         raise ModelError(
             f"expected max_tokens <= {limit}, the model's number of position embeddings, got {spec}"

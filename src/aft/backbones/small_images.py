@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from aft.backbones.network import (
-    Network,
-    check_options,
-    integer_option,
-    output_dim,
-    seeded,
-    versions,
-)
+from aft.backbones.checks import check, integer_option
+from aft.backbones.network import Network, seeded, versions
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
-from aft.backbones.weights import ModelError, load_into, load_weights
-from aft.errors import did_you_mean
+from aft.backbones.weights import load_into, load_weights
 
 _WIDTHS = {"cnn": (32, 64, 128, 256), "cnn-tiny": (16, 24, 32, 64)}  # 390,000 and 30,000 parameters
 
@@ -59,6 +51,7 @@ def build(
     Raises:
         ModelError: If the name or an option is invalid, or the weights do not match.
     """
+    check(spec)
     if spec.name == "static":
         from aft.backbones import small_texts
 
@@ -68,31 +61,16 @@ def build(
         from aft.backbones import ngrams
 
         return ngrams.build(spec, seed=seed, texts=texts() if texts else None)
-    if spec.name not in _WIDTHS:
-        names = [*_WIDTHS, "ngrams", "static"]
-        raise ModelError(
-            f"expected {', '.join(f'small:{name}' for name in names)}, got {spec}"
-            f"{did_you_mean(spec.name, names)}"
-        )
-    check_options(spec, ("weights", "size", "seed"))
     source = spec.options.get("weights", "random")
-    if source == "pretrained":
-        raise ModelError(
-            f"small:{spec.name} has no pretrained weights; use weights=random or weights=FILE"
-        )
     module = seeded(integer_option(spec, "seed", seed), lambda: SmallCNN(_WIDTHS[spec.name]))
     if source != "random":
-        try:
-            load_into(module, load_weights(source))
-        except ModelError as error:
-            raise ModelError(f"{spec}: {error}") from None
+        load_into(module, load_weights(source))
         source = str(Path(source).expanduser())
-    size = integer_option(spec, "size", 64, minimum=8)
     return Network(
         spec=spec,
         module=module,
-        dim=output_dim(module, torch.zeros(1, 3, size, size), str(spec)),
-        preprocessing=Preprocessing(size),
+        dim=_WIDTHS[spec.name][-1],
+        preprocessing=Preprocessing(integer_option(spec, "size", 64)),
         weights=source,
         layer="global average pool",
         licence="Apache-2.0" if source == "random" else None,

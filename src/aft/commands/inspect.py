@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from aft.commands.checks import IDENTITY, check, place
 from aft.config.commands import InspectConfig, resolve
 from aft.data.loading import DataSet, load_data
 from aft.data.options import asked_columns
@@ -19,9 +20,8 @@ from aft.features.stored import features_folder, open_teacher
 from aft.features.teacher_identity import teacher_name
 from aft.files import format_bytes, write_csv, writing
 from aft.students.saved import check_student
-from aft.training.run_folder import CONFIG, DATA, STUDENT, TrainResult, is_finished, read_run
+from aft.training.run_folder import CONFIG, STUDENT, TrainResult, is_finished, read_run
 
-IDENTITY = "teacher.json"
 SAME = 0.999
 """Cosine above which a stored and a recomputed feature count as the same."""
 
@@ -37,7 +37,9 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
         AftError: If the run, store or data set does not exist, or --verify finds damaged files or
             features that differ.
     """
-    config = _place(resolve(InspectConfig, config, options))
+    config = resolve(InspectConfig, config, options)
+    check(config)
+    config = place(config)
     found: dict[str, Any] = {"lines": []}
     data = _load(config) if config.data is not None else None
     if data is not None:
@@ -48,8 +50,6 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
             found["lines"].append(
                 f"ids of {sum(map(len, _all_rows(data).values()))} rows: {config.ids}"
             )
-    elif config.ids is not None:
-        raise ConfigError("--ids needs --data")
     if config.run is not None:
         found["run"] = _read_run(config.run, config.verify)
         found["lines"] += _run_lines(config.run, found["run"])
@@ -70,29 +70,6 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
             _check_shards(stores)
             found["lines"].append("every shard has the right checksum")
     return found
-
-
-def _place(config: InspectConfig) -> InspectConfig:
-    """The options, with `path` assigned to the run, the feature store or the data set."""
-    if config.path is None:
-        return config
-    given = [name for name in ("data", "run") if getattr(config, name) is not None]
-    if given:
-        raise ConfigError(f"expected a path or --{given[0]}, got both")
-    path = Path(config.path).expanduser()
-    if (path / "compare.json").is_file():
-        raise ConfigError(f"{path} is a comparison: read its report.md, or inspect a run inside it")
-    if (path / CONFIG).is_file() and (path / DATA).is_file():
-        return config.model_copy(update={"run": path})
-    if (path / "student.json").is_file():
-        if not (path.parent / CONFIG).is_file():
-            raise ConfigError(f"{path} is a student without its run; use aft predict --run {path}")
-        return config.model_copy(update={"run": path.parent})
-    if (path / IDENTITY).is_file():
-        return config.model_copy(update={"features": path.parent})
-    if path.is_dir() and find_stores(path):
-        return config.model_copy(update={"features": path})
-    return config.model_copy(update={"data": config.path})
 
 
 def _load(config: InspectConfig) -> DataSet:
@@ -136,8 +113,6 @@ def _write_ids(path: Path, data: DataSet) -> None:
 
 
 def _read_run(run: Path, verify: bool) -> dict[str, Any]:
-    if not (run / CONFIG).exists():
-        raise ConfigError(f"{run} is not a run of aft: expected a config.yaml, found none")
     if verify and is_finished(run):
         read_run(run)  # compares its files with their checksums
         check_student(run / STUDENT)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aft.commands.checks import check
 from aft.config.commands import PredictConfig, resolve
 from aft.data.loading import load_inputs
@@ -65,16 +67,29 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
 
 
 def _write(out: Path, columns: dict[str, list[Any]]) -> None:
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    content = io.BytesIO()
     if out.suffix == ".csv":
-        safe = {no_formula(name): list(map(no_formula, cells)) for name, cells in columns.items()}
-        pyarrow.csv.write_csv(pyarrow.table(safe), content)
+        content = _as_csv(columns)
     else:
-        pyarrow.parquet.write_table(pyarrow.table(columns), content)
+        import pyarrow
+        import pyarrow.parquet
+
+        stream = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.table(columns), stream)
+        content = stream.getvalue()
     with writing(out, ConfigError, "Free some space, or use another --out"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, content.getvalue())
+        write_whole(out, content)
+
+
+def _as_csv(columns: dict[str, list[Any]]) -> bytes:
+    """A CSV file as pyarrow writes it, whose import takes too long for one row."""
+    rows = [list(columns), *zip(*columns.values(), strict=True)]
+    text = "".join(",".join(map(_cell, row)) + "\n" for row in rows)
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        quoted = no_formula(value).replace('"', '""')
+        return f'"{quoted}"'
+    return np.format_float_positional(value, trim="-")

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from aft.commands.checks import check
+from aft.commands.checks import DOCUMENT, check, out_folder
 from aft.config.commands import ScoreConfig, resolve
 from aft.data.options import load_training_data
 from aft.devices import choose_device
 from aft.errors import AftError, DataError
 from aft.files import write_json
 from aft.metrics import MAIN_METRIC
-from aft.paths import check_own_folder, result_name
 from aft.report import score_as_text, write_score_report
 from aft.scoring.measures import chance_level
 from aft.scoring.read_features import describe_cost, read_student, read_teachers, say, score_layers
@@ -25,7 +24,7 @@ from aft.scoring.recommendation import Candidate, Recommendation, recommend
 from aft.scoring.teacher_sets import FOLDS, ScoredRows, compare_sources, score_parts, score_sets
 from aft.version import __version__
 
-DOCUMENT, PAGE = "score.json", "score.html"
+PAGE = "score.html"
 MOST_KERNEL_ROWS = 2000
 
 
@@ -68,8 +67,7 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     """
     config = resolve(ScoreConfig, config, options)
     check(config)
-    out = config.out or Path(f"runs/score-{result_name(config.data)}")
-    check_own_folder(out, "score", DOCUMENT)
+    out = out_folder(config)
     started = time.perf_counter()
     device = choose_device(config.device)
     data = load_training_data(config)

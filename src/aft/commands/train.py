@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from aft.backbones.specs import shorten_paths
-from aft.commands.checks import check
+from aft.commands.checks import check, out_folder
 from aft.config.commands import TrainConfig, resolve
 from aft.data.loading import DataSet
 from aft.data.options import load_training_data
@@ -46,7 +46,6 @@ from aft.training.run_folder import (
     RunLog,
     TrainResult,
     check_content,
-    free_folder,
     is_finished,
     open_run,
     options_hash,
@@ -73,7 +72,7 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
     config = resolve(TrainConfig, config, options)
     check(config)
     accelerator = make_accelerator(choose_device(config.device), config.precision)
-    out = config.out or free_folder(config.data)
+    out = out_folder(config)
     with locked(out, accelerator.is_main_process):
         return _train(config, out, accelerator)
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from aft.errors import DataError
+
 MetricName = Literal[
     "accuracy", "balanced_accuracy", "macro_f1", "mean_average_precision", "micro_f1", "r2"
 ]
@@ -50,6 +52,18 @@ VARIANTS = {
 """Methods that are AFT with one option changed."""
 LEFT_OUT, NOTHING = "left-out", "none"
 """Values of ``unlabelled`` that name no data."""
+UNLABELLED = "unlabelled"
+"""Name of the unlabelled inputs in the record of a data set's content."""
+
+
+def check_left_out(unlabelled: str | None, train_fraction: float) -> None:
+    """Raise ``DataError`` if the rows that are left out are wanted, but none are."""
+    if unlabelled == LEFT_OUT and train_fraction >= 1:
+        raise DataError(
+            "--unlabelled left-out uses the rows that --train-fraction leaves out, but all rows "
+            f"are used with --train-fraction {train_fraction:g}; pass a share below 1, such as "
+            "--train-fraction 0.1"
+        )
 
 
 class Options(BaseModel):

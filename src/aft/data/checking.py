@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aft.data.findings import DataReport, OnBadInput
 from aft.data.images import find_fault
 from aft.data.readers.find_columns import InputColumn
-from aft.data.readers.rows import VALUE, Rows
+from aft.data.readers.rows import VALUE, Column, Rows
 from aft.data.samples import Samples, image_source
 from aft.data.texts import NOT_UTF_8, is_empty
 from aft.data.texts import find_fault as find_text_fault
@@ -130,7 +130,7 @@ _Found = Iterator[tuple[bytes | None, str | None]]
 """For each value its id (None if it is missing) and its fault (None if it is readable)."""
 
 
-def _identify_images(values: Dataset, cache_dir: Path | None) -> _Found:
+def _identify_images(values: Dataset | Column, cache_dir: Path | None) -> _Found:
     absent: deque[bool] = deque()
 
     def contents() -> Iterator[str | bytes]:
@@ -143,15 +143,22 @@ def _identify_images(values: Dataset, cache_dir: Path | None) -> _Found:
         yield (None, None) if absent.popleft() else (sample_id, fault)
 
 
-def _identify_texts(values: Dataset) -> _Found:
+def _identify_texts(values: Dataset | Column) -> _Found:
+    for content in _contents(values):
+        if content is None or is_empty(content):
+            yield None, None
+        else:
+            yield content_id(content), find_text_fault(content)
+
+
+def _contents(values: Dataset | Column) -> Iterator[bytes | None]:
+    if isinstance(values, Column):
+        yield from map(values.bytes_of, range(len(values)))
+        return
     import pyarrow
 
     for batch in values.with_format("arrow").iter(_TEXTS_AT_ONCE):
-        for content in batch.column(VALUE).cast(pyarrow.large_binary()).to_pylist():
-            if content is None or is_empty(content):
-                yield None, None
-            else:
-                yield content_id(content), find_text_fault(content)
+        yield from batch.column(VALUE).cast(pyarrow.large_binary()).to_pylist()
 
 
 def _describe_missing(columns: Sequence[InputColumn]) -> str:

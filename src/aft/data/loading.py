@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aft.config.groups import LEFT_OUT, NOTHING
+from aft.config.groups import LEFT_OUT, NOTHING, UNLABELLED, check_left_out
 from aft.data.checking import check_inputs
 from aft.data.findings import DataReport, OnBadInput
 from aft.data.readers.find_columns import Columns
@@ -27,9 +27,6 @@ from aft.data.splits import (
 from aft.data.unlabelled import join_unlabelled, read_named, read_own
 from aft.errors import DataError
 from aft.tasks import Task, encode_labels, infer_task, missing_labels
-
-UNLABELLED = "unlabelled"
-"""Name of the unlabelled inputs in :attr:`DataSet.content`."""
 
 
 @dataclass
@@ -149,12 +146,8 @@ def load_data(
         DataError: If the data set is missing, empty or unusable for training, if the unlabelled
             inputs have none of its columns, or if ``left-out`` is given but no rows are left out.
     """
-    if for_training and unlabelled == LEFT_OUT and train_fraction >= 1:
-        raise DataError(
-            "--unlabelled left-out uses the rows that --train-fraction leaves out, but all rows "
-            f"are used with --train-fraction {train_fraction:g}; pass a share below 1, such as "
-            "--train-fraction 0.1"
-        )
+    if for_training:
+        check_left_out(unlabelled, train_fraction)
     rows = read_source(source, columns or Columns())
     if not len(rows):
         raise DataError(f"{source} has no rows")

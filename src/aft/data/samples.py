@@ -12,7 +12,7 @@ from PIL import Image
 
 from aft.data.images import open_image
 from aft.data.readers.find_columns import InputColumn, match_names
-from aft.data.readers.rows import VALUE
+from aft.data.readers.rows import VALUE, Column
 from aft.data.texts import read_text
 from aft.errors import ConfigError, DataError
 from aft.ids import CACHE_FILE, ID_BYTES, content_id, default_cache_dir, join_ids
@@ -50,7 +50,7 @@ class Samples:
     def __init__(
         self,
         columns: Sequence[InputColumn],
-        values: Sequence[Dataset],
+        values: Sequence[Dataset | Column],
         parts: NDArray[np.uint8],
         present: NDArray[np.bool_],
         files: NDArray[np.object_],

@@ -14,7 +14,7 @@ from aft.data.checking import check_inputs
 from aft.data.findings import DataReport, OnBadInput
 from aft.data.readers.find_columns import Columns, InputColumn
 from aft.data.readers.reading import read_source
-from aft.data.readers.rows import VALUE, Rows
+from aft.data.readers.rows import VALUE, Rows, as_dataset, column_of
 from aft.data.samples import Samples, match_columns
 from aft.errors import DataError
 
@@ -178,12 +178,9 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
 
 def _values(samples: Samples, place: int) -> Dataset:
     """The values of a column; nulls if all are missing, since their type may be arbitrary."""
-    import pyarrow
-    from datasets import Dataset
-
     if samples.present[:, place].any():
-        return samples.values[place]
-    return Dataset(pyarrow.table({VALUE: pyarrow.nulls(len(samples), pyarrow.large_string())}))
+        return as_dataset(samples.values[place])
+    return as_dataset(column_of([None] * len(samples)))
 
 
 def _alike(tables: list[Dataset], modality: str) -> list[Dataset]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from aft.backbones.batches import PADDING, Inputs, collate, to_device
-from aft.backbones.network import FAULTS
+from aft.backbones.checks import FAULTS
 from aft.backbones.preprocessing import Transform
 from aft.backbones.tokenization import Tokenization
 from aft.data.samples import Samples

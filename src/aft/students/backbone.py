@@ -10,28 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from aft.backbones.network import Network, loading
+from aft.backbones.checks import MODULES, check_model, loading
+from aft.backbones.network import Network
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import state_hash
-from aft.errors import StudentError, did_you_mean
+from aft.errors import StudentError
 
 if TYPE_CHECKING:
     from aft.students.towers import ColumnPreprocessing
 
 
 logger = logging.getLogger(__name__)
-
-
-# The same modules build the networks of teachers and of students.
-_SOURCES = {
-    "hf": "aft.backbones.huggingface",
-    "python": "aft.backbones.user_file",
-    "small": "aft.backbones.small_images",
-    "timm": "aft.backbones.timm",
-    "torchvision": "aft.backbones.torchvision",
-}
 
 
 _HUBS = ("hf",)  # models from these sources may include their own code
@@ -87,19 +78,14 @@ def load_backbone(
         StudentError: If the source is unknown or the model cannot be built.
         ConfigError: If the specification is not of the form ``source:name?option=value``.
     """
-    parsed = Spec.parse(spec) if isinstance(spec, str) else spec
-    if parsed.source not in _SOURCES:
-        raise StudentError(
-            f"unknown source {parsed.source!r} of student {spec}; expected one of "
-            f"{', '.join(_SOURCES)}{did_you_mean(parsed.source, _SOURCES)}"
-        )
+    parsed = check_model(spec, StudentError)
     options: dict[str, Any] = {}
     if parsed.source == "small":
         options["texts"] = texts
     if parsed.source in _HUBS:
         options["trust_remote_code"] = trust_remote_code
     with loading(parsed, StudentError):
-        build = importlib.import_module(_SOURCES[parsed.source]).build
+        build = importlib.import_module(f"aft.backbones.{MODULES[parsed.source]}").build
         network: Network = build(parsed, seed=seed, **options)
     logger.info("student %s: weights %s", spec, network.weights)
     return Backbone(

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from aft.backbones.checks import check_columns
 from aft.backbones.preprocessing import Preprocessing
 from aft.backbones.specs import Spec, split_column
 from aft.backbones.tokenization import Tokenization
@@ -46,10 +47,7 @@ def build_student(
         StudentError: If a model cannot be built.
         ConfigError: If the models do not match the columns.
     """
-    if layers is not None and not any(split_column(text)[1].startswith("hf:") for text in specs):
-        raise ConfigError(f"--student-layers needs an hf: student, got {' '.join(specs)}")
-    if fusion == "product" and len(specs) == 1:
-        raise ConfigError(f"--fusion product needs models of two columns, got only {specs[0]}")
+    check_columns(specs, layers, fusion)
     towers: dict[str, Backbone] = {}
     takes: dict[str, tuple[str, ...]] = {}
     for text in specs:

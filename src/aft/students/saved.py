@@ -17,6 +17,7 @@ from aft.data.readers.find_columns import InputColumn
 from aft.data.samples import Samples
 from aft.errors import StudentError
 from aft.files import check_files, read_json, reading, write_json, write_whole, writing
+from aft.paths import find_student
 from aft.students.backbone import Backbone
 from aft.students.build import rebuild_backbone
 from aft.students.inputs import StudentInputs
@@ -117,18 +118,7 @@ class SavedStudent:
             StudentError: If `folder` contains no student, a file of it is damaged, or the student
                 needs code that is not trusted.
         """
-        folder = Path(folder)
-        if (folder / "student" / "student.json").exists():
-            folder = folder / "student"
-        if not (folder / DESCRIPTION).exists() and (folder / "compare.json").exists():
-            raise StudentError(
-                f"expected a run, but {folder} is a comparison: use one of the runs inside it, "
-                "for example the one that its report recommends"
-            )
-        if not (folder / DESCRIPTION).exists():
-            raise StudentError(
-                f"expected a finished run or student folder, but {folder / DESCRIPTION} is missing"
-            )
+        folder = find_student(folder)
         description = check_student(folder)
         with reading(folder / DESCRIPTION, StudentError, CURE):
             task = Task.from_description(description["task"])

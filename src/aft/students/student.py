@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aft.backbones.batches import Inputs
-from aft.backbones.network import explain
+from aft.backbones.checks import explain
 from aft.errors import StudentError
 from aft.students.backbone import Backbone
 from aft.tasks import Task

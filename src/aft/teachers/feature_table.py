@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aft.backbones.network import check_options
+from aft.backbones.checks import check, find_table
 from aft.backbones.specs import Spec
 from aft.backbones.weights import file_hash, read_safetensors
 from aft.errors import TeacherError
@@ -52,15 +52,8 @@ class FeatureTable:
             TeacherError: If the file is missing, damaged or not in a format described in
                 docs/models.md, or rows of the same sample differ.
         """
-        check_options(spec, ())
-        path = Path(spec.name).expanduser()
-        if path.suffix not in _READERS:
-            raise TeacherError(
-                f"expected features in a {', '.join(_READERS)} file, got {path} "
-                "(convert text tables to .parquet)"
-            )
-        if not path.is_file():
-            raise TeacherError(f"feature file {path} not found")
+        check(spec)
+        path = find_table(spec)
         with reading(path, TeacherError):
             features, keys, files = _READERS[path.suffix](path)
         if features.ndim != 2 or features.dtype.kind not in "fiu" or 0 in features.shape:

@@ -3,50 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
-from aft.backbones.network import FAULTS, explain, loading
+from aft.backbones.checks import FAULTS, MODULES, check_model, explain, loading, teacher_plugins
 from aft.backbones.specs import Spec
-from aft.backbones.weights import ModelError
-from aft.errors import TeacherError, did_you_mean
+from aft.errors import ModelError, TeacherError
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.teacher import Teacher, freeze
-
-ENTRY_POINTS = "aft.teachers"
-
-
-def _network(module: str) -> Callable[[Spec, bool], Teacher]:
-    """Loader for a backbone module with ``build(spec)``; the module is imported on first use."""
-
-    def load(spec: Spec, trust_remote_code: bool) -> Teacher:
-        build = importlib.import_module(f"aft.backbones.{module}").build
-        options = {"trust_remote_code": True} if trust_remote_code and module in _HUBS else {}
-        return freeze(build(spec, **options))
-
-    return load
-
-
-def _python(spec: Spec, trust_remote_code: bool) -> Teacher:
-    from aft.teachers import user_function
-
-    return user_function.load(spec)
-
-
-def _table(spec: Spec, trust_remote_code: bool) -> FeatureTable:
-    return FeatureTable.load(spec)
-
-
-_HUBS = ("huggingface", "sentence_transformers")  # models may contain custom code
-_SOURCES: dict[str, Callable[[Spec, bool], Teacher | FeatureTable]] = {
-    "features": _table,
-    "hf": _network("huggingface"),
-    "onnx": _network("onnx"),
-    "python": _python,
-    "st": _network("sentence_transformers"),
-    "timm": _network("timm"),
-    "torchvision": _network("torchvision"),
-}
 
 
 def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | FeatureTable:
@@ -69,18 +32,19 @@ def load_teacher(spec: str, *, trust_remote_code: bool = False) -> Teacher | Fea
         TeacherError: If the source is unknown or the teacher cannot be loaded.
         ConfigError: If the specification does not have the form ``source:name?option=value``.
     """
-    parsed = Spec.parse(spec)
-    plugins = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    parsed = check_model(spec, TeacherError)
     with loading(parsed, TeacherError):
-        if parsed.source in _SOURCES:
-            return _SOURCES[parsed.source](parsed, trust_remote_code)
-        if parsed.source in plugins:
-            return _from_plugin(plugins[parsed.source], parsed)
-    known = sorted({*_SOURCES, *plugins})
-    raise TeacherError(
-        f"unknown source {parsed.source!r} of teacher {spec}; expected one of {', '.join(known)}"
-        f"{did_you_mean(parsed.source, known)}"
-    )
+        if parsed.source == "features":
+            return FeatureTable.load(parsed)
+        if parsed.source == "python":
+            from aft.teachers import user_function
+
+            return user_function.load(parsed)
+        if parsed.source in MODULES:
+            build = importlib.import_module(f"aft.backbones.{MODULES[parsed.source]}").build
+            may_run_code = trust_remote_code and parsed.source in ("hf", "st")
+            return freeze(build(parsed, **({"trust_remote_code": True} if may_run_code else {})))
+        return _from_plugin(teacher_plugins()[parsed.source], parsed)
 
 
 def _from_plugin(point: EntryPoint, spec: Spec) -> Teacher | FeatureTable:

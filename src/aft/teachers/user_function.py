@@ -11,13 +11,14 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from aft.backbones.network import explain, first_line, output_dim, versions
+from aft.backbones.checks import explain, find_function, first_line
+from aft.backbones.network import output_dim, versions
 from aft.backbones.preprocessing import ImageTransform, Preprocessing
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
-from aft.backbones.user_file import call, describe, find_file, import_file, own_files
-from aft.backbones.weights import ModelError, file_hash, state_hash
-from aft.errors import TeacherError
+from aft.backbones.user_file import call, describe, import_file, own_files
+from aft.backbones.weights import file_hash, state_hash
+from aft.errors import ModelError, TeacherError
 from aft.teachers.teacher import Teacher
 
 
@@ -62,9 +63,9 @@ def load(spec: Spec) -> Teacher:
     width = output_dim(module, _blank_input(spec, preprocess, modality), str(spec))
     if dim is not None and dim != width:
         raise ModelError(f"{spec} returns dim={dim}, but its features have {width} dimensions")
-    path = find_file(spec)[0]
+    path = find_function(spec)[0]
     own = {
-        "spec": str(replace(spec, name=f"{path.name}:{find_file(spec)[1]}").without("weights")),
+        "spec": str(replace(spec, name=f"{path.name}:{find_function(spec)[1]}").without("weights")),
         "source_sha256": file_hash(*own_files(path)),
         "weights_sha256": state_hash(module.state_dict()),
         "dim": width,
@@ -105,7 +106,7 @@ class UserTransform:
 
 
 def _restore(spec: Spec, content: bytes) -> UserTransform:
-    import_file(find_file(spec)[0], again=False)  # its name need not be importable
+    import_file(find_function(spec)[0], again=False)  # its name need not be importable
     return UserTransform(spec, pickle.loads(content))
 
 

@@ -9,14 +9,12 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from aft.config.commands import TrainConfig, read_config_file, resolve, write_config_file
-from aft.data.loading import UNLABELLED, DataSet
+from aft.config.groups import UNLABELLED
 from aft.errors import ConfigError, DataError, StudentError
 from aft.files import (
     check_files,
@@ -28,10 +26,15 @@ from aft.files import (
     write_whole,
     writing,
 )
-from aft.metrics import MAIN_METRIC
 from aft.paths import LOCK, check_own_folder, empty_folder, result_name
-from aft.students.saved import SavedStudent
-from aft.tasks import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aft.data.loading import DataSet
+    from aft.students.saved import SavedStudent
+    from aft.tasks import Task
 
 CONFIG, RESULT, DATA = "config.yaml", "result.json", "data.json"
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.parquet"
@@ -91,6 +94,8 @@ class TrainResult:
         Raises:
             StudentError: If the student cannot be read, or needs code that is not trusted.
         """
+        from aft.students.saved import SavedStudent
+
         return SavedStudent.load(self.out, trust_remote_code)
 
 
@@ -108,30 +113,36 @@ def free_folder(data: str) -> Path:
     return Path(f"runs/{name}-{number}")
 
 
-def open_run(out: Path, config: TrainConfig) -> None:
-    """Create the run folder. An existing run is replaced only with ``overwrite``.
+def check_run(out: Path, config: TrainConfig) -> bool:
+    """Whether a folder contains a run that the new one replaces, with ``overwrite``.
 
     Raises:
         ConfigError: If the folder contains a run and neither ``resume`` nor ``overwrite`` is set,
             if it contains other files, or if the run to resume had other options.
     """
-    if _has_no_options(out):
-        return
-    if check_own_folder(out, "run", CONFIG, DATA):
-        begun = (out / CHECKPOINTS / LAST).exists()  # before, nothing is lost
-        if config.overwrite:
-            empty_folder(out)
-        elif config.resume and (begun or is_finished(out)):
-            _check_same(out, config)
-        elif is_finished(out):
-            raise ConfigError(
-                f"{out} contains a finished run; use another --out, or --overwrite to replace it"
-            )
-        elif begun:
-            raise ConfigError(
-                f"{out} contains an unfinished run; use --resume to continue it, or --overwrite to "
-                "start again"
-            )
+    if _has_no_options(out) or not check_own_folder(out, "run", CONFIG, DATA):
+        return False
+    begun = (out / CHECKPOINTS / LAST).exists()  # before, nothing is lost
+    if config.overwrite:
+        return True
+    if config.resume and (begun or is_finished(out)):
+        _check_same(out, config)
+    elif is_finished(out):
+        raise ConfigError(
+            f"{out} contains a finished run; use another --out, or --overwrite to replace it"
+        )
+    elif begun:
+        raise ConfigError(
+            f"{out} contains an unfinished run; use --resume to continue it, or --overwrite to "
+            "start again"
+        )
+    return False
+
+
+def open_run(out: Path, config: TrainConfig) -> None:
+    """Empty a run folder to replace its run; errors are those of :func:`check_run`."""
+    if check_run(out, config):
+        empty_folder(out)
 
 
 def _has_no_options(out: Path) -> bool:
@@ -190,9 +201,19 @@ def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
         write_config_file(out / CONFIG, config.model_copy(update=once))
 
 
+def read_options(run: Path) -> TrainConfig:
+    """The options of the run in a folder.
+
+    Raises:
+        ConfigError: If it has none, or they are damaged.
+    """
+    if not (run / CONFIG).exists():
+        raise ConfigError(f"{run} has no config.yaml with the data of its run: use --data")
+    return resolve(TrainConfig, None, read_config_file(run / CONFIG, TrainConfig))
+
+
 def _check_same(out: Path, config: TrainConfig) -> None:
-    saved = resolve(TrainConfig, None, read_config_file(out / CONFIG, TrainConfig))
-    before = saved.model_dump(mode="json")  # options missing in the file get their defaults
+    before = read_options(out).model_dump(mode="json")  # defaults where it has none
     now = config.model_dump(mode="json")
     changed = [
         f"{name} {before[name]!r} -> {now[name]!r}"
@@ -303,11 +324,15 @@ class Run:
     @property
     def task(self) -> Task:
         """The task of the student."""
+        from aft.tasks import Task
+
         return Task.from_description(self.result["task"])
 
     @property
     def main_metric(self) -> str:
         """The metric that chose the checkpoint."""
+        from aft.metrics import MAIN_METRIC
+
         return str(self.result.get("metric") or MAIN_METRIC[self.task.kind])
 
     @property
@@ -332,6 +357,8 @@ class Run:
 
     def curve(self, split: str, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Steps and values of one metric; both are empty if it was never logged."""
+        import numpy as np
+
         lines = [m for m in self.metrics if m["split"] == split and m.get(name) is not None]
         lines = [m for m in lines if math.isfinite(m[name])]  # logs of earlier versions
         steps = np.asarray([m["step"] for m in lines], dtype=np.float64)

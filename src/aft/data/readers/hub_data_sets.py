@@ -7,7 +7,7 @@ from typing import Any
 
 from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, join_rows, rows_of_table
 from aft.errors import DataError
-from aft.hub import why_unreachable
+from aft.hub import NO_DATA_SET, check_data_set
 
 
 def read_hub(name: str, request: Request) -> Rows:
@@ -16,18 +16,15 @@ def read_hub(name: str, request: Request) -> Rows:
     Raises:
         DataError: If it cannot be downloaded, or lacks a column or split.
     """
+    check_data_set(name)
     import datasets
 
     repository, _, configuration = name.partition(":")
-    message = f"there is no folder or file {name!r}, and no such data set on the Hugging Face hub: "
-    cached = Path(datasets.config.HF_DATASETS_CACHE, repository.replace("/", "___")).exists()
-    if not cached and (reason := why_unreachable()):
-        raise DataError(f"{message}the hub cannot be reached ({reason})")
     try:
         loaded = datasets.load_dataset(repository, configuration or None)
     except Exception as error:  # the client of the hub raises many types of errors
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{message}{first}") from None
+        raise DataError(f"{NO_DATA_SET.format(name)}{first}") from None
     return _rows(loaded, request, name)
 
 
