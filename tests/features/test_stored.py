@@ -16,6 +16,7 @@ from aft.features import stored as module
 from aft.features.shards import FORMATS, map_shard
 from aft.features.store import FeatureStore, FeatureWriter
 from aft.features.stored import StoredFeatures, keep_in_memory
+from aft.students.inputs import StudentInputs
 from aft.training.sampling import Views
 from features.test_store import filled
 from features.test_store_damage import shards_of
@@ -173,6 +174,6 @@ def test_what_workers_get_holds_no_features(tmp_path):
     store, _, _ = filled(tmp_path, count=2000, dim=64)
     stored = of_samples(store, range(2000))
     keep_in_memory([stored])
-    sent = pickle.dumps(Views(stored.samples, np.asarray, 0))
+    sent = pickle.dumps(Views(StudentInputs(stored.samples, np.asarray), 0))
     assert len(sent) < stored.keep(0) / 2
     assert len(pickle.dumps(store)) < 1000
