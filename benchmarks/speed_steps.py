@@ -197,6 +197,21 @@ def main() -> None:
         "rows": rows,
     }
     (RESULTS / "speed_steps.json").write_text(json.dumps(found, indent=1) + "\n")
+    tables.put("speed of steps", as_markdown(found), ["docs/training.md"])
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    lines = [
+        "| task | step of aft, CPU ms | bare loop | ratio | quartiles |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        low, high = row["quartiles"]
+        lines.append(
+            f"| {row['task']} | {row['aft_milliseconds']} | {row['bare_milliseconds']} | "
+            f"{row['ratio']:.2f} | {low:.2f} to {high:.2f} |"
+        )
+    return "\n".join(lines) + f"\n\nMade by `{found['command']}` ({found['machine']}).\n"
 
 
 if __name__ == "__main__":
