@@ -50,7 +50,7 @@ class Views(Dataset[ViewBatch]):
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> ViewBatch:
         """The batch of these epochs and positions."""
-        first = {epoch: stream(self.seed, VIEW, epoch) for epoch, _ in keys}
+        first = {epoch: stream(self.seed, VIEW, epoch) for epoch in {epoch for epoch, _ in keys}}
         rows = [row for _, row in keys]
         seeds = [(first[epoch] + row) % 2**63 for epoch, row in keys]
         return self.inputs.batch(rows, seeds), np.asarray(rows, dtype=np.int64)

@@ -120,14 +120,16 @@ class Trainer:
         self.show = progress and accelerator.is_main_process
         self.progress = Progress()
         self.module = model
-        optimizer = make_optimizer(
+        self.optimizer = make_optimizer(
             model,
             schedule,
             sparse=accelerator.num_processes == 1,
             device=accelerator.device.type,
         )
-        self.scheduler = LambdaLR(optimizer, warmup_cosine(schedule.steps, schedule.warmup))
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.scheduler = LambdaLR(self.optimizer, warmup_cosine(schedule.steps, schedule.warmup))
+        # Accelerate's own optimizer scales losses for fp16, which is not offered, and searches for
+        # modules in every step.
+        self.model = accelerator.prepare(model)
 
     @property
     def last(self) -> Path:
