@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
@@ -132,12 +134,17 @@ def test_those_not_used_for_long_are_deleted(tmp_path: Path) -> None:
         kept = KeptImages(tmp_path, {"size": number})
         kept.write(iter([(content_id(b"%d" % number), pixels)]))
     oldest = KeptImages(tmp_path, {"size": 0})
+    for file in tmp_path.glob("*/*.images"):
+        hours = 3 if file.parent == oldest.folder else 2
+        os.utime(file, (time.time() - hours * 3600,) * 2)
     (place,) = oldest.find(np.array([content_id(b"0")], "S16"))
     size = next(tmp_path.glob("*/*.images")).stat().st_size
-    remove_oldest(tmp_path, 2 * size)  # number 0 was just used, so number 1 goes
-    assert place == 0 and (oldest[0] == 0).all()
-    left = {path.parent for path in tmp_path.glob("*/*.images")}
-    assert left == {KeptImages(tmp_path, {"size": n}).folder for n in (0, 2)}
+    remove_oldest(tmp_path, size)  # number 0 was just used
+    assert {path.parent for path in tmp_path.glob("*/*.images")} == {oldest.folder}
+    remove_oldest(tmp_path, 0)
+    assert place == 0 and (oldest[0] == 0).all()  # it was mapped before it was deleted
+    with pytest.raises(OSError):
+        pickle.loads(pickle.dumps(oldest))[0]
 
 
 def test_several_files_and_unknown_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,3 +207,14 @@ def test_several_columns(samples: Samples) -> None:
     found = inputs.batch([2, 0])
     assert isinstance(found, dict) and found["image"].shape == (2, 3, 8, 8)
     assert isinstance(inputs.towers["image"], Images)
+
+
+@pytest.mark.usefixtures("always")
+def test_a_file_deleted_for_another_process_is_decoded_again(samples: Samples) -> None:
+    inputs = StudentInputs(samples, Preprocessing(16).evaluate())
+    keep_images([(inputs, 1000)], 1.0, False)
+    expected = inputs.batch([2, 4])
+    sent = pickle.dumps(inputs)
+    for file in files():
+        file.unlink()
+    assert torch.equal(pickle.loads(sent).batch([2, 4]), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,7 +104,8 @@ class Images:
     def small(self, row: int) -> NDArray[np.uint8] | None:
         """The image after the first step of the transform; None if it is missing."""
         if self.kept is not None and self.places[row] >= 0:
-            return self.kept[int(self.places[row])]
+            with suppress(OSError):  # deleted before this process mapped it
+                return self.kept[int(self.places[row])]
         image = self.samples.image(row, self.transform.least_side)
         return None if image is None else self.transform.keep(image)
 

@@ -14,7 +14,9 @@ import hashlib
 import json
 import struct
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +37,9 @@ _TRAILER = struct.Struct("<8sQ16s16s")
 _MAGIC = b"AFTIMAGE"
 _VERSION = 1
 _FILE_BYTES = 2**28
+_RECENT = 3600.0
+_CHECKED: set[tuple[Any, ...]] = set()
+"""Files with inode and time of modification whose pixels were checked by this process."""
 
 
 class _File(NamedTuple):
@@ -74,9 +79,13 @@ class KeptImages:
         return {**self.__dict__, "_maps": {}}  # each process maps the files itself
 
     def __getitem__(self, place: int) -> Pixels:
-        """The image at a place that :meth:`find` returned, without a copy."""
+        """The image at a place that :meth:`find` returned, without a copy.
+
+        Raises:
+            OSError: In another process, if the file was deleted.
+        """
         file, number = self._images[place]
-        if file.path not in self._maps:
+        if file.path not in self._maps:  # in another process
             self._maps[file.path] = np.memmap(file.path, np.uint8, "r")
         pixels = self._maps[file.path][file.starts[number] : file.starts[number + 1]]
         return pixels.reshape(*file.sizes[number], 3)
@@ -90,17 +99,29 @@ class KeptImages:
                     file = _read_index(path)
                     new = [i for i, one in enumerate(file.ids.tolist()) if one in wanted]
                     if new:
-                        _check_pixels(file)
+                        self._map(file)
             except DataError as error:
                 print(f"{error}; it is deleted, its images are decoded again", file=sys.stderr)
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
                 continue
             for number in new:
                 found[file.ids[number]] = len(self._images)
                 self._images.append((file, number))
-            if new:
-                path.touch()  # those that were not used for long are deleted first
         return np.asarray([found.get(one, -1) for one in ids.tolist()], np.int64)
+
+    def _map(self, file: _File) -> None:
+        """Map a file now, so that it may be deleted; its pixels are checked once per process."""
+        whole: Any = np.memmap(file.path, np.uint8, "r")
+        status = file.path.stat()
+        version = file.path, status.st_ino, status.st_mtime_ns
+        if version not in _CHECKED:
+            if xxhash.xxh3_128_digest(whole[: file.starts[-1]]) != file.checksum:
+                raise Damaged("the checksum of the pixels does not match")
+            _CHECKED.add(version)
+        self._maps[file.path] = whole
+        if time.time() - status.st_mtime > _RECENT:
+            file.path.touch()  # those that were not used for long are deleted first
 
     def write(self, images: Iterator[tuple[bytes, Pixels]]) -> None:
         """Add images with their ids; what was written stays if this is interrupted.
@@ -122,8 +143,9 @@ def remove_oldest(root: Path, most_bytes: float) -> None:
     for path, found in sorted(files, key=lambda one: one[1].st_mtime):
         if total <= most_bytes:
             break
-        path.unlink(missing_ok=True)
-        total -= found.st_size
+        with suppress(OSError):  # on Windows it may be in use
+            path.unlink()
+            total -= found.st_size
 
 
 def _content(images: Iterator[tuple[bytes, Pixels]]) -> Iterator[bytes]:
@@ -164,9 +186,3 @@ def _read_index(path: Path) -> _File:
     if starts[-1] != start:
         raise Damaged("it is incomplete")
     return _File(path, ids, sizes, starts, pixels)
-
-
-def _check_pixels(file: _File) -> None:
-    whole: Any = np.memmap(file.path, np.uint8, "r")
-    if xxhash.xxh3_128_digest(whole[: file.starts[-1]]) != file.checksum:
-        raise Damaged("the checksum of the pixels does not match")
