@@ -143,7 +143,7 @@ def test_those_not_used_for_long_are_deleted(tmp_path: Path) -> None:
     assert {path.parent for path in tmp_path.glob("*/*.images")} == {oldest.folder}
     remove_oldest(tmp_path, 0)
     assert place == 0 and (oldest[0] == 0).all()  # it was mapped before it was deleted
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError):
         pickle.loads(pickle.dumps(oldest))[0]
 
 
