@@ -7,14 +7,22 @@ and the small epsilons below round to zero in float16, which makes gradients at 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 ROW_EPS = 1e-8
 DISTANCE_EPS = 1e-8
 PAIR_EPS = 1e-12
+TILE = 2**22
+"""Maximum number of kernel values to compute at a time, 16 MiB in float32: 2,048 x 2,048."""
+CLOSE = 0.02
+"""Kernels whose squared distance is below this part of their squared norms are close."""
 
 
 def full_precision(tensor: Tensor) -> Tensor:
@@ -66,8 +74,24 @@ def normalize_rows(features: Tensor, eps: float = ROW_EPS) -> Tensor:
 
 
 def gram(features: Tensor) -> Tensor:
-    """Inner products of all pairs of rows: ``(B, D)`` to ``(B, B)``."""
-    return matmul(features, features.T)
+    """Inner products of all pairs of rows: ``(B, D)`` to ``(B, B)``; differentiable once."""
+    matrix: Tensor = _Gram.apply(full_precision(features))  # type: ignore[no-untyped-call]
+    return matrix
+
+
+class _Gram(torch.autograd.Function):
+    """One product in the backward pass; autograd would make one for each factor."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        return matmul(features, features.T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (features,) = ctx.saved_tensors
+        return matmul(gradient + gradient.T, features)
 
 
 def product_gram(features: Sequence[Tensor]) -> Tensor:
@@ -88,26 +112,20 @@ def product_gram(features: Sequence[Tensor]) -> Tensor:
     Returns:
         ``(B, B)``
     """
-    constant: Tensor | float = 1.0
-    product: Tensor | float = 0.0
-    for x in map(full_precision, features):
-        mean, centred = x.mean(dim=0), centre(x)
-        level = mean.square().sum()
-        along_mean = (centred * mean).sum(dim=1)
-        varying = gram(centred) + along_mean[:, None] + along_mean
-        product = product * (level + varying) + constant * varying
-        constant = constant * level
-    assert isinstance(product, Tensor)
-    return centre(centre(product).T)
+    samples = _product_samples(features)
+    return centre(centre(_products(samples, samples)).T)
 
 
 def normalize_gram(gram_matrix: Tensor, eps: float = ROW_EPS) -> Tensor:
     """Compute ``gram(normalize_rows(x))`` from ``gram(x)``."""
-    squared = full_precision(gram_matrix).diagonal()
+    norm = _norms(full_precision(gram_matrix).diagonal(), eps)
+    return gram_matrix / (norm[:, None] * norm)
+
+
+def _norms(squared: Tensor, eps: float) -> Tensor:
     # Rounding may make the squared norm of a zero row negative; sqrt has no gradient at 0.
     positive = squared > 0
-    norm = torch.where(positive, squared, 1.0).sqrt() * positive + eps
-    return gram_matrix / (norm[:, None] * norm)
+    return torch.where(positive, squared, 1.0).sqrt() * positive + eps
 
 
 def rbf_from_gram(gram_matrix: Tensor) -> Tensor:
@@ -130,6 +148,146 @@ def kernel_distance(kernel_a: Tensor, kernel_b: Tensor, eps: float = DISTANCE_EP
     difference = full_precision(kernel_a) - full_precision(kernel_b)
     distance: Tensor = (difference.square().mean() + eps).sqrt()
     return distance
+
+
+def gram_distance(a: Tensor, b: Tensor, eps: float = DISTANCE_EPS) -> Tensor:
+    """:func:`kernel_distance` of the Gram matrices of ``(B, D_a)`` and ``(B, D_b)`` features.
+
+    If it takes fewer operations, the distance is computed from covariances instead:
+    ``||A Aᵀ - B Bᵀ||² = ||Aᵀ A||² + ||Bᵀ B||² - 2 ||Aᵀ B||²``. If the kernels are close, this
+    difference is only rounding error, so the Gram matrices of close kernels are always compared.
+    """
+    if covariances_pay(a, b):
+        norms = gram(a.T).square().sum() + gram(b.T).square().sum()
+        total = norms - 2 * matmul(a.T, b).square().sum()
+        if total > CLOSE * norms:
+            return (total / len(a) ** 2 + eps).sqrt()
+    if len(a) ** 2 <= TILE:
+        return kernel_distance(gram(a), gram(b), eps)
+    return tiled_distance(linear_kernel(a), linear_kernel(b), eps)
+
+
+def covariances_pay(a: Tensor, b: Tensor) -> bool:
+    """Whether ``D x D`` matrices need fewer operations than ``B x B``, with the backward pass."""
+    width_a, width_b = a.shape[1], b.shape[1]
+    width = width_a + width_b
+    backward = width_a * a.requires_grad + width_b * b.requires_grad
+    covariances = width_a**2 + width_a * width_b + width_b**2 + width * backward
+    return covariances < len(a) * (width + backward)
+
+
+class Kernel(NamedTuple):
+    """A kernel that is computed in tiles, for batches whose ``B x B`` matrix is too large.
+
+    Attributes:
+        values: Returns the kernel of ``t`` samples with all samples, ``(t, B)``, from both their
+            quantities. It is symmetric.
+        samples: The quantities that describe the samples, each ``(B, ...)``.
+    """
+
+    values: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+    samples: tuple[Tensor, ...]
+
+    def squared(self) -> Tensor:
+        """The kernel of each sample with itself, ``(B,)``."""
+        single = [one.unsqueeze(1) for one in self.samples]  # B batches of one sample
+        return self.values(single, single).flatten()
+
+
+def linear_kernel(features: Tensor) -> Kernel:
+    """:func:`gram` in tiles."""
+    return Kernel(lambda rows, columns: matmul(rows[0], columns[0].mT), (full_precision(features),))
+
+
+def rbf_kernel(kernel: Kernel) -> Kernel:
+    """:func:`rbf_from_gram` in tiles."""
+
+    def values(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
+        inner = kernel.values(rows[:-1], columns[:-1])
+        return torch.exp(2 * inner - _add_pairs(rows[-1], columns[-1]))
+
+    return Kernel(values, (*kernel.samples, kernel.squared()))
+
+
+def product_kernel(features: Sequence[Tensor], eps: float = ROW_EPS) -> Kernel:
+    """:func:`normalize_gram` of :func:`product_gram` in tiles."""
+    samples = _product_samples(features)
+
+    def row_means(part: slice, *samples: Tensor) -> Tensor:
+        return _products([one[part] for one in samples], samples).mean(dim=1)
+
+    def values(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
+        centred = _products(rows[:-2], columns[:-2]) - _add_pairs(rows[-2], columns[-2])
+        return centred / (rows[-1][..., :, None] * columns[-1][..., None, :])
+
+    means = torch.cat(_in_tiles(row_means, samples))
+    shift = means - means.mean() / 2
+    squared = Kernel(_products, samples).squared() - 2 * shift
+    return Kernel(values, (*samples, shift, _norms(squared, eps)))
+
+
+def tiled_distance(a: Kernel, b: Kernel, eps: float = DISTANCE_EPS) -> Tensor:
+    """:func:`kernel_distance` in tiles, which are computed again in the backward pass."""
+    split = len(a.samples)
+
+    def squares(part: slice, *samples: Tensor) -> Tensor:
+        rows, columns = [one[part] for one in samples], [one.detach() for one in samples]
+        other = b.values(rows[split:], columns[split:])
+        return (a.values(rows[:split], columns[:split]) - other).square().sum()
+
+    parts = torch.stack(_in_tiles(squares, (*a.samples, *b.samples)))
+    total: Tensor = _DoubleGradient.apply(parts.sum())  # type: ignore[no-untyped-call]
+    return (total / len(a.samples[0]) ** 2 + eps).sqrt()
+
+
+class _DoubleGradient(torch.autograd.Function):
+    """By symmetry, twice the gradient with respect to the first sample of each pair is enough."""
+
+    @staticmethod
+    def forward(_: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+def _in_tiles(function: Callable[..., Tensor], samples: Sequence[Tensor]) -> list[Tensor]:
+    """``function(part, *samples)`` for each part, and again in the backward pass."""
+    rows = len(samples[0])
+    step = max(1, TILE // rows)
+    run = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
+    return [run(slice(start, start + step), *samples) for start in range(0, rows, step)]
+
+
+def _product_samples(features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Quantities of each sample for :func:`_products`: three per feature set."""
+    samples: tuple[Tensor, ...] = ()
+    for x in map(full_precision, features):
+        mean, centred = x.mean(dim=0), centre(x)
+        half_level = (mean.square().sum() / 2).expand(len(x))
+        samples += (centred, (centred * mean).sum(dim=1), half_level)
+    return samples
+
+
+def _products(rows: Sequence[Tensor], columns: Sequence[Tensor]) -> Tensor:
+    """Products of the feature sets' inner products, without the constant part."""
+    constant: Tensor | float = 1.0
+    product: Tensor | float = 0.0
+    for t in range(0, len(rows), 3):
+        (x, along, half), (y, other_along, other_half) = rows[t : t + 3], columns[t : t + 3]
+        inner = gram(x) if x is y and x.ndim == 2 else matmul(x, y.mT)
+        varying = inner + _add_pairs(along, other_along)
+        level = _add_pairs(half[..., :1], other_half[..., :1])
+        product = product * (level + varying) + constant * varying
+        constant = constant * level
+    assert isinstance(product, Tensor)
+    return product
+
+
+def _add_pairs(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., :, None] + b[..., None, :]
 
 
 def squared_distances(gram_matrix: Tensor) -> Tensor:
@@ -195,13 +353,12 @@ def cka(features_a: Tensor, features_b: Tensor) -> Tensor:
         A scalar from 0 (unrelated) to 1 (equal up to rotation and scale); 0 if either is constant.
     """
     a, b = centre(features_a), centre(features_b)
-    # ||A^T B||² = <A A^T, B B^T>: use the side with the smaller matrices.
-    if len(a) <= max(a.shape[1], b.shape[1]):
-        gram_a, gram_b = gram(a), gram(b)
-        shared = (gram_a * gram_b).sum()
-    else:
+    if covariances_pay(a, b):  # ||A^T B||² = <A A^T, B B^T>
         gram_a, gram_b = gram(a.T), gram(b.T)
         shared = matmul(a.T, b).square().sum()
+    else:
+        gram_a, gram_b = gram(a), gram(b)
+        shared = (gram_a * gram_b).sum()
     norms = torch.linalg.matrix_norm(gram_a) * torch.linalg.matrix_norm(gram_b)
     alignment: Tensor = shared / norms.clamp_min(torch.finfo(shared.dtype).tiny)
     return alignment

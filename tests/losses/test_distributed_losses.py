@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -13,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from aft import functional as AF
 from aft.errors import InputError
 from aft.losses import (
+    AFTLoss,
     AFTSoftLoss,
     Autoencoder,
     BTuningLoss,
@@ -51,6 +54,32 @@ class OfBoth(nn.Module):
         return loss
 
 
+class Narrow(nn.Module):
+    """Passes so few dimensions that covariances are cheaper than Gram matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = AFTLoss([1, 1])
+
+    def forward(self, student: Tensor, teachers: list[Tensor]) -> Tensor:
+        assert AF.covariances_pay(torch.empty(8, 2), torch.empty(8, 2))
+        loss: Tensor = self.loss(student[:, :2], [teacher[:, :1] for teacher in teachers])
+        return loss
+
+
+class Tiled(nn.Module):
+    """Computes the kernel in tiles of two rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = AFTLoss([4, 3], combine="product")
+
+    def forward(self, student: Tensor, teachers: list[Tensor]) -> Tensor:
+        with mock.patch.object(AF, "TILE", 16):
+            loss: Tensor = self.loss(student, teachers)
+        return loss
+
+
 # For a student of width 5 and teachers of widths 4 and 3. Add new losses here.
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "kd": lambda: KDLoss(5, [4, 3]),
@@ -73,6 +102,9 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
         [4, 3], random_head(), kind="regression", target_std=torch.arange(1.0, 6.0)
     ),
     "kdep": lambda: KDEPLoss(5, [4, 3], mean=torch.randn(7), components=torch.randn(7, 5)),
+    "aft": lambda: AFTLoss([4, 3]),
+    "aft_covariances": Narrow,
+    "aft_tiles": Tiled,
     "aft_soft": OfBoth,
     "cka": CKALoss,
     "cka_statistics": lambda: CKALoss(statistics=STATISTICS),

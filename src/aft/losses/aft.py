@@ -138,12 +138,8 @@ class AFTLoss(nn.Module):
         """Return the loss of one batch, a scalar; see the class for shapes and errors."""
         student, teacher = gather_batch(student_features, teacher_features, self.teacher_dims)
         check_batch(len(student))
-        student_gram = AF.gram(AF.normalize_rows(AF.centre(student)))
-        teacher_gram = self._teacher_gram(self._standardized(teacher))
-        if self.kernel == "rbf":
-            student_gram = AF.rbf_from_gram(student_gram)
-            teacher_gram = AF.rbf_from_gram(teacher_gram)
-        loss = AF.kernel_distance(student_gram, teacher_gram)
+        weights = self.feature_weights.to(teacher.dtype)
+        loss = self._distance(student, self._gated(self._standardized(teacher), weights))
         # Any NaN or infinity in an input makes the loss NaN, so checking one scalar is enough.
         if not loss.isfinite():
             raise explain_non_finite(student, teacher, self.teacher_dims, self)
@@ -207,8 +203,17 @@ class AFTLoss(nn.Module):
             return AF.matmul(teacher, weights)
         return teacher * weights.sigmoid()
 
-    def _teacher_gram(self, teacher: Tensor) -> Tensor:
-        gated = self._gated(teacher, self.feature_weights.to(teacher.dtype))
-        if self.combine == "product":
-            return AF.normalize_gram(AF.product_gram(gated.split(self.teacher_dims, dim=1)))
-        return AF.gram(AF.normalize_rows(AF.centre(gated)))
+    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        product, rbf = self.combine == "product", self.kernel == "rbf"
+        student = AF.normalize_rows(AF.centre(student))
+        parts = teacher.split(self.teacher_dims, dim=1)
+        teacher = teacher if product else AF.normalize_rows(AF.centre(teacher))
+        if not product and not rbf:
+            return AF.gram_distance(student, teacher)
+        if len(student) ** 2 > AF.TILE:
+            a = AF.linear_kernel(student)
+            b = AF.product_kernel(parts) if product else AF.linear_kernel(teacher)
+            return AF.tiled_distance(*((AF.rbf_kernel(a), AF.rbf_kernel(b)) if rbf else (a, b)))
+        c = AF.gram(student)
+        d = AF.normalize_gram(AF.product_gram(parts)) if product else AF.gram(teacher)
+        return AF.kernel_distance(*((AF.rbf_from_gram(c), AF.rbf_from_gram(d)) if rbf else (c, d)))

@@ -87,8 +87,9 @@ class KernelKDLoss(nn.Module):
             student_features, teacher_features, self.teacher_dims, self.student_dim
         )
         check_batch(len(student))
-        student_kernel = _kernel(self.projection(student))
-        loss = AF.kernel_distance(student_kernel, _kernel(self.standardize(teacher)))
+        mapped = AF.normalize_rows(AF.centre(self.projection(student)))
+        targets = AF.normalize_rows(AF.centre(self.standardize(teacher)))
+        loss = AF.gram_distance(mapped, targets)
         if not loss.isfinite():
             raise explain_non_finite(student, teacher, self.teacher_dims, self)
         return loss
@@ -96,7 +97,3 @@ class KernelKDLoss(nn.Module):
     def extra_repr(self) -> str:
         """Dimensions, for ``print(loss_fn)``."""
         return f"student_dim={self.student_dim}, teacher_dims={list(self.teacher_dims)}"
-
-
-def _kernel(features: Tensor) -> Tensor:
-    return AF.gram(AF.normalize_rows(AF.centre(features)))

@@ -7,6 +7,7 @@ So a resumed run gives exactly the same result as an uninterrupted one, with any
 from __future__ import annotations
 
 import io
+import math
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -120,6 +121,7 @@ class Trainer:
         self.show = progress and accelerator.is_main_process
         self.progress = Progress()
         self.module = model
+        self._reads_at_once = accelerator.device.type == "cpu"
         self.optimizer = make_optimizer(
             model,
             schedule,
@@ -172,15 +174,23 @@ class Trainer:
         with bar, _stop_signals() as interrupted:
             if state.step == 0:
                 self._evaluate(log)
+            unread: list[dict[str, Tensor]] = []
             for batch in self._batches() if not state.finished else ():
-                values: dict[str, float] = self._step(*batch)
+                unread.append(self._step(*batch))
                 state.step += 1
                 bar.update()
-                if state.step % 10 == 0 or state.step == 1:
+                logs = state.step % 10 == 0 or state.step == 1
+                evaluates = state.step % schedule.eval_every == 0 or state.step == schedule.steps
+                stops = interrupted.is_set()
+                # Reading a value waits for the device, so not every step does.
+                if logs or evaluates or stops or self._reads_at_once:
+                    values = self._read(unread)
+                    unread.clear()
+                if logs:
                     values["lr"] = float(self.scheduler.get_last_lr()[0])
                     log.write(state.step, "train", values)
                     bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-                if state.step % schedule.eval_every == 0 or state.step == schedule.steps:
+                if evaluates:
                     score = self._evaluate(log)
                     bar.set_postfix(validation=f"{score:.3f}", refresh=False)
                     patient = schedule.patience is None or state.best.stale < schedule.patience
@@ -189,7 +199,7 @@ class Trainer:
                     self.save()
                 if state.finished:
                     break
-                if interrupted.is_set():
+                if stops:
                     state.seconds = time.perf_counter() - started
                     self.save()
                     raise Interrupted(state.step)
@@ -198,7 +208,19 @@ class Trainer:
             read_weights(self.best_alone, self.module.alone, state.alone.sha256)
         return state
 
-    def _step(self, batch: ViewBatch, unlabelled: ViewBatch | None) -> dict[str, float]:
+    def _read(self, unread: list[dict[str, Tensor]]) -> dict[str, float]:
+        """The losses of the last step, after checking those of all unread steps."""
+        rows = torch.stack([torch.stack(list(losses.values())) for losses in unread]).tolist()
+        for step, row in enumerate(rows, self.progress.step - len(unread) + 1):
+            values: dict[str, float] = dict(zip(unread[0], row, strict=True))
+            if not math.isfinite(values["loss"]):
+                raise StudentError(
+                    f"the loss is {values['loss']} at step {step}: training diverged. Use a lower "
+                    f"--lr (now {self.schedule.lr:g}) or --beta; the last checkpoint is kept"
+                )
+        return values
+
+    def _step(self, batch: ViewBatch, unlabelled: ViewBatch | None) -> dict[str, Tensor]:
         """One optimizer step on a labelled batch and, optionally, an unlabelled one."""
         accelerator, step = self.accelerator, self.progress.step
         device = accelerator.device
@@ -206,19 +228,14 @@ class Trainer:
             stream(self.schedule.seed, STEP, step, accelerator.process_index), device.type
         )
         inputs, rows = batch
-        labels = torch.from_numpy(_labels(self.train.samples)[rows]).to(device)
-        features = [teacher.gather(rows).to(device) for teacher in self.train.teachers]
+        labels = to_device(torch.from_numpy(_labels(self.train.samples)[rows]), device)
+        features = [to_device(one.gather(rows), device) for one in self.train.teachers]
         more: tuple[Any, ...] = ()
         if unlabelled is not None and self.pool is not None:
-            others = [one.gather(unlabelled[1]).to(device) for one in self.pool.teachers]
+            others = [to_device(one.gather(unlabelled[1]), device) for one in self.pool.teachers]
             more = (to_device(unlabelled[0], device), others)
         self.model.train()
         out = self.model(to_device(inputs, device), features or None, labels, *more)
-        if not torch.isfinite(out["loss"]):
-            raise StudentError(
-                f"the loss is {out['loss'].item()} at step {step + 1}: training diverged. Use a "
-                f"lower --lr (now {self.schedule.lr:g}) or --beta; the last checkpoint is kept"
-            )
         self.optimizer.zero_grad()
         # The two students share no weights, so adding their losses does not mix their gradients.
         accelerator.backward(out["loss"] + out.get("alone_loss", 0.0))
@@ -229,7 +246,7 @@ class Trainer:
                     clip_gradients(student.parameters(), self.schedule.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
-        return {name: out[name].item() for name in out if name.endswith("loss")}
+        return {name: out[name].detach() for name in out if name.endswith("loss")}
 
     def _batches(self) -> Iterator[tuple[ViewBatch, ViewBatch | None]]:
         """This process's part of each batch, starting at the current step."""
