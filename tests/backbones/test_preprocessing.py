@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from aft.backbones import preprocessing
 from aft.backbones.preprocessing import ImageTransform, Preprocessing, _draw_box
 
 
@@ -136,3 +137,18 @@ def test_what_is_kept_is_described() -> None:
     assert len(set(kept)) == 3 and kept[1] == kept[3]
     other = Preprocessing(16, mean=(0, 0, 0)).augment("standard")
     assert other.describe_kept() == standard.describe_kept()
+
+
+def test_two_resizings_look_like_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crop of the kept image is about as sharp as one of the whole image."""
+    noise = np.random.default_rng(0).integers(0, 256, (120, 180, 3), np.uint8)
+    image = Image.fromarray(noise).resize((360, 240), Image.Resampling.BICUBIC)
+    monkeypatch.setattr(
+        preprocessing, "_draw_box", lambda width, height, rng: (0, 0, width, height)
+    )
+    transform = Preprocessing(32, (0, 0, 0), (1, 1, 1)).augment("standard")
+    seed = next(seed for seed in range(9) if random.Random(seed).random() >= 0.5)  # no flip
+    found = 255 * transform.finish([transform.keep(image)], [seed])[0].permute(1, 2, 0).numpy()
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), float)
+    assert np.abs(found - expected).mean() < 0.25 * np.abs(expected - expected.mean()).mean()
+    assert 0.9 < found.std() / expected.std() < 1.1

@@ -90,6 +90,9 @@ class ImageTransform:
         self.preprocessing = preprocessing
         self.augment = augment
         self._resample = Resampling[preprocessing.interpolation.upper()]
+        # Crops are resized again: a sharp filter first, or they would be blurred twice.
+        sharp = augment == "standard" and preprocessing.interpolation != "nearest"
+        self._shrink = Resampling.LANCZOS if sharp else self._resample
 
     @property
     def least_side(self) -> int | None:
@@ -106,7 +109,7 @@ class ImageTransform:
         whole = how.squash and self.augment != "standard"
         width, height = (side if whole else int(side * n / short) for n in image.size)
         if (width, height) != image.size:
-            image = image.resize((width, height), self._resample)
+            image = image.resize((width, height), self._shrink)
         if self.augment != "standard":  # the centre, or all of it with a black border
             left, top = (round((n - how.size) / 2) for n in image.size)
             image = image.crop((left, top, left + how.size, top + how.size))

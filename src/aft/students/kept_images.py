@@ -35,7 +35,7 @@ Pixels = NDArray[np.uint8]
 """An image, ``(H, W, 3)``."""
 _TRAILER = struct.Struct("<8sQ16s16s")
 _MAGIC = b"AFTIMAGE"
-_VERSION = 1
+_VERSION = 2
 _FILE_BYTES = 2**28
 _RECENT = 3600.0
 _CHECKED: set[tuple[Any, ...]] = set()
