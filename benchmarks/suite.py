@@ -187,6 +187,9 @@ def main() -> None:
     parser.add_argument(
         "--full", action="store_true", help="all tasks and labels, more steps, seeds and weights"
     )
+    parser.add_argument(
+        "--ours", action="store_true", help="only the default and the student alone, equal inputs"
+    )
     parser.add_argument("--out", type=Path, help="folder for the runs (default: runs/suite)")
     parser.add_argument(
         "--tables", action="store_true", help="only write the tables, without training"
@@ -194,7 +197,7 @@ def main() -> None:
     parser.add_argument("--one", choices=TASKS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        run(options.one, options.full, options.out)
+        run(options.one, options.full, options.out, options.ours)
         return
     options.tasks = options.tasks or (list(TASKS) if options.full else SHORT)
     if not options.tables:
@@ -211,14 +214,23 @@ def main() -> None:
         tables.write_suite({name: task.words for name, task in TASKS.items()})
 
 
-def run(name: str, full: bool, out: Path | None) -> None:
-    """Compare the methods on one task, and write the results."""
+def run(name: str, full: bool, out: Path | None, ours: bool = False) -> None:
+    """Compare the methods on one task, and write the results.
+
+    Args:
+        name: The task.
+        full: Whether to use more steps, weights and seeds.
+        out: Folder of the runs.
+        ours: Whether to leave out all published methods.
+    """
     task, cache = TASKS[name], _cache()
     choice = {**COMMON, **task.options, **(FULL | task.full if full else {})}
     if choice.get("train_fractions", (1.0,)) == (1.0,):
         choice.pop("unlabelled", None)  # nothing is left out
-    kind = "suite-full" if full else "suite"
+    kind = _kind(full, ours)
     left_out = choice.pop("leave_out", ())
+    if ours:
+        left_out = PUBLISHED
     methods = [method for method in METHODS if method not in left_out]
     found = aft.compare(
         data=str(DATA_SETS[task.data](cache, False).folder),
@@ -230,7 +242,8 @@ def run(name: str, full: bool, out: Path | None) -> None:
         progress=False,
         **choice,
     )
-    command = f"python benchmarks/suite.py --tasks {name}" + (" --full" if full else "")
+    command = f"python benchmarks/suite.py --tasks {name}"
+    command += " --full" * full + " --ours" * ours
     kept = tables.without_folders(found, _folders(cache))
     result = {"command": command, "machine": tables.machine(), **kept}
     (RESULTS / kind).mkdir(parents=True, exist_ok=True)
@@ -242,6 +255,7 @@ def run(name: str, full: bool, out: Path | None) -> None:
 def _start(name: str, options: argparse.Namespace) -> str | None:
     """Run a task in its own process; return its name if that failed."""
     command = [sys.executable, __file__, "--one", name, *(["--full"] if options.full else [])]
+    command += ["--ours"] if options.ours else []
     command += ["--out", str(options.out)] if options.out else []
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -254,8 +268,13 @@ def _start(name: str, options: argparse.Namespace) -> str | None:
     return name if code else None
 
 
+def _kind(full: bool, ours: bool) -> str:
+    """Name of the folders of runs and results."""
+    return "suite-full" if full else "suite-ours" if ours else "suite"
+
+
 def _log_path(name: str, options: argparse.Namespace) -> Path:
-    folder = options.out or Path("runs") / ("suite-full" if options.full else "suite")
+    folder = options.out or Path("runs") / _kind(options.full, options.ours)
     folder.mkdir(parents=True, exist_ok=True)
     return Path(folder / f"{name}.log")
 

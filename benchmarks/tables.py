@@ -65,19 +65,51 @@ def put(mark: str, text: str, pages: Sequence[str]) -> None:
 
 def write_suite(words: Words) -> None:
     """Write the tables and the figure of the suite."""
-    found = {
-        name: json.loads((RESULTS / "suite" / f"{name}.json").read_text())
-        for name in words
-        if (RESULTS / "suite" / f"{name}.json").exists()
-    }
+    found, ours = _read_suite("suite", words), _read_suite("suite-ours", words)
     texts = {name: one for name, one in found.items() if _baseline(one, "tf-idf")}
     others = {name: one for name, one in found.items() if name not in texts}
-    put("results", short_table(found, words), README)
+    put("results", short_table(found | ours, words), README)
+    put("suite ours", ours_table(ours, words), PAGE)
     put("suite texts", text_table(texts, words) + _text_origin(texts), PAGE)
     put("suite tasks", task_table(others, words) + _origin(others), PAGE)
     put("suite methods", method_table(others), PAGE)
     put("suite scores", score_table(others), PAGE)
     draw(others, words).savefig(PICTURE, dpi=150)
+
+
+def _read_suite(kind: str, words: Words) -> dict[str, Any]:
+    """The results of each task that has been run."""
+    files = {name: RESULTS / kind / f"{name}.json" for name in words}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+
+
+def ours_table(found: Mapping[str, Any], words: Words) -> str:
+    """One row per task: the default, and the student alone at equal steps and equal inputs."""
+    if not found:
+        return "Not measured yet: run `python benchmarks/suite.py --ours`.\n"
+    lines = [
+        "| data | labelled + unlabelled rows | student, initial weights | teachers' features | "
+        "student alone, equal steps | student alone, equal inputs | **aft's default** | "
+        "difference to equal inputs, 95 % interval |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, document in found.items():
+        data, student, start, _ = words[name]
+        setting = document["settings"][-1]
+        methods, ours = setting["methods"], setting["methods"][OURS]
+        lines.append(
+            f"| {data} | {_rows(document)} | {student}, {start} | "
+            f"{setting['probes'][-1]['score']:.3f} | {_score(methods[EQUAL_STEPS])} | "
+            f"{_score(methods['alone'])} | **{_score(ours)}** | {_change(ours)} |"
+        )
+    document = next(iter(found.values()))
+    return "\n".join(lines) + (
+        f"\n\nTest accuracy, mean ± standard deviation over {document['seeds']} seeds; differences "
+        "are paired by seed. *Equal inputs*: the student alone takes as many steps as it needs to "
+        "see as many inputs as with the teachers.\n"
+        f"Made by `python benchmarks/suite.py --ours --tasks {' '.join(found)}` "
+        f"({document['machine']}, one thread per task).\n"
+    )
 
 
 def short_table(found: Mapping[str, Any], words: Words) -> str:
