@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import suite
 from aft.backbones.batches import collate
+from aft.backbones.preprocessing import ImageTransform
 from aft.config.commands import ExtractConfig
 from aft.data.loading import load_data
 from aft.data.readers.find_columns import Columns
@@ -28,7 +29,7 @@ from aft.students.backbone import Backbone
 from aft.students.build import build_student
 from aft.students.student import Student, new_student
 from aft.tasks import Task
-from aft.training.sampling import UNLABELLED, Batches, ViewBatch, Views, collate_views, stream
+from aft.training.sampling import UNLABELLED, Batches, ViewBatch, stream
 from aft.training.schedule import Schedule
 from data_sets import DATA_SETS
 
@@ -62,22 +63,19 @@ class Bench:
 
 
 class Held:
-    """Inputs in memory; replaces :class:`aft.data.Samples` where only inputs are needed.
+    """Inputs in memory.
 
     Args:
-        values: Inputs of the transform.
-        transform: Random transform to an input of the student; None if values are that already.
+        values: Inputs of the student; or, for a random transform, small images.
+        transform: The random transform, if there is one.
     """
 
-    def __init__(self, values: Sequence[Any], transform: Callable[[Any], Any] | None) -> None:
+    def __init__(self, values: Sequence[Any], transform: ImageTransform | None) -> None:
         self.values = values
         self.transform = transform
 
     def __len__(self) -> int:
         return len(self.values)
-
-    def input(self, row: int) -> Any:
-        return self.values[row]
 
 
 def load_bench(name: str, seed: int) -> Bench:
@@ -131,7 +129,9 @@ def hold(samples: Samples, backbone: Backbone, anew: bool) -> Held:
     """Preprocessed inputs; or, if ``anew``, raw images with a transform that augments them."""
     values = (samples.input(row) for row in range(len(samples)))
     if anew and samples.columns[0].modality == "image":
-        return Held(list(values), backbone.preprocessing.augment("standard"))
+        random = backbone.preprocessing.augment("standard")
+        assert isinstance(random, ImageTransform)
+        return Held([random.keep(image) for image in values], random)
     transform = backbone.preprocessing.evaluate()
     return Held([transform(value) for value in values], None)
 
@@ -157,12 +157,13 @@ def draw(
     held, schedule = bench.inputs[split], bench.schedule
     size = schedule.batch_size if split == "train" else schedule.unlabelled_batch_size
     for batch in Batches(len(held), size, range(steps), seed, 0, 1, purpose):
+        rows = np.asarray([row for _, row in batch])
+        values = [held.values[row] for row in rows]
         if held.transform is None:
-            rows = [row for _, row in batch]
-            yield collate([held.values[row] for row in rows]), np.asarray(rows)
+            yield collate(values), rows
         else:
-            views = Views(held, held.transform, stream(seed, purpose))  # type: ignore[arg-type]
-            yield collate_views([views[key] for key in batch])
+            seeds = [stream(seed, purpose, epoch, row) for epoch, row in batch]
+            yield held.transform.finish(values, seeds), rows
 
 
 def features_of(bench: Bench, split: Split, rows: NDArray[np.int64], teachers: int) -> list[Tensor]:

@@ -24,13 +24,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from torch import nn
 
 import aft
 import suite
 import tables
 from aft.comparison.statistics import compare_paired
 from aft.training.checkpoints import Best
+from aft.training.row_adam import clip_gradients
 from aft.training.sampling import BATCH, STEP, seed_everything, stream
 from aft.training.schedule import make_optimizer, warmup_cosine
 from aft.training.transfer_model import TransferModel
@@ -184,7 +184,7 @@ def train(bench: Bench, idea: Idea, seed: int) -> float:
     bench = replace(bench, schedule=schedule)
     transfer = make_transfer(bench, idea, seed) if idea.parts else None
     model = TransferModel(start(bench, seed), transfer, beta=BETA, task=task.kind)
-    optimizer = make_optimizer(model, schedule)
+    optimizer = make_optimizer(model, schedule, sparse=True)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps, schedule.warmup))
     labelled, pool = draw(bench, "train", steps, seed, BATCH), draw(bench, "pool", steps, seed)
     gates = None
@@ -214,7 +214,7 @@ def train(bench: Bench, idea: Idea, seed: int) -> float:
         loss.backward()
         if gates is not None:
             gates.optimizer.zero_grad()  # only gate steps change the gates
-        nn.utils.clip_grad_norm_(model.student.parameters(), schedule.clip_norm)
+        clip_gradients(model.student.parameters(), schedule.clip_norm)
         optimizer.step()
         rates.step()
         if (step + 1) % max(1, steps // LOOKS) == 0 or step + 1 == steps:
