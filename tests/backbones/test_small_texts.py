@@ -202,3 +202,22 @@ def test_weights_of_earlier_versions_average_unknown_words(tmp_path: Path) -> No
         again = build(f"small:static?dim=16&tokenizer={tmp_path}", texts=None)
         again.module.load_state_dict(state)
         assert torch.equal(features(again, "red zebra"), features(old, "red zebra"))
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_vectors_are_summed_alike_in_training(sparse: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.nn.Embedding(7, 3, sparse=sparse)
+    rows = torch.randint(0, 7, (4, 5), generator=generator)
+    weights = torch.rand(4, 5, generator=generator) * torch.tensor([1.0, 1, 0, 1, 0])
+    weights[2] = 0  # a text without a known word
+    found = []
+    for training in (True, False):
+        embedding.weight.grad = None
+        total = small_texts.sum_vectors(embedding, rows, weights, training)
+        total.square().sum().backward()
+        gradient = embedding.weight.grad
+        assert gradient is not None and gradient.is_sparse == sparse
+        found.append((total.detach(), gradient.to_dense()))
+    torch.testing.assert_close(found[0], found[1])
+    assert not found[0][0][2].any()

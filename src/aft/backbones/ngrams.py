@@ -16,7 +16,12 @@ from torch.nn import functional as F
 
 from aft.backbones.checks import check, integer_option
 from aft.backbones.network import Network, require, seeded
-from aft.backbones.small_texts import text_network, tokenizer_option, train_tokenizer
+from aft.backbones.small_texts import (
+    sum_vectors,
+    text_network,
+    tokenizer_option,
+    train_tokenizer,
+)
 from aft.backbones.specs import Spec
 from aft.backbones.tokenization import Tokenization
 from aft.errors import ModelError
@@ -72,8 +77,7 @@ class NgramNetwork(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Features ``(B, dim)`` of word numbers ``(B, L)``, padded with -1."""
         rows, weights = self.weigh(tokens)
-        average = torch.einsum("bl,bld->bd", weights, self.embedding(rows))
-        features: Tensor = self.dropout(average)
+        features: Tensor = self.dropout(sum_vectors(self.embedding, rows, weights, self.training))
         return features
 
     def weigh(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aft.backbones.checks import check, integer_option
 from aft.backbones.network import Network, require, seeded, versions
@@ -60,9 +61,9 @@ class StaticNetwork(nn.Module):
         """
         ids = tokens[:, 0] if tokens.ndim == 3 else tokens
         mask = (ids >= 0) & (ids != self.unknown)
-        vectors = self.embedding(ids.clamp(min=0))
-        total = torch.einsum("bl,bld->bd", mask.to(vectors.dtype), vectors)
-        average = total / mask.sum(1, keepdim=True).clamp(min=1)
+        weights = mask.to(self.embedding.weight.dtype)
+        total = sum_vectors(self.embedding, ids.clamp(min=0), weights, self.training)
+        average = total / weights.sum(1, keepdim=True).clamp(min=1)
         features: Tensor = self.dropout(self.norm(average))
         return features
 
@@ -70,6 +71,31 @@ class StaticNetwork(nn.Module):
         """Load weights; those without ``unknown`` were trained with unknown words averaged in."""
         state.setdefault(f"{prefix}unknown", torch.tensor(-1))
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def sum_vectors(embedding: nn.Embedding, rows: Tensor, weights: Tensor, training: bool) -> Tensor:
+    """The weighted sum of some rows of an embedding, ``(B, D)``, for each text.
+
+    In training, entries of weight 0 are left out: where texts differ in length, most are padding.
+
+    Args:
+        embedding: The word vectors.
+        rows: Numbers of rows, ``(B, L)``.
+        weights: Their weights, ``(B, L)``, without gradient.
+        training: Whether gradients are needed; otherwise the computation can be exported.
+    """
+    if not training:
+        return torch.einsum("bl,bld->bd", weights, embedding(rows))
+    counted = weights != 0
+    number = counted.sum(dim=1)
+    return F.embedding_bag(
+        rows[counted],
+        embedding.weight,
+        number.cumsum(dim=0) - number,
+        mode="sum",
+        per_sample_weights=weights[counted],
+        sparse=embedding.sparse,
+    )
 
 
 def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> Network:
