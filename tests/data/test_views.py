@@ -24,6 +24,7 @@ from aft.data.samples import Samples, match_columns
 from aft.data.views import DROPPED, draw_view, make_views
 from aft.errors import InputError, TeacherError
 from aft.features.extraction import extract_features
+from aft.features.run_teacher import Compute, compute_features
 from aft.features.stored import StoredFeatures
 from aft.ids import content_id
 from aft.students.inputs import StudentInputs
@@ -341,6 +342,42 @@ class TestStore:
         more = make_views(pictures, 4, 0, "standard")
         extract_features(teacher, more, tmp_path, progress=False, **options)  # type: ignore[arg-type]
         assert module.seen == seen + n
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_views_share_one_decoding(
+        self, pictures: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+    ) -> None:
+        views = make_views(pictures, 4, 0, "standard")
+        teacher, n, log = teacher_of(MeanTeacher()), len(pictures), tmp_path / "log"
+        read = Samples._read
+
+        def logged(*args: object) -> object:
+            with log.open("a") as file:  # of worker processes too
+                file.write("1\n")
+            return read(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Samples, "_read", logged)
+        how = Compute(num_workers=workers)
+        apart = {
+            int(position): one
+            for rows, values in compute_features(teacher, views, np.arange(4 * n), how)
+            for position, one in zip(rows, values, strict=True)
+        }
+        log.unlink()
+        for rank in (1, 0):  # ranks share contents, not views
+            store = extract_features(
+                teacher,
+                views,
+                tmp_path / "features",
+                dtype="fp32",
+                num_workers=workers,
+                progress=False,
+                rank=rank,
+                world_size=2,
+            )
+        assert len(log.read_text().split()) == n
+        expected = torch.stack([apart[row] for row in range(4 * n)])
+        assert torch.equal(store.gather(views.ids), expected)
 
     def test_missing_images_have_mean_features(self, tmp_path: Path) -> None:
         folder = make_picture_text_folder(tmp_path / "captioned", train=16, test=0, missing=3)

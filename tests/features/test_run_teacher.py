@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from aft.backbones.tokenization import Tokenization
 from aft.data.loading import load_inputs
+from aft.errors import TeacherError
 from aft.features.run_teacher import Compute, compute_features
 from aft.teachers.teacher import Teacher
+from helpers.numbered import NumberedSamples, features_of, numbered_teacher, preprocess
 
 WORDS = [f"w{i}" for i in range(50)]
 
@@ -93,3 +99,40 @@ def test_other_batches_differ_by_rounding_only(tmp_path):
     teacher = teacher_over(Attending())
     small, large = (computed(teacher, samples, range(120), batch_tokens=n) for n in (1, 4096))
     np.testing.assert_allclose(small, large, rtol=1e-4, atol=1e-5)
+
+
+def test_the_next_inputs_are_prepared_while_the_network_runs():
+    numbers = NumberedSamples(range(12))
+    teacher, prepared, started = numbered_teacher(), [], threading.Event()
+
+    def prepare(image):
+        if len(prepared) == 4:  # of the second batch
+            started.set()
+        prepared.append(threading.get_ident())
+        return preprocess(image)
+
+    class Waiting(nn.Module):
+        def forward(self, pixels):
+            assert started.wait(60)  # for ever if both took turns
+            return teacher.module(pixels)
+
+    one = replace(teacher, module=Waiting(), preprocess=prepare)
+    how = Compute(4, num_workers=0)
+    for rows, values in compute_features(one, numbers, np.arange(12), how):
+        assert torch.equal(values, features_of(rows, 8))
+        assert len(prepared) <= 4 * (rows[-1] // 4 + 3)  # at most one batch ahead
+    assert len(set(prepared)) == 1 and threading.get_ident() not in prepared
+
+
+def test_an_input_that_fails_leaves_the_rows_before_it():
+    def prepare(image):
+        if image.getpixel((0, 0))[2] == 9:
+            raise ValueError("number nine")
+        return preprocess(image)
+
+    teacher = replace(numbered_teacher(), preprocess=prepare)
+    numbers, how = NumberedSamples(range(12)), Compute(4, num_workers=0)
+    batches = compute_features(teacher, numbers, np.arange(12), how)
+    assert [next(batches)[0].tolist() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(TeacherError, match="number nine"):
+        next(batches)

@@ -43,6 +43,7 @@ class NumberedSamples:
         self.files = Names(self.numbers)
         self.columns = (InputColumn("image", "image"),)
         self.parts = self.ids[:, None]
+        self.view = None
         self.present = np.ones((len(self.numbers), 1), dtype=bool)
 
     def __len__(self):

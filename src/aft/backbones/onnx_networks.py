@@ -56,7 +56,8 @@ class OnnxSession:
     A copy in another process creates its own session.
 
     Args:
-        path: The ``.onnx`` file.
+        path: The ``.onnx`` file, or the name of a model in memory.
+        model: The content of the file, for a model in memory.
 
     Attributes:
         inputs: The inputs of the model.
@@ -68,8 +69,9 @@ class OnnxSession:
             unsupported type.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str, model: bytes | None = None) -> None:
         self.path = path
+        self.model = model
         self._sessions: dict[tuple[int, str, int], Any] = {}
         session = self._on(torch.device("cpu"))
         self.inputs = [_slot(node) for node in session.get_inputs()]
@@ -118,7 +120,7 @@ class OnnxSession:
             # Keep the sessions of the parent process after a fork: closing them would wait for
             # threads that exist only in the parent.
             self._sessions = {k: s for k, s in self._sessions.items() if k[0] != os.getpid()}
-            self._sessions[key] = _open_session(self.path, device)
+            self._sessions[key] = _open_session(self.path, self.model, device)
         return self._sessions[key]
 
 
@@ -215,7 +217,7 @@ class OnnxTextNetwork(nn.Module):
         return pool(out, Tokens(ids, mask, None, counts), self.pooling)
 
 
-def _open_session(path: Path, device: torch.device) -> Any:
+def _open_session(path: Path | str, model: bytes | None, device: torch.device) -> Any:
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors only
@@ -225,7 +227,7 @@ def _open_session(path: Path, device: torch.device) -> Any:
     if device.type == "cuda" and "CUDAExecutionProvider" in runtime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     try:
-        return runtime.InferenceSession(str(path), options, providers=providers)
+        return runtime.InferenceSession(model or str(path), options, providers=providers)
     except Exception as error:  # the library raises many exception types
         raise ModelError(f"ONNX Runtime cannot read {path}: {first_line(error)}") from error
 

@@ -14,6 +14,7 @@ from aft.data.options import asked_columns
 from aft.data.samples import Samples
 from aft.devices import choose_device
 from aft.errors import ConfigError, StoreError
+from aft.features.engine import choose_engine
 from aft.features.extraction import store_identity, verify_features
 from aft.features.store import FeatureStore, find_stores
 from aft.features.stored import features_folder, open_teacher
@@ -166,8 +167,10 @@ def _check_shards(stores: list[FeatureStore]) -> None:
 
 def _verify(config: InspectConfig, data: DataSet, spec: str) -> dict[str, Any]:
     teacher, samples = open_teacher(spec, data.splits["train"], config.trust_remote_code)
+    folder, device = features_folder(config.features), choose_device(config.device)
+    teacher = choose_engine(teacher, samples, config, folder, device)
     store = FeatureStore.open(
-        features_folder(config.features),
+        folder,
         store_identity(teacher, config.features_dtype),
         create=False,
     )
@@ -179,7 +182,7 @@ def _verify(config: InspectConfig, data: DataSet, spec: str) -> dict[str, Any]:
         config.verify_samples,
         batch_size=config.extract_batch_size,
         batch_tokens=config.extract_batch_tokens,
-        device=choose_device(config.device),
+        device=device,
     )
     worst = int(np.argmin(checked.cosines))
     smallest = float(checked.cosines[worst])

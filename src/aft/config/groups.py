@@ -14,6 +14,7 @@ MetricName = Literal[
 ]
 Augmentation = Literal["none", "flip", "standard"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Engine = Literal["auto", "torch", "onnx"]
 # One or several texts; a single one may stand without a list.
 Texts = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
@@ -159,6 +160,9 @@ class StoreOptions(Options):
     """Images per batch of a teacher."""
     extract_batch_tokens: int = Field(1024, ge=1)
     """Text tokens per batch of a teacher; larger is faster on a GPU."""
+    engine: Engine = "auto"
+    """What runs image teachers of timm: and torchvision:. onnx: ONNX Runtime. auto: the engine of
+    the stored features; without any, the faster one on the CPU, if the work is worth measuring."""
 
 
 class FeatureOptions(ComputeOptions, StoreOptions, TeacherOptions):

@@ -93,6 +93,7 @@ def extract_features(
     store = FeatureStore.open(features_dir, store_identity(teacher, dtype, precision))
     unique = np.sort(np.unique(as_keys(samples.ids), return_index=True)[1])
     unique = unique[samples.present[unique].any(axis=1)]
+    unique, contents = _order(samples, unique)
     if not store.missing(samples.ids[unique]).any():
         return store
     show = progress and rank == 0
@@ -101,7 +102,7 @@ def extract_features(
         all_missing = store.missing(samples.ids[unique])
         store.require_space(int(all_missing.sum()))
         # Each rank's share is independent of the progress of the other ranks.
-        share = np.arange(len(unique)) % world_size == rank
+        share = contents % world_size == rank
         rows = unique[all_missing & share]
         show = show and len(rows) > 0
         if show:
@@ -153,6 +154,22 @@ def verify_features(
     cosines = nn.functional.cosine_similarity(recomputed, kept, eps=1e-300)
     cosines[(recomputed == kept).all(1)] = 1.0  # two zero vectors too
     return Verification(positions, cosines.float().numpy())
+
+
+def _order(samples: Samples, rows: Positions) -> tuple[Positions, Positions]:
+    """The rows, the views of one content after each other, and the number of each one's content.
+
+    What was read for a view is at hand for the next one. The order is otherwise kept.
+    """
+    number = np.arange(len(rows))
+    if samples.view is None:
+        return rows, number
+    contents = np.ascontiguousarray(samples.contents[rows]).reshape(len(rows), -1)
+    keys = contents.view(f"V{contents.shape[1]}").ravel()
+    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+    first = first[number]
+    order = np.argsort(first, kind="stable")
+    return rows[order], np.unique(first[order], return_inverse=True)[1]
 
 
 class _Forecast:

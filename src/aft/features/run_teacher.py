@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -156,22 +157,33 @@ def _run_over_inputs(
     teacher: Teacher, preprocess: Transform, samples: Samples, rows: Positions, how: Compute
 ) -> Iterator[tuple[Positions, Tensor]]:
     few = len(rows) < _FEW and how.num_workers is None
+    workers = 0 if few else choose_num_workers(how.num_workers, how.device)
     loader = DataLoader(
         _Prepared(samples, preprocess, rows),
         how.batch_size,
-        num_workers=0 if few else choose_num_workers(how.num_workers, how.device),
+        num_workers=workers,
         collate_fn=_collate,
         pin_memory=how.device.type == "cuda",
     )
     module = teacher.module.eval().to(how.device)
     start = 0
-    for batch in loader:
+    for batch in loader if workers else _one_ahead(loader):
         part = rows[start : start + how.batch_size]
         start += how.batch_size
         lacking = how.batch_size - len(batch)
         if lacking:
             batch = torch.cat([batch, batch[-1:].expand(lacking, *batch.shape[1:])])
         yield part, _forward(teacher, module, batch, how)[: len(part)]
+
+
+def _one_ahead(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The batches; a thread prepares the next one while the network runs on this one."""
+    waiting = iter(batches)
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, waiting, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, waiting, None)
+            yield batch
 
 
 @torch.inference_mode()

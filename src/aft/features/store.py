@@ -144,19 +144,25 @@ class FeatureStore:
         """
         values = as_json({"dtype": "fp16", **identity})
         _checked_format(values)
-        slug = re.sub(r"[^A-Za-z0-9.]+", "-", teacher_name(values))[:60].strip("-.") or "teacher"
-        path = Path(features_dir) / f"{slug}-{fingerprint(values)[:16]}"
+        path = cls.place(features_dir, values)
         file = path / "teacher.json"
         if file.exists():
             check_same(file, values)
         elif not create:
-            raise StoreError(explain_missing(path, slug, values))
+            raise StoreError(explain_missing(path, path.name.rpartition("-")[0], values))
         else:
             text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
             with writing(path, StoreError, KEPT, len(text)):
                 (path / "shards").mkdir(parents=True, exist_ok=True)
                 write_whole(file, text)
         return cls(path, values)
+
+    @staticmethod
+    def place(features_dir: str | Path, identity: Mapping[str, Any]) -> Path:
+        """Folder of the store of a teacher, which need not exist."""
+        values = as_json({"dtype": "fp16", **identity})
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", teacher_name(values))[:60].strip("-.") or "teacher"
+        return Path(features_dir) / f"{slug}-{fingerprint(values)[:16]}"
 
     @classmethod
     def at(cls, path: str | Path) -> FeatureStore:

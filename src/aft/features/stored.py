@@ -17,6 +17,7 @@ from aft.config.groups import FeatureOptions
 from aft.data.samples import Samples, columns_for
 from aft.devices import available_memory
 from aft.errors import DataError
+from aft.features.engine import choose_engine
 from aft.features.extraction import extract_features
 from aft.features.run_teacher import Positions
 from aft.features.shards import as_floats
@@ -167,10 +168,12 @@ def extract_teachers(
             raise DataError(
                 f"expected rows with {names}, the input of {text}, got none; remove this teacher"
             )
+        folder = features_folder(config.features)
+        teacher = choose_engine(teacher, inputs, config, folder, device, rank, world_size)
         store = extract_features(
             teacher,
             inputs,
-            features_folder(config.features),
+            folder,
             dtype=config.features_dtype,
             batch_size=config.extract_batch_size,
             batch_tokens=config.extract_batch_tokens,

@@ -17,6 +17,7 @@ from aft.config.commands import ScoreConfig
 from aft.data.samples import Samples
 from aft.devices import choose_num_workers
 from aft.errors import DataError
+from aft.features.engine import choose_engine
 from aft.features.extraction import extract_features, format_seconds, store_identity
 from aft.features.shards import as_keys
 from aft.features.store import FeatureStore
@@ -82,6 +83,7 @@ def _read_teacher(
             f"no row has a value in {columns}, the input of {text}; remove this teacher"
         )
     folder = features_folder(config.features)
+    teacher = choose_engine(teacher, inputs, config, folder, device)
     store = FeatureStore.open(folder, store_identity(teacher, config.features_dtype))
     lacking = _count_lacking(store, [inputs])
     start = time.perf_counter()
