@@ -7,6 +7,7 @@ and the small epsilons below round to zero in float16, which makes gradients at 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,8 +20,9 @@ from torch.utils.checkpoint import checkpoint
 ROW_EPS = 1e-8
 DISTANCE_EPS = 1e-8
 PAIR_EPS = 1e-12
-TILE = 2**22
-"""Maximum number of kernel values to compute at a time, 16 MiB in float32: 2,048 x 2,048."""
+TILE = 2**23
+"""Number of kernel values to compute at a time, 32 MiB in float32. glibc returns blocks of this
+size to the system; smaller ones leave gaps in its heap, so memory would grow with ``B²``."""
 CLOSE = 0.02
 """Kernels whose squared distance is below this part of their squared norms are close."""
 
@@ -256,7 +258,7 @@ class _DoubleGradient(torch.autograd.Function):
 def _in_tiles(function: Callable[..., Tensor], samples: Sequence[Tensor]) -> list[Tensor]:
     """``function(part, *samples)`` for each part, and again in the backward pass."""
     rows = len(samples[0])
-    step = max(1, TILE // rows)
+    step = math.ceil(TILE / rows)
     run = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
     return [run(slice(start, start + step), *samples) for start in range(0, rows, step)]
 
