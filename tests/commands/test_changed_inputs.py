@@ -157,6 +157,17 @@ def test_a_damaged_file_of_an_unfinished_run(
         assert says(refused, options["out"])
 
 
+def test_a_value_that_no_option_has_is_named_with_its_file(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(options, monkeypatch)
+    file = options["out"] / "config.yaml"
+    file.write_text(file.read_text().replace("progress: false", "progress: fahse"))
+    with pytest.raises(ConfigError) as error:
+        aft.train(**options, resume=True)
+    assert says(error.value, file, "fahse")
+
+
 @pytest.mark.parametrize("name", ["student.json", "model.safetensors"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.95])
 def test_a_damaged_student_is_named(options: dict[str, Any], name: str, share: float) -> None:

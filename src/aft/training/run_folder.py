@@ -209,7 +209,11 @@ def read_options(run: Path) -> TrainConfig:
     """
     if not (run / CONFIG).exists():
         raise ConfigError(f"{run} has no config.yaml with the data of its run: use --data")
-    return resolve(TrainConfig, None, read_config_file(run / CONFIG, TrainConfig))
+    values = read_config_file(run / CONFIG, TrainConfig)
+    try:
+        return resolve(TrainConfig, None, values)
+    except ConfigError as error:
+        raise ConfigError(f"{run / CONFIG}: {error}") from None
 
 
 def _check_same(out: Path, config: TrainConfig) -> None:
