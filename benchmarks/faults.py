@@ -210,7 +210,9 @@ class Command:
             writes = event == "open" and arguments[2] is not None and arguments[2] & 3
             if not (event in changes or writes):
                 return
-            path = os.path.abspath(os.fsdecode(arguments[0])) if arguments[0] else ""
+            if not isinstance(arguments[0], str | bytes | os.PathLike):  # opened before, by number
+                return
+            path = os.path.abspath(os.fsdecode(arguments[0]))
             if not path.startswith(world):
                 return
             (count,) = struct.unpack("q", self.counter[:8])
