@@ -81,7 +81,7 @@ class Bare:
     def __init__(self, trainer: Trainer) -> None:
         import copy
 
-        self.model = copy.deepcopy(trainer.module)
+        self.model = copy.deepcopy(trainer.module).train()
         self.optimizer = make_optimizer(self.model, trainer.schedule, sparse=True)
         self.clip = trainer.schedule.clip_norm
         self.labels = torch.from_numpy(np.asarray(trainer.train.samples.labels))
@@ -123,7 +123,6 @@ class Bare:
         if self.pool is not None:
             others, _, other_features = self.draw(self.pool, self.sizes[1])
             more = (others, other_features)
-        self.model.train()
         out = self.model(inputs, features or None, self.labels[chosen], *more)
         self.optimizer.zero_grad()
         (out["loss"] + out.get("alone_loss", 0.0)).backward()

@@ -156,13 +156,12 @@ def draw(
     """Batches of a split; seed and purpose determine their order and augmentations."""
     held, schedule = bench.inputs[split], bench.schedule
     size = schedule.batch_size if split == "train" else schedule.unlabelled_batch_size
-    for batch in Batches(len(held), size, range(steps), seed, 0, 1, purpose):
-        rows = np.asarray([row for _, row in batch])
+    for epoch, rows in Batches(len(held), size, range(steps), seed, 0, 1, purpose):
         values = [held.values[row] for row in rows]
         if held.transform is None:
             yield collate(values), rows
         else:
-            seeds = [stream(seed, purpose, epoch, row) for epoch, row in batch]
+            seeds = [stream(seed, purpose, epoch, int(row)) for row in rows]
             yield held.transform.finish(values, seeds), rows
 
 

@@ -7,6 +7,7 @@ earlier draws.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,9 +19,12 @@ from aft.students.inputs import StudentInputs
 
 ViewBatch = tuple[Inputs, NDArray[np.int64]]
 """A batch of inputs, and the positions of its samples."""
+Chosen = tuple[int, NDArray[np.int64]]
+"""The epoch of a batch, and the positions of its samples."""
 VIEW, BATCH, STEP, UNLABELLED = 1, 2, 3, 4  # purposes of random streams
 
 
+@lru_cache
 def stream(*parts: int) -> int:
     """A seed for one purpose, independent of the seeds for other purposes."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
@@ -48,16 +52,15 @@ class Views(Dataset[ViewBatch]):
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> ViewBatch:
-        """The batch of these epochs and positions."""
-        first = {epoch: stream(self.seed, VIEW, epoch) for epoch in {epoch for epoch, _ in keys}}
-        rows = [row for _, row in keys]
-        seeds = [(first[epoch] + row) % 2**63 for epoch, row in keys]
-        return self.inputs.batch(rows, seeds), np.asarray(rows, dtype=np.int64)
+    def __getitem__(self, chosen: Chosen) -> ViewBatch:
+        """The batch of these positions, as they look in this epoch."""
+        epoch, rows = chosen
+        first, numbers = stream(self.seed, VIEW, epoch), rows.tolist()
+        return self.inputs.batch(numbers, [(first + row) % 2**63 for row in numbers]), rows
 
 
-class Batches(Sampler[list[tuple[int, int]]]):
-    """The batches of a range of steps, each a list of (epoch, position).
+class Batches(Sampler[Chosen]):
+    """The batches of a range of steps.
 
     Every epoch is a permutation divided into full batches; the remaining samples are skipped in
     that epoch. A data set smaller than a batch is one batch.
@@ -93,7 +96,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[Chosen]:
         per_epoch = self.num_samples // self.batch_size
         current, order = -1, np.empty(0, dtype=np.int64)
         for step in self.steps:
@@ -103,4 +106,4 @@ class Batches(Sampler[list[tuple[int, int]]]):
                 rng = np.random.default_rng([self.seed, self.purpose, epoch])
                 order = rng.permutation(self.num_samples)
             batch = order[part * self.batch_size : (part + 1) * self.batch_size]
-            yield [(epoch, int(i)) for i in batch[self.rank :: self.world_size]]
+            yield epoch, batch[self.rank :: self.world_size]

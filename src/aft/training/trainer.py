@@ -172,6 +172,7 @@ class Trainer:
             dynamic_ncols=True,
         )
         with bar, _stop_signals() as interrupted:
+            self.model.train()
             if state.step == 0:
                 self._evaluate(log)
             unread: list[dict[str, Tensor]] = []
@@ -234,7 +235,6 @@ class Trainer:
         if unlabelled is not None and self.pool is not None:
             others = [to_device(one.gather(unlabelled[1]), device) for one in self.pool.teachers]
             more = (to_device(unlabelled[0], device), others)
-        self.model.train()
         out = self.model(to_device(inputs, device), features or None, labels, *more)
         self.optimizer.zero_grad()
         # The two students share no weights, so adding their losses does not mix their gradients.
@@ -263,7 +263,7 @@ class Trainer:
 
     def _load(
         self, rows: PreparedRows, batch_size: int, seed: int, purpose: int
-    ) -> DataLoader[Any]:
+    ) -> Iterator[ViewBatch]:
         accelerator = self.accelerator
         batches = Batches(
             len(rows.samples),
@@ -274,12 +274,19 @@ class Trainer:
             accelerator.num_processes,
             purpose,
         )
-        return DataLoader(
-            Views(rows.inputs, seed),
-            batch_sampler=batches,
-            num_workers=self.num_workers,
-            collate_fn=unchanged,
-            pin_memory=accelerator.device.type == "cuda",
+        views = Views(rows.inputs, seed)
+        pinned = accelerator.device.type == "cuda"
+        if not self.num_workers and not pinned:  # a loader would take a tenth of the shortest steps
+            return map(views.__getitem__, batches)
+        return iter(
+            DataLoader(
+                views,
+                sampler=batches,
+                batch_size=None,
+                num_workers=self.num_workers,
+                collate_fn=unchanged,
+                pin_memory=pinned,
+            )
         )
 
     def _evaluate(self, log: RunLog) -> float:
@@ -292,6 +299,7 @@ class Trainer:
             alone, error = self._score(model.alone, log, "validation_alone")
             if state.alone.update(state.step, alone, error):
                 self._keep(self.best_alone, model.alone, state.alone)
+        self.model.train()
         return score
 
     def _score(self, module: nn.Module, log: RunLog, split: str) -> tuple[float, float]:
