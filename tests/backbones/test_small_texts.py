@@ -165,6 +165,8 @@ def test_it_learns_which_words_matter() -> None:
         ("small:static?tokenizer=nowhere", "nowhere"),
         ("small:static?tokenizer=a&vocabulary=5", "vocabulary=5"),
         ("small:static?width=5", "'width'"),
+        ("small:static?init=zero", "init=zero"),
+        ("small:static?init=teacher&weights=words.pt", "init=teacher"),
     ],
 )
 def test_errors(spec: str, value: str) -> None:

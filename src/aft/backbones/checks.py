@@ -33,7 +33,7 @@ OPTIONS = {
     "onnx": f"output pooling tokenizer size=1 mean std {_TEXTS}",
     **dict.fromkeys(("small:cnn", "small:cnn-tiny"), "weights size=8 seed=0"),
     "small:ngrams": f"dim=1 features=2 seed=0 tokenizer {_TEXTS}",
-    "small:static": f"dim=1 vocabulary=2 weights seed=0 tokenizer {_TEXTS}",
+    "small:static": f"dim=1 vocabulary=2 weights init seed=0 tokenizer {_TEXTS}",
     "st": f"prompt {_TEXTS}",
     **dict.fromkeys(("timm", "torchvision"), "weights size=1 seed=0"),
 }

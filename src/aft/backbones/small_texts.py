@@ -29,7 +29,7 @@ WORD = re.sub(r"\\x\{(\w+)\}", r"\\u\1", _WORD)
 _DROPOUT = 0.3
 # Small compared to an Adam step for a rare word: with nn.Embedding's default of 1.0, the noise of
 # untrained words would dominate the average.
-_EMBEDDING_STD = 0.02
+EMBEDDING_STD = 0.02
 
 
 class StaticNetwork(nn.Module):
@@ -42,17 +42,21 @@ class StaticNetwork(nn.Module):
         vocabulary: Number of tokens.
         dim: Dimension of the embeddings and of the features.
         unknown: Id of the token for unknown words; -1 if there is none.
+
+    Attributes:
+        from_teacher: Whether training starts from a teacher's features of each word.
     """
 
     unknown: Tensor
 
     def __init__(self, vocabulary: int, dim: int, unknown: int = -1) -> None:
         super().__init__()
+        self.from_teacher = False
         self.register_buffer("unknown", torch.tensor(unknown))
         self.embedding = nn.Embedding(vocabulary, dim)
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(_DROPOUT)
-        nn.init.normal_(self.embedding.weight, std=_EMBEDDING_STD)
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Features ``(B, dim)`` of tokens ``(B, L)`` or ``(B, 2, L)``, padded with -1.
@@ -105,7 +109,8 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         spec: ``small:static``; options ``vocabulary`` (maximum size, default 20,000),
             ``dim`` (default 128), ``max_tokens`` (default 512), ``template``, ``truncate``,
             ``tokenizer`` (a ``tokenizer.json`` or its folder, instead of one trained on ``texts``),
-            ``weights`` (``random``, the default, or a file), ``seed``.
+            ``weights`` (``random``, the default, or a file), ``init`` (``teacher``: the vectors
+            start from a text teacher's features of each word), ``seed``.
         seed: Seed of random weights if the specification has no ``seed``.
         texts: The training texts; their most frequent words form the vocabulary.
 
@@ -127,11 +132,21 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         lambda: StaticNetwork(tokenization.vocabulary_size, dim, tokenization.unknown),
     )
     source = spec.options.get("weights", "random")
+    module.from_teacher = _starts_from_teacher(spec)
     if source != "random":
         load_into(module, _with_unknown(load_weights(source)))
         source = str(Path(source).expanduser())
     layer = "normalised average of token embeddings"
     return text_network(spec, module, dim, tokenization, layer=layer, weights=source)
+
+
+def _starts_from_teacher(spec: Spec) -> bool:
+    given = spec.options.get("init", "random")
+    if given not in ("random", "teacher"):
+        raise ModelError(f"expected init=teacher or init=random, got init={given}")
+    if given == "teacher" and spec.options.get("weights", "random") != "random":
+        raise ModelError(f"expected init=teacher or weights=FILE, not both, got {spec}")
+    return given == "teacher"
 
 
 def text_network(

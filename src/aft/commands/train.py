@@ -55,6 +55,7 @@ from aft.training.safety_net import choose_student
 from aft.training.schedule import Schedule, make_schedule
 from aft.training.trainer import Trainer, make_accelerator
 from aft.training.transfer_model import TransferModel
+from aft.training.word_vectors import start_words
 
 __all__ = ["TrainResult", "train"]
 
@@ -120,6 +121,8 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
     schedule = make_schedule(config, len(samples), start_of(saved))
     with accelerator.main_process_first():
         lines = _prepare_inputs(config, schedule, train_rows, validation, pool)
+    rows = [train_rows] if pool is None else [train_rows, pool]
+    lines += start_words(config, saved, rows, accelerator)
     say(*lines, sep="\n", end="\n" * bool(lines))
     model = make_model(config, saved, train_rows, validation, pool, schedule, device)
     instead: list[dict[str, Any]] = []
