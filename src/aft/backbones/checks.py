@@ -105,6 +105,11 @@ def check(spec: Spec) -> None:
     source = spec.options.get("weights", "random")
     if spec.source == "small" and source == "pretrained":
         raise ModelError(f"{key} has no pretrained weights; use weights=random or weights=FILE")
+    start = spec.options.get("init", "random")
+    if key == "small:static" and start not in ("random", "teacher"):
+        raise ModelError(f"expected init=teacher or init=random, got init={start}")
+    if key == "small:static" and start == "teacher" and source != "random":
+        raise ModelError(f"expected init=teacher or weights=FILE, not both, got {spec}")
     is_file = spec.source in _WEIGHTS and source not in _WEIGHTS[spec.source].split()
     if is_file or (spec.source == "torchvision" and Path(source).suffix):
         find_weights(source)

@@ -132,21 +132,12 @@ def build(spec: Spec, *, seed: int = 0, texts: Iterable[str] | None = None) -> N
         lambda: StaticNetwork(tokenization.vocabulary_size, dim, tokenization.unknown),
     )
     source = spec.options.get("weights", "random")
-    module.from_teacher = _starts_from_teacher(spec)
+    module.from_teacher = spec.options.get("init") == "teacher"
     if source != "random":
         load_into(module, _with_unknown(load_weights(source)))
         source = str(Path(source).expanduser())
     layer = "normalised average of token embeddings"
     return text_network(spec, module, dim, tokenization, layer=layer, weights=source)
-
-
-def _starts_from_teacher(spec: Spec) -> bool:
-    given = spec.options.get("init", "random")
-    if given not in ("random", "teacher"):
-        raise ModelError(f"expected init=teacher or init=random, got init={given}")
-    if given == "teacher" and spec.options.get("weights", "random") != "random":
-        raise ModelError(f"expected init=teacher or weights=FILE, not both, got {spec}")
-    return given == "teacher"
 
 
 def text_network(

@@ -120,7 +120,8 @@ def _count(rows: Sequence[PreparedRows], name: str, words: int) -> Tensor:
 
 def _reduce(features: Tensor, counts: Tensor, dim: int) -> tuple[Tensor, float]:
     """Centred features in their first `dim` principal components, and these' share of variance."""
-    weights = counts / counts.sum().clamp(min=1)
+    counts = counts if counts.any() else torch.ones_like(counts)
+    weights = counts / counts.sum()
     centred = features - weights @ features
     _, s, axes = torch.linalg.svd(centred * weights.sqrt()[:, None], full_matrices=False)
     vectors = torch.zeros(len(features), dim, dtype=torch.float64)
