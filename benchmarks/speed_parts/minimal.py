@@ -1,9 +1,9 @@
-"""A training script as short as it can be, for comparison: 60 steps of a small CNN with AFT's loss.
+"""A training script as short as it can be, for comparison: a small CNN with AFT's loss.
 
 It reads pictures by class and stored features, trains, validates, and saves the weights. It has
 no checks, no report, no resume, one fixed network, and knows nothing of other data.
 
-    python minimal.py PICTURES FEATURES.npy WEIGHTS.pt
+    python minimal.py PICTURES FEATURES.npy STEPS WEIGHTS.pt
 """
 
 import sys
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-STEPS, BATCH, SIZE, BETA, EVALUATIONS = 60, 32, 64, 3.0, 10
+BATCH, SIZE, BETA, EVALUATIONS = 32, 64, 3.0, 10
 
 
 def read(path: Path) -> torch.Tensor:
@@ -48,7 +48,7 @@ def kernel(x: torch.Tensor) -> torch.Tensor:
     return x @ x.T
 
 
-def main(pictures: str, features: str, out: str) -> None:
+def main(pictures: str, features: str, steps: str, out: str) -> None:
     torch.manual_seed(0)
     files = sorted(Path(pictures).glob("*/*.jpg"))
     names = sorted({file.parent.name for file in files})
@@ -67,7 +67,7 @@ def main(pictures: str, features: str, out: str) -> None:
     head, gates = nn.Linear(256, len(names)), nn.Parameter(torch.zeros(teacher.shape[1]))
     groups = [{"params": [*body.parameters(), *head.parameters()]}, {"params": [gates], "lr": 1e-2}]
     optimizer = torch.optim.AdamW(groups, lr=3e-3, weight_decay=0.02)
-    for step in range(STEPS):
+    for step in range(int(steps)):
         body.train()
         rows = train[torch.randint(0, len(train), (BATCH,))]
         student = body(view(images[rows]))
@@ -77,7 +77,7 @@ def main(pictures: str, features: str, out: str) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if (step + 1) % (STEPS // EVALUATIONS) == 0:
+        if (step + 1) % -(-int(steps) // EVALUATIONS) == 0:
             with torch.inference_mode():
                 right = head(body.eval()(scale(images[held]))).argmax(1) == labels[held]
             print(step + 1, float(right.float().mean()))
