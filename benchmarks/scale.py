@@ -18,7 +18,7 @@ import tables
 
 RESULTS = Path(__file__).parent / "results"
 READING, MEMORY = "reading the table", "memory per sample"
-ONCE_A_RUN = ("opening the store", "looking samples up", "loading features", "statistics")
+ONCE_A_RUN = ("opening the store", "looking samples up", "statistics")
 """Beginnings of rows of `speed.py`: microseconds per sample, and bytes."""
 
 
@@ -84,7 +84,7 @@ def estimate(costs: dict[str, float], options: argparse.Namespace) -> list[tuple
         ),
         ("memory of ids", f"{ids / 1e9:.1f} GB", "16 bytes for each row and each stored feature"),
         (
-            "opening, looking up, loading and statistics of the stores",
+            "opening, looking up and statistics of the stores",
             f"{opening * hours_once * teachers:.1f} hours on one core",
             f"{opening:.1f} microseconds a row and teacher",
         ),
