@@ -49,6 +49,6 @@ def measure(quick: bool) -> dict[str, Any]:
             subprocess.run([*command, out], check=True, capture_output=True, **where)
 
         sides = {"aft": lambda: run(train), "minimal": lambda: run(minimal)}
-        taken = alternate(sides, 1 if quick else 3, clock=children_seconds)
+        taken = alternate(sides, 1 if quick else 3, clock=children_seconds, warm=not quick)
     what = "whole `aft train`, 60 steps of `small:cnn`, features stored"
     return {"rows": [row(what, "s", taken["aft"], "minimal script", taken["minimal"])]}

@@ -42,7 +42,7 @@ def measure(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         make_world(Path(folder))
         sides = {name: partial(run, line, folder) for name, line in commands.items()}
-        seconds = alternate(sides, 1 if quick else 7, clock=children_seconds)
+        seconds = alternate(sides, 1 if quick else 7, clock=children_seconds, warm=not quick)
     rows = [
         row(f"`aft train`: {name}", "s", seconds[name], f"`{HELP}`", seconds[HELP], aim=1.3)
         for name in mistakes

@@ -37,11 +37,12 @@ def alternate(
     rounds: int,
     repeats: int = 1,
     clock: Callable[[], Any] = time.process_time,
+    warm: bool = True,
 ) -> dict[str, list[Any]]:
     """Seconds per call of each side, round by round.
 
     All sides run in every round, in an order that changes, so that other load on the machine
-    affects all of them. One more round, which comes first, is not counted.
+    affects all of them.
 
     Args:
         sides: What to measure, by name.
@@ -49,9 +50,10 @@ def alternate(
         repeats: Calls per round.
         clock: Returns the time so far: CPU seconds of this process by default. It may return an
             array of several times.
+        warm: Whether one more round comes first, which does not count.
     """
     seconds: dict[str, list[Any]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
+    for number in range(0 if warm else 1, rounds + 1):
         for name in list(sides)[:: 1 if number % 2 else -1]:
             started = clock()
             for _ in range(repeats):

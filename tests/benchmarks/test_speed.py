@@ -18,8 +18,14 @@ import speed_tables  # noqa: E402
 from speed_parts.timing import alternate, in_child, peak_bytes, row  # noqa: E402
 
 
+LONG = {"processes"}
+"""Parts that take a minute even so: they start several processes of training."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", speed.PARTS)
+@pytest.mark.parametrize(
+    "part", [pytest.param(p, marks=[pytest.mark.bench] * (p in LONG)) for p in speed.PARTS]
+)
 def test_parts_run(part: str) -> None:
     found = json.loads(json.dumps(speed.run(part, quick=True)))
     assert found["rows"]
