@@ -1,6 +1,6 @@
 """How fast is aft, beside what the same machine can do at best? One table, and curves of growth.
 
-    python benchmarks/speed.py                      # everything, about 20 minutes on two cores
+    python benchmarks/speed.py                      # everything, 20 to 25 minutes on two cores
     python benchmarks/speed.py --only steps loss    # some parts; the results of the others stay
     python benchmarks/speed.py --from store         # go on after an interruption
     python benchmarks/speed.py --quick              # tiny sizes, to see that it runs

@@ -42,8 +42,8 @@ def measure(quick: bool) -> dict[str, Any]:
     what = f"`AFTLoss` forward and backward, {large:,} rows, width {width:,}"
     rows = [row(what, "ms", taken["loss"], "bare products", taken["bare"], scale=1e3, aim=1.0)]
     for name, spec in list(STUDENTS.items())[: 1 if quick else None]:
-        taken = time_steps(spec, 4 if quick else 32, rounds)
-        what = f"step of {name} with `AFTLoss`"
+        taken = time_steps(spec, 4 if quick else 16, rounds)
+        what = f"step of {name}, 16 images, with `AFTLoss`"
         rows.append(row(what, "ms", taken["with"], "without", taken["without"], scale=1e3))
     width = 64 if quick else PRODUCT_WIDTH
     peaks = [in_child(product_peak, width=width, written_out=one) for one in (False, True)]

@@ -158,7 +158,7 @@ def measure_texts(student: str, quick: bool, folder: Path) -> list[dict[str, Any
     default["features"] = str(folder / "features")
     both: dict[str, dict[str, list[float]]] = {}
     ends: dict[str, list[float]] = {"labels": [], "default": []}
-    for number in range(1 if quick else 4):
+    for number in range(1 if quick else 3):
         for name, options in list(zip(ends, (labels, default), strict=True))[:: (-1) ** number]:
             for side, taken in train(options, folder).items():
                 both.setdefault(name, {}).setdefault(side, []).extend(taken)

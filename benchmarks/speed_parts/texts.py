@@ -39,7 +39,7 @@ def measure(quick: bool) -> dict[str, Any]:
         file = fetch(default_cache_dir() / "demo", False).folder / "train.jsonl"
         samples, _ = load_inputs(str(file), progress=False)
         chosen = np.random.default_rng(0).permutation(len(samples))[:number]
-        rows.append(compare(name, samples.subset(np.sort(chosen)), 5))
+        rows.append(compare(name, samples.subset(np.sort(chosen)), 4))
     return {"rows": rows}
 
 

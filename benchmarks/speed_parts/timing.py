@@ -146,6 +146,8 @@ def draw_photos(folder: Path, width: int, height: int, number: int, classes: str
     rng = np.random.default_rng(0)
     for i in range(number):
         path = folder / classes[i % len(classes)] / f"{i:04}.jpg"
+        if path.exists():
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8))
         smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)

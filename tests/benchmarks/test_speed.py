@@ -17,7 +17,6 @@ import speed  # noqa: E402
 import speed_tables  # noqa: E402
 from speed_parts.timing import alternate, in_child, peak_bytes, row  # noqa: E402
 
-
 LONG = {"processes"}
 """Parts that take a minute even so: they start several processes of training."""
 
