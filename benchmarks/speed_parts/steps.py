@@ -34,7 +34,7 @@ from speed_parts.timing import draw_photos, row, write_texts
 BLOCK = 10
 WARM = 2
 """Blocks at the beginning of a run that do not count."""
-PHOTOS = ((64, (3000, 2000), 80), (128, (3000, 2000), 50), (64, (500, 375), 80))
+PHOTOS = ((64, (3000, 2000), 80), (128, (3000, 2000), 40), (64, (500, 375), 80))
 """Pixels of the student, of the photos, and steps."""
 BARE = "bare loop, inputs in memory"
 
