@@ -72,13 +72,18 @@ def compare(name: str) -> list[dict[str, Any]]:
 
 def time_fit(classes: int, rows: int) -> dict[str, Any]:
     """The fit for many classes on made-up features of overlapping classes."""
-    generator = torch.Generator().manual_seed(0)
-    scale = torch.arange(1.0, DIM + 1).rsqrt()
-    labels = torch.arange(rows + 2000) % classes
-    means = 0.1 * torch.randn(classes, DIM, generator=generator)
-    x = (means[labels] + torch.randn(len(labels), DIM, generator=generator)) * scale
+    x, labels = make_up(classes, rows + 2000, DIM)
     parts = x[:rows], labels[:rows], x[rows:], labels[rows:]
     return {"classes": classes, **measure("many classes", *parts, classes)}
+
+
+def make_up(classes: int, rows: int, dim: int) -> tuple[Tensor, Tensor]:
+    """Features and labels of overlapping classes."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.arange(1.0, dim + 1).rsqrt()
+    labels = torch.arange(rows) % classes
+    means = 0.1 * torch.randn(classes, dim, generator=generator)
+    return (means[labels] + torch.randn(rows, dim, generator=generator)) * scale, labels
 
 
 def measure(

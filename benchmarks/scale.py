@@ -1,7 +1,7 @@
 """On paper: 100 million texts and three teachers of a billion parameters. What would it take?
 
-Unit costs are measured here, on tables of growing size, and taken from results/speed_store.json;
-throughput and price of a GPU are assumptions, which are options. Nothing of that size is run.
+Unit costs are those that `speed.py` measured on a million rows; throughput and price of a GPU are
+assumptions, which are options. Nothing of that size is run.
 
     python benchmarks/scale.py
 """
@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +17,9 @@ import aft
 import tables
 
 RESULTS = Path(__file__).parent / "results"
-ROWS = (100_000, 600_000)
-LOAD = """
-import json, resource, sys, time
-from aft.data.loading import load_data
-before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-data = load_data(sys.argv[1], validation_fraction=0.0, progress=False)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"seconds": time.process_time() - started, "bytes": 1024 * (peak - before)}))
-"""
+READING, MEMORY = "reading the table", "memory per sample"
+ONCE_A_RUN = ("opening the store", "looking samples up", "statistics")
+"""Beginnings of rows of `speed.py`: microseconds per sample, and bytes."""
 
 
 def main() -> None:
@@ -41,7 +32,7 @@ def main() -> None:
     parser.add_argument("--teraflops", type=float, default=400.0, help="that a GPU reaches, bf16")
     parser.add_argument("--price", type=float, default=3.0, help="of a GPU, dollars an hour")
     options = parser.parse_args()
-    costs = {**measure_reading(), **store_costs()}
+    costs = unit_costs()
     lines = estimate(costs, options)
     found = {
         "command": "python benchmarks/scale.py",
@@ -55,33 +46,14 @@ def main() -> None:
     tables.put("scale", as_markdown(found), ["docs/scale.md"])
 
 
-def measure_reading() -> dict[str, float]:
-    """CPU microseconds and bytes of memory for each more row of a table of short texts."""
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for rows in ROWS:
-            file = Path(folder) / f"{rows}.jsonl"
-            with file.open("w") as stream:
-                for i in range(rows):
-                    text = f"row {i} of a table with a text of about twenty words " + "word " * 10
-                    stream.write(json.dumps({"text": text, "label": "ab"[i % 2]}) + "\n")
-            command = [sys.executable, "-c", LOAD, str(file)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found.append(json.loads(done.stdout))
-    few, many = found
-    more = ROWS[1] - ROWS[0]
+def unit_costs() -> dict[str, float]:
+    """Microseconds and bytes per row, of the largest table that `speed.py` has measured."""
+    part = json.loads((RESULTS / "speed.json").read_text())["samples"]
+    found = {one["what"]: one["ours"] for one in part["rows"]}
     return {
-        "reading, microseconds a row": round(1e6 * (many["seconds"] - few["seconds"]) / more, 2),
-        "reading, bytes of memory a row": round((many["bytes"] - few["bytes"]) / more),
+        name: next(value for what, value in found.items() if what.startswith(name))
+        for name in (*ONCE_A_RUN, READING, MEMORY)
     }
-
-
-def store_costs() -> dict[str, float]:
-    """Microseconds a row, of the largest store that speed_store.py measured."""
-    largest = json.loads((RESULTS / "speed_store.json").read_text())["growth"][-1]
-    units = largest["microseconds per row"]
-    names = ("opening", "looking up every sample", "statistics")
-    return {f"{name}, microseconds a row": units[name] for name in names}
 
 
 def estimate(costs: dict[str, float], options: argparse.Namespace) -> list[tuple[str, str, str]]:
@@ -90,11 +62,9 @@ def estimate(costs: dict[str, float], options: argparse.Namespace) -> list[tuple
     stored = rows * teachers * (2 * options.dim + 16)
     operations = 2 * options.parameters * options.tokens * rows * teachers
     hours = operations / (options.teraflops * 1e12) / 3600
-    once = {key: value * rows / 1e6 / 3600 for key, value in costs.items() if "microsec" in key}
-    memory = costs["reading, bytes of memory a row"] * rows
+    hours_once = rows / 1e6 / 3600
     ids = rows * 16 * (1 + teachers)
-    lookups = sum(once[f"{name}, microseconds a row"] for name in ("opening", "statistics"))
-    lookups += once["looking up every sample, microseconds a row"]
+    opening = sum(costs[name] for name in ONCE_A_RUN)
     return [
         ("features on disk", f"{stored / 1e12:.1f} TB", "fp16 features and 16-byte ids"),
         (
@@ -104,19 +74,19 @@ def estimate(costs: dict[str, float], options: argparse.Namespace) -> list[tuple
         ),
         (
             "reading and checking the table, once",
-            f"{once['reading, microseconds a row']:.1f} hours on one core",
-            f"{costs['reading, microseconds a row']:g} microseconds a row",
+            f"{costs[READING] * hours_once:.1f} hours on one core",
+            f"{costs[READING]:g} microseconds a row",
         ),
         (
             "memory of the rows, in every process",
-            f"{memory / 1e9:.0f} GB",
-            f"{costs['reading, bytes of memory a row']:g} bytes a row",
+            f"{costs[MEMORY] * rows / 1e9:.0f} GB",
+            f"{costs[MEMORY]:g} bytes a row",
         ),
         ("memory of ids", f"{ids / 1e9:.1f} GB", "16 bytes for each row and each stored feature"),
         (
             "opening, looking up and statistics of the stores",
-            f"{lookups * teachers:.1f} hours on one core",
-            "per teacher, once a run",
+            f"{opening * hours_once * teachers:.1f} hours on one core",
+            f"{opening:.1f} microseconds a row and teacher",
         ),
     ]
 

@@ -2,31 +2,26 @@
 
 The bare loop has every input decoded or tokenized in memory, and does the same arithmetic: random
 views, forward and backward pass, losses, clipping and optimizer. Blocks of steps of both alternate
-in one process, so that other load on the machine affects both equally. Figures are medians of the
-blocks, in CPU milliseconds per step summed over threads.
-
-    python benchmarks/speed_steps.py
+in one process. Runs on the labels alone alternate with runs by default.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import copy
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from PIL import Image
 
 import aft
-import tables
 from aft.backbones.batches import to_device
+from aft.commands import train as command
 from aft.demo_data.models import fetch_minilm
 from aft.ids import default_cache_dir
 from aft.students.inputs import Images
@@ -34,9 +29,14 @@ from aft.training.row_adam import clip_gradients
 from aft.training.schedule import make_optimizer
 from aft.training.trainer import Trainer
 from data_sets import DATA_SETS
+from speed_parts.timing import draw_photos, row, write_texts
 
-RESULTS = Path(__file__).parent / "results"
 BLOCK = 10
+WARM = 2
+"""Blocks at the beginning of a run that do not count."""
+PHOTOS = ((64, (3000, 2000), 80), (128, (3000, 2000), 40), (64, (500, 375), 80))
+"""Pixels of the student, of the photos, and steps."""
+BARE = "bare loop, inputs in memory"
 
 
 class Beside(Trainer):
@@ -79,9 +79,13 @@ class Bare:
     """The same arithmetic on inputs in memory."""
 
     def __init__(self, trainer: Trainer) -> None:
+<<<<<<< HEAD:benchmarks/speed_steps.py
         import copy
 
         self.model = copy.deepcopy(trainer.module).train()
+=======
+        self.model = copy.deepcopy(trainer.module)
+>>>>>>> w-speed:benchmarks/speed_parts/steps.py
         self.optimizer = make_optimizer(self.model, trainer.schedule, sparse=True)
         self.clip = trainer.schedule.clip_norm
         self.labels = torch.from_numpy(np.asarray(trainer.train.samples.labels))
@@ -132,86 +136,59 @@ class Bare:
         self.optimizer.step()
 
 
-def photos(folder: Path, width: int, height: int, number: int = 64) -> str:
-    """A folder of two classes of JPEG photos."""
-    rng = np.random.default_rng(0)
-    for i in range(number):
-        path = folder / f"{width}x{height}" / "ab"[i % 2] / f"{i}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(rng.integers(0, 256, (60, 90, 3), np.uint8))
-        coarse.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
-    return str(folder / f"{width}x{height}")
-
-
-def measure(name: str, options: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Train with these options beside the bare loop."""
-    from aft.commands import train as command
-
-    command.Trainer = Beside  # type: ignore[misc]
-    out = folder / f"run-{len(list(folder.glob('run-*')))}"
-    aft.train(out=out, progress=False, device="cpu", baselines=False, eval_every=50, **options)
-    seconds = Beside.newest.seconds
-    kept = {key: one[2:] for key, one in seconds.items()}  # the first blocks warm up
-    ratios = [a / b for a, b in zip(kept["aft"], kept["bare"], strict=True)]
-    row = {
-        "task": name,
-        **{
-            f"{key}_milliseconds": round(1e3 * statistics.median(one) / BLOCK, 2)
-            for key, one in kept.items()
-        },
-        "ratio": round(statistics.median(ratios), 3),
-        "quartiles": [round(q, 3) for q in statistics.quantiles(ratios, n=4)[::2]],
-    }
-    print(row, flush=True)
-    return row
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200)
-    steps = parser.parse_args().steps
-    cache = default_cache_dir() / "demo"
-    trec = str(DATA_SETS["trec"](cache, False).folder)
-    teacher = f"st:{fetch_minilm(cache, False)}?max_tokens=64"
-    texts = {"data": trec, "train_fraction": 0.12, "unlabelled": "left-out"}
+def measure(quick: bool) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["AFT_CACHE"] = os.environ.get("AFT_CACHE", str(default_cache_dir()))
-        for size, (width, height) in ((64, (3000, 2000)), (128, (3000, 2000)), (64, (500, 375))):
-            data = photos(folder, width, height)
-            options = {"data": data, "student": f"small:cnn?size={size}", "batch_size": 32}
-            label = f"photos {width}x{height}, small:cnn at {size} px"
-            rows.append(measure(label, {**options, "steps": steps}, folder))
-        for student in ("small:static", "small:ngrams"):
-            options = {**texts, "student": student, "steps": steps}
-            rows.append(measure(f"texts, {student}, labels alone", options, folder))
-            options["teachers"] = teacher
-            rows.append(measure(f"texts, {student}, default with MiniLM", options, folder))
-    found = {
-        "command": f"python benchmarks/speed_steps.py --steps {steps}",
-        "version": aft.__version__,
-        "machine": tables.machine(),
-        "threads": torch.get_num_threads(),
-        "rows": rows,
-    }
-    (RESULTS / "speed_steps.json").write_text(json.dumps(found, indent=1) + "\n")
-    tables.put("speed of steps", as_markdown(found), ["docs/training.md"])
+        with mock.patch.dict(os.environ, AFT_CACHE=name):  # where decoded photos are kept
+            for size, (width, height), steps in PHOTOS[-1:] if quick else PHOTOS:
+                data = draw_photos(folder / f"{width}", width, height, 24 if quick else 64)
+                options = {"data": str(data), "student": f"small:cnn?size={size}", "batch_size": 32}
+                taken = train({**options, "steps": 40 if quick else steps}, folder)
+                what = f"training step, photos of {width} x {height}, `small:cnn` at {size} px"
+                rows.append(compare(what, taken, 1.11))
+        for student in ("small:static",) if quick else ("small:static", "small:ngrams"):
+            rows += measure_texts(student, quick, folder)
+    return {"rows": rows}
 
 
-def as_markdown(found: dict[str, Any]) -> str:
-    lines = [
-        "| task | step of aft, CPU ms | bare loop | ratio | quartiles |",
-        "|---|---|---|---|---|",
+def measure_texts(student: str, quick: bool, folder: Path) -> list[dict[str, Any]]:
+    """Steps on TREC questions: on the labels alone, and by default with MiniLM as the teacher."""
+    cache = default_cache_dir() / "demo"
+    data = write_texts(folder, 100) if quick else DATA_SETS["trec"](cache, False).folder
+    labels = {"data": str(data), "student": student, "steps": 40 if quick else 120}
+    if not quick:
+        labels |= {"train_fraction": 0.12, "unlabelled": "left-out"}
+    default = {**labels, "teachers": f"st:{fetch_minilm(cache, False)}?max_tokens=64"}
+    default["features"] = str(folder / "features")
+    both: dict[str, dict[str, list[float]]] = {}
+    ends: dict[str, list[float]] = {"labels": [], "default": []}
+    for number in range(1 if quick else 3):
+        for name, options in list(zip(ends, (labels, default), strict=True))[:: (-1) ** number]:
+            for side, taken in train(options, folder).items():
+                both.setdefault(name, {}).setdefault(side, []).extend(taken)
+                if side == "aft":
+                    ends[name].append(float(np.median(taken)))
+    what = f"training step, texts, `{student}`"
+    alone = "step of aft on the labels alone"
+    return [
+        compare(f"{what}, labels alone", both["labels"], 1.11),
+        compare(f"{what}, default with MiniLM", both["default"], 1.3),
+        row(
+            *(f"{what}, default with MiniLM", "ms", ends["default"], alone, ends["labels"]),
+            **{"scale": 1e3, "aim": 2.5},
+        ),
     ]
-    for row in found["rows"]:
-        low, high = row["quartiles"]
-        lines.append(
-            f"| {row['task']} | {row['aft_milliseconds']} | {row['bare_milliseconds']} | "
-            f"{row['ratio']:.2f} | {low:.2f} to {high:.2f} |"
-        )
-    return "\n".join(lines) + f"\n\nMade by `{found['command']}` ({found['machine']}).\n"
 
 
-if __name__ == "__main__":
-    main()
+def train(options: dict[str, Any], folder: Path) -> dict[str, list[float]]:
+    """CPU seconds per step of each block, of aft and of the bare loop."""
+    out = folder / f"run-{len(list(folder.glob('run-*')))}"
+    with mock.patch.object(command, "Trainer", Beside):
+        aft.train(out=out, progress=False, device="cpu", baselines=False, eval_every=50, **options)
+    seconds = Beside.newest.seconds
+    return {name: [s / BLOCK for s in taken[WARM:]] for name, taken in seconds.items()}
+
+
+def compare(what: str, taken: dict[str, list[float]], aim: float) -> dict[str, Any]:
+    return row(what, "ms", taken["aft"], BARE, taken["bare"], scale=1e3, aim=aim)
