@@ -79,13 +79,7 @@ class Bare:
     """The same arithmetic on inputs in memory."""
 
     def __init__(self, trainer: Trainer) -> None:
-<<<<<<< HEAD:benchmarks/speed_steps.py
-        import copy
-
         self.model = copy.deepcopy(trainer.module).train()
-=======
-        self.model = copy.deepcopy(trainer.module)
->>>>>>> w-speed:benchmarks/speed_parts/steps.py
         self.optimizer = make_optimizer(self.model, trainer.schedule, sparse=True)
         self.clip = trainer.schedule.clip_norm
         self.labels = torch.from_numpy(np.asarray(trainer.train.samples.labels))
