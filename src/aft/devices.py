@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
 from aft.errors import AftError, ConfigError, DataError
 
+_FEWEST_BATCHES, _LEAST_SECONDS, _MOST_WORKERS = 16, 5.0, 16
+T = TypeVar("T")
 _ENDED = "DataLoader worker (pid"
 """Part of the error of torch when a process that reads inputs has ended."""
 
@@ -37,15 +41,50 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def choose_num_workers(asked: int | None, device: torch.device) -> int:
-    """Number of processes that load images: the requested number, or one that suits the machine.
+def choose_num_workers(device: torch.device, batches: int, reading: float, network: float) -> int:
+    """Number of processes that read inputs, so that the network seldom waits for them.
 
-    On the CPU the network itself needs the cores, so only few processes load images.
+    On the CPU, reading gets its share of the cores: that of its part of the work.
+
+    Args:
+        device: Device of the network.
+        batches: Number of batches to read; if that takes less than some seconds, it is 0.
+        reading: Seconds that one process takes to read a batch.
+        network: Seconds that the network takes for it; on the CPU, with all cores.
     """
-    if asked is not None:
-        return asked
     cores = os.cpu_count() or 1
-    return min(4, cores // 4) if device.type == "cpu" else min(8, max(1, cores - 1))
+    if batches * reading < _LEAST_SECONDS:
+        return 0
+    if device.type == "cpu":
+        wanted = int(cores * reading / (cores * network + reading))
+    else:
+        wanted = math.ceil(reading / max(network, 1e-9))
+    return min(wanted, cores - 1, _MOST_WORKERS)
+
+
+def measure_workers(
+    device: torch.device, batches: int, read: Callable[[], T], run: Callable[[T], object]
+) -> int:
+    """Number of processes that read inputs, by :func:`choose_num_workers`.
+
+    Args:
+        device: Device of the network.
+        batches: Number of batches to read; nothing is measured for few.
+        read: Reads a batch.
+        run: Runs the network on it.
+    """
+    if batches < _FEWEST_BATCHES:
+        return 0
+    seconds = [time.perf_counter()]
+    batch = read()
+    seconds.append(time.perf_counter())
+    reading = seconds[1] - seconds[0]
+    if not choose_num_workers(device, batches, reading, 0.0):
+        return 0
+    for _ in range(1 if device.type == "cpu" else 2):  # the first time includes a warm-up
+        run(batch)
+        seconds.append(time.perf_counter())
+    return choose_num_workers(device, batches, reading, seconds[-1] - seconds[-2])
 
 
 def available_memory() -> int:

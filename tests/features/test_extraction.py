@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from aft.commands.extract import extract as extract_command
 from aft.data.loading import load_data
-from aft.errors import DataError, StoreError, TeacherError
+from aft.errors import ConfigError, DataError, StoreError, TeacherError
 from aft.features.extraction import (
     extract_features,
     format_seconds,
@@ -136,6 +137,21 @@ class TestRows:
         ids = ids_of(range(9))
         gap = (exact.gather(ids) - rough.gather(ids)).abs().max().item()
         assert 0 < gap < 0.02
+
+    def test_precision_is_an_option(self, tmp_path, picture_folder):
+        options = {"data": str(picture_folder(classes=1, train=3, test=1)), "device": "cpu"}
+        options |= {"teachers": "torchvision:resnet18?weights=random&size=32", "progress": False}
+        folders = set()
+        for precision in ("fp32", "bf16"):
+            (facts,) = extract_command(
+                **options, features=tmp_path, extract_precision=precision, engine="auto"
+            )
+            store = FeatureStore.at(Path(facts["folder"]))
+            assert store.identity.get("precision", "fp32") == precision
+            folders.add(store.path)
+        assert len(folders) == 2
+        with pytest.raises(ConfigError, match="--engine onnx"):
+            extract_command(**options, extract_precision="fp16", engine="onnx")
 
     def test_input_layout_of_images(self, tmp_path):
         seen = []

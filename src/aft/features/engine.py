@@ -65,7 +65,11 @@ def choose_engine(
         return teacher
     if config.engine == "onnx":
         return run_by_onnx(teacher)
-    if device.type != "cpu" or not (find_spec("onnx") and find_spec("onnxruntime")):
+    if (
+        config.extract_precision != "fp32"
+        or device.type != "cpu"
+        or not (find_spec("onnx") and find_spec("onnxruntime"))
+    ):
         return teacher
     other = run_by_onnx(teacher)
     stored, exported = (_stored(folder, one, config.features_dtype) for one in (teacher, other))

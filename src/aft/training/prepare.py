@@ -18,7 +18,7 @@ from aft.data.samples import Samples
 from aft.data.unlabelled import concatenate
 from aft.data.views import make_views
 from aft.errors import ConfigError, StudentError
-from aft.features.stored import StoredFeatures, extract_teachers, note_truncation
+from aft.features.stored import StoredFeatures, extract_parts, note_truncation
 from aft.linear.rows import PreparedRows, soft_labels_of
 from aft.linear.start import start_linear
 from aft.students.backbone import Backbone
@@ -35,28 +35,34 @@ VIEW_SEED = 0
 
 
 def extract_for_run(
-    config: TrainConfig, samples: Samples, accelerator: Accelerator, may_lack: bool = False
-) -> list[StoredFeatures]:
-    """The stored features of each teacher for these samples; missing features are computed.
+    config: TrainConfig, samples: Samples, more: Samples | None, accelerator: Accelerator
+) -> tuple[list[StoredFeatures], list[StoredFeatures]]:
+    """The stored features of each teacher; missing features are computed.
 
     Args:
         config: Options of the run.
-        samples: The samples.
+        samples: The labelled rows.
+        more: Rows that join the transfer loss without labels.
         accelerator: The work is divided among its processes.
-        may_lack: Whether a teacher's input may be missing in all samples.
+
+    Returns:
+        Those of the labelled rows, and those of the others, an empty list without any.
     """
-    features = extract_teachers(
+    found = extract_parts(
         config,
-        samples,
+        [samples] if more is None else [samples, more],
         accelerator.device,
         accelerator.process_index,
         accelerator.num_processes,
-        may_lack=may_lack,
     )
     accelerator.wait_for_everyone()
-    for one in features:
-        one.store.refresh()
-    return features
+    for features in found:
+        for one in features:
+            one.store.refresh()
+    own, others = [*found, []][:2]
+    for one, before in zip(others, own, strict=False):
+        one.missing = None if one.present.all() else before.statistics().mean
+    return own, others
 
 
 def transfer_pool(config: TrainConfig, data: DataSet) -> tuple[Samples | None, int]:
