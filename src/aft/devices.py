@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -41,50 +40,35 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def choose_num_workers(device: torch.device, batches: int, reading: float, network: float) -> int:
-    """Number of processes that read inputs, so that the network seldom waits for them.
-
-    On the CPU, reading gets its share of the cores: that of its part of the work.
-
-    Args:
-        device: Device of the network.
-        batches: Number of batches to read; if that takes less than some seconds, it is 0.
-        reading: Seconds that one process takes to read a batch.
-        network: Seconds that the network takes for it; on the CPU, with all cores.
-    """
-    cores = os.cpu_count() or 1
-    if batches * reading < _LEAST_SECONDS:
-        return 0
-    if device.type == "cpu":
-        wanted = int(cores * reading / (cores * network + reading))
-    else:
-        wanted = math.ceil(reading / max(network, 1e-9))
-    return min(wanted, cores - 1, _MOST_WORKERS)
-
-
-def measure_workers(
+def choose_num_workers(
     device: torch.device, batches: int, read: Callable[[], T], run: Callable[[T], object]
 ) -> int:
-    """Number of processes that read inputs, by :func:`choose_num_workers`.
+    """Number of processes that read inputs, so that the network seldom waits for them.
+
+    On a GPU, reading keeps up with the network. On the CPU, it gets its share of the cores, that
+    of its part of the work.
 
     Args:
         device: Device of the network.
-        batches: Number of batches to read; nothing is measured for few.
+        batches: Number of batches to read; it is 0 for few, or if that takes less than 5 s.
         read: Reads a batch.
         run: Runs the network on it.
     """
-    if batches < _FEWEST_BATCHES:
+    cores, on_cpu = os.cpu_count() or 1, device.type == "cpu"
+    if batches < _FEWEST_BATCHES or cores == 1:
         return 0
-    seconds = [time.perf_counter()]
+    times = [time.perf_counter()]
     batch = read()
-    seconds.append(time.perf_counter())
-    reading = seconds[1] - seconds[0]
-    if not choose_num_workers(device, batches, reading, 0.0):
+    times.append(time.perf_counter())
+    reading = times[1] - times[0]
+    if batches * reading < _LEAST_SECONDS:
         return 0
-    for _ in range(1 if device.type == "cpu" else 2):  # the first time includes a warm-up
+    for _ in range(1 if on_cpu else 2):  # the first time includes a warm-up
         run(batch)
-        seconds.append(time.perf_counter())
-    return choose_num_workers(device, batches, reading, seconds[-1] - seconds[-2])
+        times.append(time.perf_counter())
+    network = max(times[-1] - times[-2], 1e-9)
+    share = cores * reading / (cores * network + reading) if on_cpu else -(-reading // network)
+    return min(int(share), cores - 1, _MOST_WORKERS)
 
 
 def available_memory() -> int:

@@ -17,7 +17,7 @@ from aft.data.views import make_views
 from aft.errors import TeacherError
 from aft.features import stored as module
 from aft.features.extraction import extract_features
-from aft.features.stored import extract_parts
+from aft.features.stored import extract_teachers
 from aft.teachers.teacher import Teacher, share_images
 
 CPU = torch.device("cpu")
@@ -130,7 +130,7 @@ def test_teachers_views_and_originals_share(samples, log, tmp_path, monkeypatch,
         data="pictures", teachers=tuple(sizes), features=tmp_path, progress=False, num_workers=0
     )
     views, n = make_views(samples, 3, 0, "standard"), len(samples)
-    found = extract_parts(config, [samples, views], CPU)
+    found = extract_teachers(config, [samples, views], CPU)
     assert len(log.read_text().split("\n")) - 1 == (n if fits else 2 * n)
     for part, rows in zip(found, (samples, views), strict=True):
         assert [one.spec for one in part] == list(sizes)

@@ -130,11 +130,6 @@ def _check_models(config: Options) -> None:
     for option, kind in (("teachers", TeacherError), ("student", StudentError)):
         for text in getattr(config, option, ()):
             check_model(split_column(text)[1], kind)
-    precision = getattr(config, "extract_precision", "fp32")
-    if precision != "fp32" and getattr(config, "engine", "") == "onnx":
-        raise ConfigError(
-            f"--engine onnx computes in fp32, got --extract-precision {precision}; omit one"
-        )
     if isinstance(config, StudentOptions) and config.student:
         check_columns(config.student, config.student_layers, config.fusion)
 

@@ -100,7 +100,9 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         write_inputs(out, config, data)
     say("\n".join([*_describe_data(config, data, metric), *data.lines()]))
 
-    teachers, more_teachers = extract_for_run(config, samples, more, accelerator)
+    parts = [samples] if more is None else [samples, more]
+    teachers, *others = extract_for_run(config, parts, accelerator)
+    more_teachers = others[0] if others else []
     keep_in_memory([*teachers, *more_teachers], accelerator.num_processes)
     say(*(_describe_teacher(one) for one in teachers), sep="\n", end="\n" * bool(teachers))
 

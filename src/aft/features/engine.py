@@ -59,17 +59,15 @@ def choose_engine(
     Raises:
         ModelError: If ``onnx`` is asked for and a library is missing.
     """
-    if config.engine == "torch" or isinstance(teacher, FeatureTable) or teacher.modality != "image":
+    if config.engine == "torch" or config.extract_precision != "fp32":
+        return teacher
+    if isinstance(teacher, FeatureTable) or teacher.modality != "image":
         return teacher
     if Spec.parse(split_column(teacher.spec)[1]).source not in _SOURCES:
         return teacher
     if config.engine == "onnx":
         return run_by_onnx(teacher)
-    if (
-        config.extract_precision != "fp32"
-        or device.type != "cpu"
-        or not (find_spec("onnx") and find_spec("onnxruntime"))
-    ):
+    if device.type != "cpu" or not (find_spec("onnx") and find_spec("onnxruntime")):
         return teacher
     other = run_by_onnx(teacher)
     stored, exported = (_stored(folder, one, config.features_dtype) for one in (teacher, other))

@@ -20,7 +20,7 @@ from aft.backbones.checks import FAULTS
 from aft.backbones.preprocessing import ImageTransform
 from aft.backbones.tokenization import Tokenization
 from aft.data.samples import Samples
-from aft.devices import measure_workers
+from aft.devices import choose_num_workers
 from aft.errors import AftError, TeacherError
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.teacher import Teacher
@@ -183,7 +183,7 @@ def _run_over_inputs(
 
     workers = how.num_workers
     if workers is None:
-        workers = measure_workers(how.device, len(parts), lambda: prepared[0], run)
+        workers = choose_num_workers(how.device, len(parts), lambda: prepared[0], run)
     pinned = how.device.type == "cuda"
     loader = DataLoader(prepared, batch_size=None, num_workers=workers, pin_memory=pinned)
     for part, batches in zip(parts, loader if workers else _one_ahead(loader), strict=True):

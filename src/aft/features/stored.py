@@ -149,27 +149,26 @@ def open_teacher(
 
 
 def extract_teachers(
-    config: FeatureOptions, samples: Samples, device: torch.device
-) -> list[StoredFeatures]:
-    """Extract the features of each configured teacher for all samples that have its input.
-
-    Raises:
-        DataError: If no sample has the input of a teacher.
-    """
-    return extract_parts(config, [samples], device)[0]
-
-
-def extract_parts(
     config: FeatureOptions,
     parts: Sequence[Samples],
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
 ) -> list[list[StoredFeatures]]:
-    """Like :func:`extract_teachers` for several parts of the data, which load each teacher once.
+    """Extract the features of each configured teacher for all samples that have its input.
 
     Teachers of the same images that follow each other, and the views and originals among the
     parts, share one decoding.
+
+    Args:
+        config: The teachers and their options.
+        parts: Parts of the data; each teacher is loaded once for all.
+        device: Device of the teachers.
+        rank: Rank of this process.
+        world_size: Number of processes.
+
+    Returns:
+        For each part, the features of each teacher.
 
     Raises:
         DataError: If no sample of the first part has the input of a teacher.
@@ -201,7 +200,8 @@ def extract_parts(
         for teacher in teachers:
             store = FeatureStore.open(folder, store_identity(teacher, dtype, precision))
             for one, rows in zip(found, some, strict=True):
-                one.append(StoredFeatures(teacher.spec, store, rows, _notes(teacher, rows)))
+                notes = note_truncation(teacher.spec, getattr(teacher, "preprocess", None), rows)
+                one.append(StoredFeatures(teacher.spec, store, rows, notes))
 
     group: list[Teacher | FeatureTable] = []
     names: tuple[str, ...] = ()
@@ -223,17 +223,13 @@ def extract_parts(
     return found
 
 
-def _notes(teacher: Teacher | FeatureTable, samples: Samples) -> list[str]:
-    if isinstance(teacher, FeatureTable) or not isinstance(teacher.preprocess, Tokenization):
-        return []
-    return note_truncation(teacher.spec, teacher.preprocess, samples)
-
-
-def note_truncation(model: str, tokenization: Tokenization, samples: Samples) -> list[str]:
+def note_truncation(model: str, tokenization: Any, samples: Samples) -> list[str]:
     """A note on texts that are longer than the model's limit; an empty list if there are none.
 
-    At most 10,000 randomly chosen samples are checked.
+    At most 10,000 randomly chosen samples are checked. Other preprocessing truncates nothing.
     """
+    if not isinstance(tokenization, Tokenization):
+        return []
     some = np.arange(len(samples))
     if len(some) > _MOST_COUNTED:
         some = np.sort(np.random.default_rng(0).permutation(some)[:_MOST_COUNTED])

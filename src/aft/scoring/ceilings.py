@@ -15,7 +15,7 @@ from aft.config.commands import TrainConfig
 from aft.data.options import load_training_data
 from aft.data.samples import Samples
 from aft.devices import choose_device
-from aft.features.stored import extract_parts
+from aft.features.stored import extract_teachers
 from aft.metrics import compute_metrics
 from aft.scoring.measures import linear_probe
 from aft.students.run_student import compute_logits
@@ -54,7 +54,7 @@ def score_ceilings(
     drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:MOST_FITTED_ROWS])
     labels = torch.from_numpy(np.asarray(train.labels)[drawn])
     held_out = {name: data.splits[name] for name in dict.fromkeys((split, "validation"))}
-    trained, *others = extract_parts(options, [train, *held_out.values()], device)
+    trained, *others = extract_teachers(options, [train, *held_out.values()], device)
     seen = [one.gather(drawn) for one in trained]
     new: dict[str, list[Tensor]] = {}
     for (name, samples), features in zip(held_out.items(), others, strict=True):

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from aft.backbones.specs import Spec, short_name, shorten_paths, split_column
-from aft.backbones.tokenization import Tokenization
 from aft.config.commands import ScoreConfig
 from aft.data.samples import Samples
 from aft.errors import DataError
@@ -103,9 +102,7 @@ def _read_teacher(
     seconds = time.perf_counter() - start
     taken = tuple(column.name for column in inputs.columns)
     left = _count_lacking(store, [one.only(*taken) for one in everything])
-    notes = []
-    if isinstance(teacher, Teacher) and isinstance(teacher.preprocess, Tokenization):
-        notes = note_truncation(text, teacher.preprocess, inputs)
+    notes = note_truncation(text, getattr(teacher, "preprocess", None), inputs)
     stored = StoredFeatures(text, store, inputs, notes)
     facts = {
         "dim": stored.dim,

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from aft.backbones.batches import Inputs, to_device
-from aft.devices import measure_workers, worker_errors
+from aft.devices import choose_num_workers, worker_errors
 from aft.students.inputs import StudentInputs, unchanged
 from aft.students.student import Student
 
@@ -44,31 +44,26 @@ def compute_logits(
 
 @torch.no_grad()
 def choose_workers(
-    student: Student | nn.Module,
-    inputs: StudentInputs,
-    batches: int,
-    batch_size: int,
-    device: torch.device,
-    passes: int = 1,
+    student: nn.Module, inputs: StudentInputs, batches: int, size: int, passes: int = 1
 ) -> int:
-    """Number of processes that read inputs, see :func:`aft.devices.measure_workers`.
+    """Number of processes that read inputs, see :func:`aft.devices.choose_num_workers`.
 
     Args:
         student: The network, on its device.
         inputs: Its inputs for the samples.
         batches: How many batches will be read.
-        batch_size: Inputs per batch.
-        device: Device of the network.
+        size: Inputs per batch.
         passes: Forward passes that take as long as what is done with a batch.
     """
+    device, some = next(student.parameters()).device, range(min(size, len(inputs)))
 
     def run(batch: Inputs) -> None:
         for _ in range(passes):
             student(to_device(batch, device))[0].cpu()
 
-    some, was_training = range(min(batch_size, len(inputs))), student.training
+    was_training = student.training
     student.eval()
-    number = measure_workers(device, batches, lambda: inputs.batch(some, some), run)
+    number = choose_num_workers(device, batches, lambda: inputs.batch(some, some), run)
     student.train(was_training)
     return number
 
@@ -95,8 +90,7 @@ def run_student(
     """
     device = device or torch.device("cpu")
     if num_workers is None:
-        batches = len(inputs) // batch_size
-        num_workers = choose_workers(student, inputs, batches, batch_size, device)
+        num_workers = choose_workers(student, inputs, len(inputs) // batch_size, batch_size)
     was_training = student.training
     student.eval()
     loader = DataLoader(inputs, batch_size, num_workers=num_workers, collate_fn=unchanged)

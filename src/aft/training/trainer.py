@@ -166,10 +166,9 @@ class Trainer:
         schedule, state = self.schedule, self.progress
         started = time.perf_counter() - state.seconds
         if self.num_workers is None:
-            self.num_workers = choose_workers(
-                *(self.module.student, self.train.inputs, schedule.steps - state.step),
-                *(schedule.batch_size, self.accelerator.device, _PASSES),
-            )
+            left, size = schedule.steps - state.step, schedule.batch_size
+            rows = self.train.inputs
+            self.num_workers = choose_workers(self.module.student, rows, left, size, _PASSES)
         bar = tqdm(
             total=schedule.steps,
             initial=state.step,
