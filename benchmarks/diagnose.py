@@ -134,7 +134,7 @@ def unbiased_cka(a: Tensor, b: Tensor) -> float:
 
 
 def known_teachers(config: TrainConfig, samples: Samples) -> Any:
-    return extract_teachers(config, samples, torch.device("cpu"))
+    return extract_teachers(config, [samples], torch.device("cpu"))[0]
 
 
 def known_features(one: Any) -> Tensor:

@@ -94,7 +94,7 @@ def known_features(
     """Unique sample ids ``(n, 16)`` of the training rows, and teacher features ``(n, dim)``."""
     samples = load_data(data, validation_fraction=0.0, progress=False).splits["train"]
     config = ExtractConfig(data=data, teachers=teachers, features=store, progress=False)
-    (teacher,) = extract_teachers(config, samples, torch.device("cpu"))
+    ((teacher,),) = extract_teachers(config, [samples], torch.device("cpu"))
     ids, first = np.unique(samples.ids, axis=0, return_index=True)
     return ids, teacher.gather(first).numpy()
 

@@ -140,7 +140,7 @@ def known(folder: str, data: DataSet, split: str) -> Known:
         at = f"{kinds['text']}=" if several else ""
         specs["MiniLM"] = f"{at}st:{fetch_minilm(cache)}?max_tokens=64"
     config = ExtractConfig(data=folder, teachers=tuple(specs.values()), progress=False)
-    stored = extract_teachers(config, samples, torch.device("cpu"))
+    stored = extract_teachers(config, [samples], torch.device("cpu"))[0]
     rows = np.arange(len(samples))
     features = {name: one.gather(rows) for name, one in zip(specs, stored, strict=True)}
     texts = texts_of(samples, kinds["text"]) if "text" in kinds else None

@@ -108,7 +108,7 @@ def load_bench(name: str, seed: int) -> Bench:
     config = ExtractConfig(data=folder, teachers=(*entry.teachers(cache), second), progress=False)
     features: list[dict[Split, Tensor]] = [{} for _ in config.teachers]
     for split in ("train", "pool"):
-        stored = extract_teachers(config, rows[split], torch.device("cpu"))
+        stored = extract_teachers(config, [rows[split]], torch.device("cpu"))[0]
         for one, teacher in zip(features, stored, strict=True):
             one[split] = teacher.gather(np.arange(len(rows[split])))
     backbone, _ = build_student(student, rows["train"], data.unlabelled, seed=seed)

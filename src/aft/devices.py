@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
 from aft.errors import AftError, ConfigError, DataError
 
+_FEWEST_BATCHES, _LEAST_SECONDS, _MOST_WORKERS = 16, 5.0, 16
+T = TypeVar("T")
 _ENDED = "DataLoader worker (pid"
 """Part of the error of torch when a process that reads inputs has ended."""
 
@@ -37,15 +40,35 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def choose_num_workers(asked: int | None, device: torch.device) -> int:
-    """Number of processes that load images: the requested number, or one that suits the machine.
+def choose_num_workers(
+    device: torch.device, batches: int, read: Callable[[], T], run: Callable[[T], object]
+) -> int:
+    """Number of processes that read inputs, so that the network seldom waits for them.
 
-    On the CPU the network itself needs the cores, so only few processes load images.
+    On a GPU, reading keeps up with the network. On the CPU, it gets its share of the cores, that
+    of its part of the work.
+
+    Args:
+        device: Device of the network.
+        batches: Number of batches to read; it is 0 for few, or if that takes less than 5 s.
+        read: Reads a batch.
+        run: Runs the network on it.
     """
-    if asked is not None:
-        return asked
-    cores = os.cpu_count() or 1
-    return min(4, cores // 4) if device.type == "cpu" else min(8, max(1, cores - 1))
+    cores, on_cpu = os.cpu_count() or 1, device.type == "cpu"
+    if batches < _FEWEST_BATCHES or cores == 1:
+        return 0
+    times = [time.perf_counter()]
+    batch = read()
+    times.append(time.perf_counter())
+    reading = times[1] - times[0]
+    if batches * reading < _LEAST_SECONDS:
+        return 0
+    for _ in range(1 if on_cpu else 2):  # the first time includes a warm-up
+        run(batch)
+        times.append(time.perf_counter())
+    network = max(times[-1] - times[-2], 1e-9)
+    share = cores * reading / (cores * network + reading) if on_cpu else -(-reading // network)
+    return min(int(share), cores - 1, _MOST_WORKERS)
 
 
 def available_memory() -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 transformers = pytest.importorskip("transformers")
 
 from aft.backbones.batches import collate  # noqa: E402
+from aft.backbones.checks import check_model  # noqa: E402
 from aft.backbones.huggingface import build  # noqa: E402
 from aft.backbones.huggingface_images import convert  # noqa: E402
 from aft.backbones.network import Network  # noqa: E402
@@ -23,6 +24,7 @@ from aft.backbones.preprocessing import Preprocessing  # noqa: E402
 from aft.backbones.specs import Spec  # noqa: E402
 from aft.backbones.tokenization import Tokenization  # noqa: E402
 from aft.errors import (  # noqa: E402
+    AftError,
     ModelError,
     StudentError,
     TeacherError,
@@ -326,6 +328,38 @@ def test_a_trained_student_s_own_weights_can_be_named(
     spec = f"layers=1&pooling=mean&weights={tmp_path / 'model.safetensors'}"
     expected = network(folders["bert"], "layers=1")
     close(features(network(tmp_path, spec), *TEXTS), features(expected, *TEXTS))
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_teacher_is_spread_over_the_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offload: bool
+) -> None:
+    """Here the CPU is the only device; `meta` stands for weights that wait elsewhere."""
+    folder = make_bert(tmp_path / "bert")
+    plain, spread = (load_teacher(f"hf:{folder}{end}") for end in ("", "?device_map=auto"))
+    assert isinstance(plain, Teacher) and isinstance(spread, Teacher)
+    assert spread.identity == plain.identity and (plain.spread, spread.spread) == (False, True)
+    monkeypatch.setattr(torch.nn.Module, "to", None)  # would fail
+    if offload:
+        from accelerate import cpu_offload
+
+        assert cpu_offload(spread.module, torch.device("cpu")) is spread.module
+        spread.module.hf_device_map = {"": "cpu"}  # type: ignore[assignment]
+        assert {one.device.type for one in spread.module.parameters()} == {"meta"}
+    module = spread.place(torch.device("cuda"))
+    assert module is spread.place(torch.device("cuda"))  # once
+    assert set(module.hf_device_map.values()) == {"cpu"}  # type: ignore[union-attr, operator]
+    batch = torch.tensor([[5, 6, 7], [8, 9, -1]])
+    with torch.inference_mode():
+        assert torch.equal(module(batch), plain.module(batch))
+
+
+@pytest.mark.parametrize(("value", "kind"), [("auto", StudentError), ("cuda:1", TeacherError)])
+def test_only_teachers_are_spread(tmp_path: Path, value: str, kind: type[AftError]) -> None:
+    folder = make_bert(tmp_path / "bert")
+    with pytest.raises(kind) as error:
+        check_model(f"hf:{folder}?device_map={value}", kind)
+    assert says(error.value, "device_map=auto", folder)
 
 
 # Identity and errors ------------------------------------------------------------------------------

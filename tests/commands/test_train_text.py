@@ -251,7 +251,7 @@ def test_a_missing_part_has_the_mean_features(pictures_with_texts: dict[str, Any
 
     config = TrainConfig(**pictures_with_texts)
     samples = load_training_data(config).splits["train"]
-    _, text = extract_teachers(config, samples, torch.device("cpu"))
+    ((_, text),) = extract_teachers(config, [samples], torch.device("cpu"))
     missing = np.flatnonzero(~samples.only("text").present[:, 0])
     assert 1 <= len(missing) <= 3
     features = text.gather(np.arange(len(samples)))

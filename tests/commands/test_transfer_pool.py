@@ -225,7 +225,7 @@ class TestViews:
             raise AssertionError("computed again")
 
         monkeypatch.setattr(
-            importlib.import_module("aft.features.extraction"), "compute_features", no_more
+            importlib.import_module("aft.features.extraction"), "compute_together", no_more
         )
         for views in (2, 1):
             aft.train(**{**options, "out": tmp_path / f"again{views}"}, views=views)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from aft.commands.extract import extract as extract_command
 from aft.data.loading import load_data
 from aft.errors import DataError, StoreError, TeacherError
 from aft.features.extraction import (
@@ -136,6 +137,20 @@ class TestRows:
         ids = ids_of(range(9))
         gap = (exact.gather(ids) - rough.gather(ids)).abs().max().item()
         assert 0 < gap < 0.02
+
+    def test_precision_is_an_option(self, tmp_path, picture_folder):
+        options = {"data": str(picture_folder(classes=1, train=3, test=1)), "device": "cpu"}
+        options |= {"teachers": "torchvision:resnet18?weights=random&size=32", "progress": False}
+        folders = set()
+        for precision in ("fp32", "bf16"):
+            (facts,) = extract_command(
+                **options, features=tmp_path, extract_precision=precision, engine="onnx"
+            )
+            store = FeatureStore.at(Path(facts["folder"]))
+            found = [store.identity.get(name) for name in ("precision", "engine")]
+            assert found == ([None, "onnx"] if precision == "fp32" else ["bf16", None])
+            folders.add(store.path)
+        assert len(folders) == 2
 
     def test_input_layout_of_images(self, tmp_path):
         seen = []

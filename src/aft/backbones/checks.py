@@ -29,12 +29,12 @@ _TEXTS = "max_tokens=1 template truncate"
 OPTIONS = {
     "features": "",
     "hf": "weights seed=0 pooling layer=1 layers=1 tower hidden_size=1 heads=1 intermediate_size=1 "
-    f"size=1 {_TEXTS}",
+    f"size=1 device_map {_TEXTS}",
     "onnx": f"output pooling tokenizer size=1 mean std {_TEXTS}",
     **dict.fromkeys(("small:cnn", "small:cnn-tiny"), "weights size=8 seed=0"),
     "small:ngrams": f"dim=1 features=2 seed=0 tokenizer {_TEXTS}",
     "small:static": f"dim=1 vocabulary=2 weights init seed=0 tokenizer {_TEXTS}",
-    "st": f"prompt {_TEXTS}",
+    "st": f"prompt device_map {_TEXTS}",
     **dict.fromkeys(("timm", "torchvision"), "weights size=1 seed=0"),
 }
 """The options of each source or built-in model; whole numbers with their smallest value."""
@@ -64,6 +64,11 @@ def check_model(text: str | Spec, kind: type[AftError]) -> Spec:
         )
     with loading(spec, kind):
         check(spec)
+    if "device_map" in spec.options and (kind, spec.options["device_map"]) != (
+        TeacherError,
+        "auto",
+    ):
+        raise kind(f"expected device_map=auto, for teachers only, got {spec}")
     return spec
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -59,7 +60,7 @@ class Network:
     def name(self) -> str:
         """The specification without options stored elsewhere; only the last part of a path."""
         path = Path(self.spec.name).expanduser()
-        spec = self.spec.without("weights", "size", "seed", "tokenizer")
+        spec = self.spec.without("weights", "size", "seed", "tokenizer", "device_map")
         return str(replace(spec, name=path.resolve().name) if path.exists() else spec)
 
     @property
@@ -105,6 +106,23 @@ def seeded(seed: int, build: Callable[[], _T]) -> _T:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
+
+
+def spread_out(module: nn.Module) -> nn.Module:
+    """Spread a network on the CPU over all devices, as transformers does with ``device_map=auto``.
+
+    What does not fit on the accelerators stays in main memory and is moved there when it is run.
+    """
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory, get_max_memory
+
+    if not hasattr(module, "hf_device_map"):  # not yet
+        whole = {n for p in module.modules() for n in getattr(p, "_no_split_modules", None) or ()}
+        here = {**get_max_memory(), "cpu": sys.maxsize}  # where its weights are already
+        most = get_balanced_memory(module, here, no_split_module_classes=list(whole))
+        places = infer_auto_device_map(module, most, no_split_module_classes=list(whole))
+        dispatch_model(module, places, force_hooks=True)
+    return module
 
 
 def require(library: str, extra: str) -> ModuleType:

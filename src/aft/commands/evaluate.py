@@ -12,7 +12,7 @@ from aft.config.commands import EvaluateConfig, resolve
 from aft.data.loading import DataSet, load_data
 from aft.data.options import asked_columns, load_training_data
 from aft.data.samples import Samples, match_columns
-from aft.devices import choose_device, choose_num_workers
+from aft.devices import choose_device
 from aft.errors import ConfigError, DataError
 from aft.metrics import compute_metrics
 from aft.students.run_student import compute_logits
@@ -28,7 +28,7 @@ def evaluate_samples(
     samples: Samples,
     *,
     batch_size: int = 64,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     device: torch.device | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
         student,
         samples,
         batch_size=config.batch_size,
-        num_workers=choose_num_workers(config.num_workers, device),
+        num_workers=config.num_workers,
         device=device,
         progress=config.progress,
     )

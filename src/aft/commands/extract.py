@@ -51,5 +51,5 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
             "folder": str(features.store.path),
             **({"notes": features.notes} if features.notes else {}),
         }
-        for features in extract_teachers(config, samples, device)
+        for features in extract_teachers(config, [samples], device)[0]
     ]

@@ -14,7 +14,7 @@ from aft.config.commands import PredictConfig, resolve
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
 from aft.data.samples import match_columns
-from aft.devices import choose_device, choose_num_workers
+from aft.devices import choose_device
 from aft.errors import ConfigError
 from aft.files import no_formula, write_whole, writing
 from aft.students.predictions import prediction_columns
@@ -50,7 +50,7 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
         student.module.to(device),
         student.inputs(samples),
         batch_size=config.batch_size,
-        num_workers=choose_num_workers(config.num_workers, device),
+        num_workers=config.num_workers,
         device=device,
         progress=config.progress,
     )

@@ -17,7 +17,7 @@ from aft.commands.checks import check, out_folder
 from aft.config.commands import TrainConfig, resolve
 from aft.data.loading import DataSet
 from aft.data.options import load_training_data
-from aft.devices import choose_device, choose_num_workers
+from aft.devices import choose_device
 from aft.errors import AftError
 from aft.features.stored import StoredFeatures, keep_in_memory
 from aft.linear.baselines import Baselines
@@ -100,11 +100,10 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         write_inputs(out, config, data)
     say("\n".join([*_describe_data(config, data, metric), *data.lines()]))
 
-    teachers = extract_for_run(config, samples, accelerator)
-    more_teachers = [] if more is None else extract_for_run(config, more, accelerator, True)
+    parts = [samples] if more is None else [samples, more]
+    teachers, *others = extract_for_run(config, parts, accelerator)
+    more_teachers = others[0] if others else []
     keep_in_memory([*teachers, *more_teachers], accelerator.num_processes)
-    for own, before in zip(more_teachers, teachers, strict=False):
-        own.missing = None if own.present.all() else before.statistics().mean
     say(*(_describe_teacher(one) for one in teachers), sep="\n", end="\n" * bool(teachers))
 
     saved = make_student(config, data, more is not None)
@@ -139,7 +138,7 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         accelerator=accelerator,
         folder=out / CHECKPOINTS,
         options=options_hash(config),
-        num_workers=choose_num_workers(config.num_workers, device),
+        num_workers=config.num_workers,
         progress=config.progress,
     )
     if config.resume and trainer.last.exists():

@@ -79,7 +79,7 @@ class ComputeOptions(Options):
     device: Device = "auto"
     """Where to compute. auto: CUDA, else Apple MPS, else CPU."""
     num_workers: int | None = Field(None, ge=0)
-    """Processes that read inputs. Default: chosen by device and number of cores."""
+    """Processes that read inputs. Default: chosen by the measured time of reading."""
     progress: bool = True
     """Show progress bars."""
 
@@ -160,6 +160,9 @@ class StoreOptions(Options):
     """Images per batch of a teacher."""
     extract_batch_tokens: int = Field(1024, ge=1)
     """Text tokens per batch of a teacher; larger is faster on a GPU."""
+    extract_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the teachers' computation. bf16 and fp16 are run by torch, are faster on GPUs,
+    and change the features a little, so they have stores of their own."""
     engine: Engine = "auto"
     """What runs image teachers of timm: and torchvision:. onnx: ONNX Runtime. auto: the engine of
     the stored features; without any, the faster one on the CPU, if the work is worth measuring."""

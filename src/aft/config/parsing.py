@@ -24,7 +24,7 @@ GROUPS = {
     ),
     "teachers": (
         *("teachers", "features", "features_dtype", "extract_batch_size"),
-        *("extract_batch_tokens", "engine", "trust_remote_code"),
+        *("extract_batch_tokens", "extract_precision", "engine", "trust_remote_code"),
     ),
     "student": ("student", "student_layers", "fusion"),
     "training": (

@@ -42,7 +42,7 @@ class Samples:
         labels: Class indices ``(n,)`` int64; for multi-label ``(n, num_classes)`` and for
             regression ``(n, num_targets)`` float32; None without labels.
         view: The function that :meth:`input` applies to every value, see :mod:`aft.data.views`;
-            None returns values unchanged.
+            None returns values unchanged, as does a part that is its own content.
         contents: Ids of the contents that values are read from: those of `parts`, but for views
             the ids of the original values.
     """
@@ -109,7 +109,9 @@ class Samples:
         last = self._last.get(get_ident())
         if last is None or last[0] != content:  # the views of one image often follow each other
             last = self._last[get_ident()] = content, self._read(index, column)
-        return self.view(last[1], self.parts[index, column].tobytes())
+        part = self.parts[index, column].tobytes()
+        value = last[1] if part == content else self.view(last[1], part)
+        return value.copy() if value is last[1] and not isinstance(value, str) else value
 
     def _read(self, index: int, column: int, least_side: int | None = None) -> Content:
         value: Any = self.values[column][index][VALUE]

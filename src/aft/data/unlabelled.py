@@ -157,7 +157,7 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
     """Concatenate samples and drop their labels.
 
     Args:
-        parts: Samples with the same columns; not views.
+        parts: Samples with the same columns, and views of one kind.
     """
     import datasets
 
@@ -173,6 +173,8 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
         np.concatenate([part.present for part in parts]),
         np.concatenate([np.asarray(part.files, dtype=object) for part in parts]),
         np.concatenate([part.splits for part in parts]),
+        view=next((part.view for part in parts if part.view is not None), None),
+        contents=np.concatenate([part.contents for part in parts]),
     )
 
 

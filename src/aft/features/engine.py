@@ -59,7 +59,9 @@ def choose_engine(
     Raises:
         ModelError: If ``onnx`` is asked for and a library is missing.
     """
-    if config.engine == "torch" or isinstance(teacher, FeatureTable) or teacher.modality != "image":
+    if config.engine == "torch" or config.extract_precision != "fp32":
+        return teacher
+    if isinstance(teacher, FeatureTable) or teacher.modality != "image":
         return teacher
     if Spec.parse(split_column(teacher.spec)[1]).source not in _SOURCES:
         return teacher

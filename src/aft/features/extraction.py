@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,7 +18,13 @@ from tqdm import tqdm
 from aft.data.samples import Samples
 from aft.devices import worker_errors
 from aft.errors import TeacherError
-from aft.features.run_teacher import Compute, Positions, Precision, compute_features
+from aft.features.run_teacher import (
+    Compute,
+    Positions,
+    Precision,
+    compute_features,
+    compute_together,
+)
 from aft.features.shards import as_keys
 from aft.features.store import FeatureStore, FeatureWriter
 from aft.files import format_bytes
@@ -63,6 +72,7 @@ def extract_features(
     rank: int = 0,
     world_size: int = 1,
     shard_rows: int = 1024,
+    beside: Sequence[Teacher] = (),
 ) -> FeatureStore:
     """Compute the features that are missing from the teacher's store, and return the store.
 
@@ -77,52 +87,66 @@ def extract_features(
         dtype: Data type of stored features: ``fp16``, ``fp32`` or ``bf16``.
         batch_size: Number of images per batch.
         batch_tokens: Number of text tokens per batch.
-        num_workers: Number of data-loading processes; chosen automatically if None.
+        num_workers: Number of data-loading processes; chosen by measurement if None.
         device: Device of the teacher.
         precision: Precision of the teacher's computation; other than ``fp32`` with autocast.
         progress: Whether to print the size of the work and a progress bar to stderr.
         rank: Rank of this process.
         world_size: Number of processes.
         shard_rows: Rows per shard file.
+        beside: Further teachers, if :func:`aft.teachers.teacher.share_images` is true for all
+            together. Their missing features are stored as well, with one decoding of each image.
 
     Raises:
         TeacherError: If an input cannot be preprocessed, or features have the wrong shape or are
             not finite. Finished rows are kept.
         StoreError: If the disk is full, or the store is damaged or not writable.
     """
-    store = FeatureStore.open(features_dir, store_identity(teacher, dtype, precision))
+    teachers = [teacher, *beside]
+    stores = [
+        FeatureStore.open(features_dir, store_identity(one, dtype, precision)) for one in teachers
+    ]
     unique = np.sort(np.unique(as_keys(samples.ids), return_index=True)[1])
     unique = unique[samples.present[unique].any(axis=1)]
     unique, contents = _order(samples, unique)
-    if not store.missing(samples.ids[unique]).any():
-        return store
-    show = progress and rank == 0
-    with FeatureWriter(store, rank, shard_rows) as writer:
-        # Other writers may have added rows while this one waited for the lock.
-        all_missing = store.missing(samples.ids[unique])
-        store.require_space(int(all_missing.sum()))
+    ids = samples.ids[unique]
+    lacking = [store for store in stores if store.missing(ids).any()]
+    if not lacking:
+        return stores[0]
+    with ExitStack() as stack:
+        writers = {  # locked in one order, or two processes could wait for each other
+            store.path: stack.enter_context(FeatureWriter(store, rank, shard_rows))
+            for store in sorted(lacking, key=lambda store: store.path)
+        }
+        # Other writers may have added rows while this one waited for the locks.
+        missing = np.stack([store.missing(ids) for store in stores])
         # Each rank's share is independent of the progress of the other ranks.
-        share = contents % world_size == rank
-        rows = unique[all_missing & share]
-        show = show and len(rows) > 0
-        if show:
-            _announce(teacher.spec, store, int(all_missing.sum()), len(unique))
+        own = missing & (contents % world_size == rank)
+        total = int(own.any(axis=0).sum())
+        show = progress and rank == 0 and total > 0
+        for one, store, count in zip(teachers, stores, missing.sum(axis=1).tolist(), strict=True):
+            store.require_space(count)
+            if show and count:
+                _announce(one.spec, store, count, len(unique))
         how = Compute(batch_size, batch_tokens, num_workers, torch.device(device), precision)
-        name = _short_spec(teacher)
-        with tqdm(total=len(rows), desc=name, unit="sample", disable=not show) as bar:
-            forecast = _Forecast(len(rows)) if show else None
-            done = 0
-            for positions, values in compute_features(teacher, samples, rows, how):
-                finite = values.isfinite().all(1)
-                keep = finite.numpy()
-                writer.add(samples.ids[positions[keep]], values[finite])
-                if not keep.all():
-                    raise TeacherError(_explain_not_finite(teacher, samples, positions, keep))
-                bar.update(len(positions))
-                done += len(positions)
-                if forecast:
-                    forecast.update(done)
-    return store
+        name = _shorten(" + ".join(one.spec for one in teachers))
+        with tqdm(total=total, desc=name, unit="sample", disable=not show) as bar:
+            forecast = _Forecast(total) if show else None
+            for which in np.unique(own[:, own.any(axis=0)], axis=1).T:  # which teachers lack a row
+                rows = unique[(which == own.T).all(axis=1)]
+                some = list(compress(teachers, which))
+                paths = [store.path for store in compress(stores, which)]
+                for positions, features in compute_together(some, samples, rows, how):
+                    for one, path, values in zip(some, paths, features, strict=True):
+                        finite = values.isfinite().all(1)
+                        keep = finite.numpy()
+                        writers[path].add(samples.ids[positions[keep]], values[finite])
+                        if not keep.all():
+                            raise TeacherError(_explain_not_finite(one, samples, positions, keep))
+                    bar.update(len(positions))
+                    if forecast:
+                        forecast.update(len(positions))
+    return stores[0]
 
 
 def verify_features(
@@ -177,17 +201,18 @@ class _Forecast:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.batches = 0
+        self.done = self.batches = 0
         self.first_done = 0
         self.start = 0.0
 
-    def update(self, done: int) -> None:
+    def update(self, count: int) -> None:
         self.batches += 1
+        self.done += count
         if self.batches == 1:  # the first batch includes the warm-up
-            self.first_done, self.start = done, time.monotonic()
-        elif self.batches == 1 + _TIMED_BATCHES and done < self.total:
-            rate = (done - self.first_done) / max(1e-9, time.monotonic() - self.start)
-            left = format_seconds((self.total - done) / rate)
+            self.first_done, self.start = self.done, time.monotonic()
+        elif self.batches == 1 + _TIMED_BATCHES and self.done < self.total:
+            rate = (self.done - self.first_done) / max(1e-9, time.monotonic() - self.start)
+            left = format_seconds((self.total - self.done) / rate)
             tqdm.write(f"about {left} left at {rate:.3g} samples/s", file=sys.stderr)
 
 
@@ -207,8 +232,8 @@ def _announce(spec: str, store: FeatureStore, rows: int, unique: int) -> None:
     )
 
 
-def _short_spec(teacher: Teacher | FeatureTable) -> str:
-    return teacher.spec if len(teacher.spec) <= 40 else teacher.spec[:39] + "…"
+def _shorten(name: str) -> str:
+    return name if len(name) <= 40 else name[:39] + "…"
 
 
 def _explain_not_finite(

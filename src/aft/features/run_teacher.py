@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from aft.backbones.batches import PADDING, Inputs, collate, to_device
+from aft.backbones.batches import PADDING, collate, to_device
 from aft.backbones.checks import FAULTS
-from aft.backbones.preprocessing import Transform
+from aft.backbones.preprocessing import ImageTransform
 from aft.backbones.tokenization import Tokenization
 from aft.data.samples import Samples
 from aft.devices import choose_num_workers
@@ -29,12 +29,12 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Positions = NDArray[np.int64]
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FEW = 512  # for fewer samples, starting worker processes takes longer than it saves
 _TABLE_ROWS = 4096
 _WINDOW_TEXTS = 4096
 _WINDOW_CHARACTERS = 2**24
 _FEWEST_TOKENS = 16  # smaller matrix products are rounded differently
 _EXACT_LENGTH = 32  # shorter texts are not padded
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Compute:
     Attributes:
         batch_size: Number of images per batch.
         batch_tokens: Number of text tokens per batch.
-        num_workers: Number of data-loading processes; chosen automatically if None.
+        num_workers: Number of data-loading processes; chosen by measurement if None.
         device: Device of the teacher.
         precision: Precision of the teacher's computation; other than ``fp32`` with autocast.
     """
@@ -76,7 +76,19 @@ def compute_features(
         return _look_up(teacher, samples, rows)
     if isinstance(teacher.preprocess, Tokenization):
         return _run_over_texts(teacher, teacher.preprocess, samples, rows, how)
-    return _run_over_inputs(teacher, teacher.preprocess, samples, rows, how)
+    return ((part, values) for part, (values,) in _run_over_inputs([teacher], samples, rows, how))
+
+
+def compute_together(
+    teachers: Sequence[Teacher | FeatureTable], samples: Samples, rows: Positions, how: Compute
+) -> Iterator[tuple[Positions, list[Tensor]]]:
+    """Like :func:`compute_features` for several teachers, with their features in a list.
+
+    Each input is read once. Several teachers must have an :class:`ImageTransform` each.
+    """
+    if len(teachers) > 1:
+        return _run_over_inputs(teachers, samples, rows, how)  # type: ignore[arg-type]
+    return ((part, [values]) for part, values in compute_features(teachers[0], samples, rows, how))
 
 
 def _look_up(
@@ -100,7 +112,7 @@ def _run_over_texts(
     Unlike for convolutions, the batch size does not change the features of a row unless it is
     very small; the padded length does.
     """
-    module = teacher.module.eval().to(how.device)
+    module = teacher.place(how.device)
     waiting: dict[tuple[int, ...], list[tuple[int, NDArray[Any]]]] = defaultdict(list)
 
     def run(shape: tuple[int, ...]) -> tuple[Positions, Tensor]:
@@ -154,29 +166,31 @@ def _windows(samples: Samples, rows: Positions) -> Iterator[list[tuple[int, Any]
 
 
 def _run_over_inputs(
-    teacher: Teacher, preprocess: Transform, samples: Samples, rows: Positions, how: Compute
-) -> Iterator[tuple[Positions, Tensor]]:
-    few = len(rows) < _FEW and how.num_workers is None
-    workers = 0 if few else choose_num_workers(how.num_workers, how.device)
-    loader = DataLoader(
-        _Prepared(samples, preprocess, rows),
-        how.batch_size,
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=how.device.type == "cuda",
-    )
-    module = teacher.module.eval().to(how.device)
-    start = 0
-    for batch in loader if workers else _one_ahead(loader):
-        part = rows[start : start + how.batch_size]
-        start += how.batch_size
-        lacking = how.batch_size - len(batch)
-        if lacking:
-            batch = torch.cat([batch, batch[-1:].expand(lacking, *batch.shape[1:])])
-        yield part, _forward(teacher, module, batch, how)[: len(part)]
+    teachers: Sequence[Teacher], samples: Samples, rows: Positions, how: Compute
+) -> Iterator[tuple[Positions, list[Tensor]]]:
+    modules = [teacher.place(how.device) for teacher in teachers]
+    parts = [rows[i : i + how.batch_size] for i in range(0, len(rows), how.batch_size)]
+    prepared = _Prepared(samples, [teacher.preprocess for teacher in teachers], parts)
+
+    def run(batches: list[Tensor]) -> list[Tensor]:
+        found = []
+        for teacher, module, batch in zip(teachers, modules, batches, strict=True):
+            number, lacking = len(batch), how.batch_size - len(batch)
+            if lacking:
+                batch = torch.cat([batch, batch[-1:].expand(lacking, *batch.shape[1:])])
+            found.append(_forward(teacher, module, batch, how)[:number])
+        return found
+
+    workers = how.num_workers
+    if workers is None:
+        workers = choose_num_workers(how.device, len(parts), lambda: prepared[0], run)
+    pinned = how.device.type == "cuda"
+    loader = DataLoader(prepared, batch_size=None, num_workers=workers, pin_memory=pinned)
+    for part, batches in zip(parts, loader if workers else _one_ahead(loader), strict=True):
+        yield part, run(batches)
 
 
-def _one_ahead(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+def _one_ahead(batches: Iterable[_T]) -> Iterator[_T]:
     """The batches; a thread prepares the next one while the network runs on this one."""
     waiting = iter(batches)
     with ThreadPoolExecutor(1) as thread:
@@ -211,23 +225,32 @@ def _forward(teacher: Teacher, module: nn.Module, inputs: Tensor, how: Compute) 
     return features.float().cpu()  # type: ignore[no-any-return]
 
 
-class _Prepared(Dataset[Tensor]):
-    """The preprocessed inputs of the samples at ``rows``."""
+class _Prepared(Dataset[list[Tensor]]):
+    """For each part, a batch of preprocessed inputs for every teacher."""
 
-    def __init__(self, samples: Samples, preprocess: Transform, rows: Positions) -> None:
+    def __init__(
+        self, samples: Samples, preprocess: Sequence[Any], parts: Sequence[Positions]
+    ) -> None:
         self.samples = samples
         self.preprocess = preprocess
-        self.rows = rows
+        self.parts = parts
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.parts)
 
-    def __getitem__(self, index: int) -> Tensor:
-        row = int(self.rows[index])
+    def __getitem__(self, index: int) -> list[Tensor]:
+        rows = zip(*(self._prepare(int(row)) for row in self.parts[index]), strict=True)
+        return [_collate(how, made) for how, made in zip(self.preprocess, rows, strict=True)]
+
+    def _prepare(self, row: int) -> list[Any]:
+        """What each teacher needs of an input; images are normalized together, see `_collate`."""
         try:
-            prepared: Any = self.preprocess(self.samples.input(row))
+            value: Any = self.samples.input(row)
+            if isinstance(self.preprocess[0], ImageTransform):
+                return [how.keep(value) for how in self.preprocess]
+            prepared = self.preprocess[0](value)
             if isinstance(prepared, Tensor):
-                return prepared
+                return [prepared]
             problem = f"expected preprocessing to return a tensor, got {type(prepared).__name__}"
         except AftError:
             raise
@@ -236,9 +259,11 @@ class _Prepared(Dataset[Tensor]):
         raise TeacherError(f"{self.samples.files[row]}: {problem}")
 
 
-def _collate(tensors: list[Tensor]) -> Inputs:
+def _collate(preprocess: Any, tensors: Sequence[Any]) -> Tensor:
+    if isinstance(preprocess, ImageTransform):
+        return preprocess.finish(tensors)
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1 and tensors[0].is_floating_point():
         problem = "expected preprocessing to return tensors of equal shape, got "
         raise TeacherError(problem + " and ".join(map(str, sorted(shapes))))
-    return collate(tensors)
+    return collate(tensors)  # type: ignore[return-value]

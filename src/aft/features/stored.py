@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +15,18 @@ from aft.backbones.specs import split_column
 from aft.backbones.tokenization import Tokenization
 from aft.config.groups import FeatureOptions
 from aft.data.samples import Samples, columns_for
+from aft.data.unlabelled import concatenate
 from aft.devices import available_memory
 from aft.errors import DataError
 from aft.features.engine import choose_engine
-from aft.features.extraction import extract_features
+from aft.features.extraction import extract_features, store_identity
 from aft.features.run_teacher import Positions
 from aft.features.shards import as_floats
 from aft.features.store import FeatureStore, Rows, Statistics
 from aft.ids import default_cache_dir
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.loading import load_teacher
-from aft.teachers.teacher import Teacher
+from aft.teachers.teacher import Teacher, share_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,55 +150,86 @@ def open_teacher(
 
 def extract_teachers(
     config: FeatureOptions,
-    samples: Samples,
+    parts: Sequence[Samples],
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
-    may_lack: bool = False,
-) -> list[StoredFeatures]:
+) -> list[list[StoredFeatures]]:
     """Extract the features of each configured teacher for all samples that have its input.
 
+    Teachers of the same images that follow each other, and the views and originals among the
+    parts, share one decoding.
+
+    Args:
+        config: The teachers and their options.
+        parts: Parts of the data; each teacher is loaded once for all.
+        device: Device of the teachers.
+        rank: Rank of this process.
+        world_size: Number of processes.
+
+    Returns:
+        For each part, the features of each teacher.
+
     Raises:
-        DataError: If no sample has the input of a teacher, unless ``may_lack`` is true.
+        DataError: If no sample of the first part has the input of a teacher.
     """
-    stored = []
-    for text in config.teachers:
-        teacher, inputs = open_teacher(text, samples, config.trust_remote_code)
-        if not may_lack and not inputs.present.any():
-            names = ", ".join(column.name for column in inputs.columns)
-            raise DataError(
-                f"expected rows with {names}, the input of {text}, got none; remove this teacher"
+    found: list[list[StoredFeatures]] = [[] for _ in parts]
+    most_bytes = min(MOST_KEPT_BYTES, MOST_KEPT_SHARE * available_memory())
+    folder = features_folder(config.features)
+
+    def extract(teachers: Sequence[Teacher | FeatureTable], names: Sequence[str]) -> None:
+        dtype, precision = config.features_dtype, config.extract_precision
+        some = [part.only(*names) for part in parts]
+        views = any(one.view for one in some) and share_images(teachers)
+        for inputs in [concatenate(some)] if views else some:
+            extract_features(
+                teachers[0],
+                inputs,
+                folder,
+                dtype=dtype,
+                batch_size=config.extract_batch_size,
+                batch_tokens=config.extract_batch_tokens,
+                num_workers=config.num_workers,
+                device=device,
+                precision=precision,
+                progress=config.progress,
+                rank=rank,
+                world_size=world_size,
+                beside=teachers[1:],  # type: ignore[arg-type]
             )
-        folder = features_folder(config.features)
+        for teacher in teachers:
+            store = FeatureStore.open(folder, store_identity(teacher, dtype, precision))
+            for one, rows in zip(found, some, strict=True):
+                notes = note_truncation(teacher.spec, getattr(teacher, "preprocess", None), rows)
+                one.append(StoredFeatures(teacher.spec, store, rows, notes))
+
+    group: list[Teacher | FeatureTable] = []
+    names: tuple[str, ...] = ()
+    for text in config.teachers:
+        teacher, inputs = open_teacher(text, parts[0], config.trust_remote_code)
+        own = tuple(column.name for column in inputs.columns)
+        if not inputs.present.any():
+            raise DataError(
+                f"expected rows with {', '.join(own)}, the input of {text}, got none; remove this "
+                "teacher"
+            )
         teacher = choose_engine(teacher, inputs, config, folder, device, rank, world_size)
-        store = extract_features(
-            teacher,
-            inputs,
-            folder,
-            dtype=config.features_dtype,
-            batch_size=config.extract_batch_size,
-            batch_tokens=config.extract_batch_tokens,
-            num_workers=config.num_workers,
-            device=device,
-            progress=config.progress,
-            rank=rank,
-            world_size=world_size,
-        )
-        stored.append(StoredFeatures(text, store, inputs, _notes(text, teacher, inputs)))
-    return stored
+        if group and not (own == names and share_images([*group, teacher], most_bytes)):
+            extract(group, names)
+            group = []
+        group, names = [*group, teacher], own
+    if group:
+        extract(group, names)
+    return found
 
 
-def _notes(text: str, teacher: Teacher | FeatureTable, samples: Samples) -> list[str]:
-    if isinstance(teacher, FeatureTable) or not isinstance(teacher.preprocess, Tokenization):
-        return []
-    return note_truncation(text, teacher.preprocess, samples)
-
-
-def note_truncation(model: str, tokenization: Tokenization, samples: Samples) -> list[str]:
+def note_truncation(model: str, tokenization: Any, samples: Samples) -> list[str]:
     """A note on texts that are longer than the model's limit; an empty list if there are none.
 
-    At most 10,000 randomly chosen samples are checked.
+    At most 10,000 randomly chosen samples are checked. Other preprocessing truncates nothing.
     """
+    if not isinstance(tokenization, Tokenization):
+        return []
     some = np.arange(len(samples))
     if len(some) > _MOST_COUNTED:
         some = np.sort(np.random.default_rng(0).permutation(some)[:_MOST_COUNTED])

@@ -14,7 +14,7 @@ from torch import Tensor
 from aft.config.commands import TrainConfig
 from aft.data.options import load_training_data
 from aft.data.samples import Samples
-from aft.devices import choose_device, choose_num_workers
+from aft.devices import choose_device
 from aft.features.stored import extract_teachers
 from aft.metrics import compute_metrics
 from aft.scoring.measures import linear_probe
@@ -52,13 +52,12 @@ def score_ceilings(
     train = data.splits["train"]
     device = choose_device(options.device)
     drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:MOST_FITTED_ROWS])
-    trained = extract_teachers(options, train, device)
-    seen = [one.gather(drawn) for one in trained]
     labels = torch.from_numpy(np.asarray(train.labels)[drawn])
     held_out = {name: data.splits[name] for name in dict.fromkeys((split, "validation"))}
+    trained, *others = extract_teachers(options, [train, *held_out.values()], device)
+    seen = [one.gather(drawn) for one in trained]
     new: dict[str, list[Tensor]] = {}
-    for name, samples in held_out.items():
-        features = extract_teachers(options, samples, device, may_lack=True)
+    for (name, samples), features in zip(held_out.items(), others, strict=True):
         for own, before in zip(features, trained, strict=True):
             own.missing = before.statistics().mean if not own.present.all() else None
         new[name] = [one.gather(np.arange(len(samples))) for one in features]
@@ -115,7 +114,7 @@ def _run(
             saved.module.to(device),
             saved.inputs(samples),
             batch_size=options.batch_size,
-            num_workers=choose_num_workers(options.num_workers, device),
+            num_workers=options.num_workers,
             device=device,
         )
         for name, samples in splits.items()

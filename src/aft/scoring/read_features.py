@@ -12,10 +12,8 @@ import numpy as np
 import torch
 
 from aft.backbones.specs import Spec, short_name, shorten_paths, split_column
-from aft.backbones.tokenization import Tokenization
 from aft.config.commands import ScoreConfig
 from aft.data.samples import Samples
-from aft.devices import choose_num_workers
 from aft.errors import DataError
 from aft.features.engine import choose_engine
 from aft.features.extraction import extract_features, format_seconds, store_identity
@@ -84,7 +82,9 @@ def _read_teacher(
         )
     folder = features_folder(config.features)
     teacher = choose_engine(teacher, inputs, config, folder, device)
-    store = FeatureStore.open(folder, store_identity(teacher, config.features_dtype))
+    store = FeatureStore.open(
+        folder, store_identity(teacher, config.features_dtype, config.extract_precision)
+    )
     lacking = _count_lacking(store, [inputs])
     start = time.perf_counter()
     store = extract_features(
@@ -96,14 +96,13 @@ def _read_teacher(
         batch_tokens=config.extract_batch_tokens,
         num_workers=config.num_workers,
         device=device,
+        precision=config.extract_precision,
         progress=config.progress,
     )
     seconds = time.perf_counter() - start
     taken = tuple(column.name for column in inputs.columns)
     left = _count_lacking(store, [one.only(*taken) for one in everything])
-    notes = []
-    if isinstance(teacher, Teacher) and isinstance(teacher.preprocess, Tokenization):
-        notes = note_truncation(text, teacher.preprocess, inputs)
+    notes = note_truncation(text, getattr(teacher, "preprocess", None), inputs)
     stored = StoredFeatures(text, store, inputs, notes)
     facts = {
         "dim": stored.dim,
@@ -145,7 +144,7 @@ def read_student(
         StudentInputs(
             samples.only(*(column.name for column in columns)), backbone.preprocessing.evaluate()
         ),
-        num_workers=choose_num_workers(config.num_workers, device),
+        num_workers=config.num_workers,
         device=device,
         progress=config.progress,
     )

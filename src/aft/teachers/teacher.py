@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
-from aft.backbones.network import Network
+from aft.backbones.network import Network, spread_out
+from aft.backbones.preprocessing import ImageTransform
 from aft.backbones.tokenization import Tokenization
 from aft.backbones.weights import state_hash
 
@@ -30,6 +34,7 @@ class Teacher:
         identity: JSON values that determine the features: specification, SHA-256 of the weights,
             preprocessing, layer, dim, library versions, licence.
         modality: Type of the inputs, ``image`` or ``text``.
+        spread: Whether to spread the network over all devices, instead of moving it to one.
     """
 
     spec: str
@@ -38,6 +43,26 @@ class Teacher:
     preprocess: Callable[[Any], Tensor] | Tokenization
     identity: dict[str, Any]
     modality: Literal["image", "text"] = "image"
+    spread: bool = False
+
+    def place(self, device: torch.device) -> nn.Module:
+        """The network in eval mode, on the device or spread over all devices."""
+        module = self.module.eval()
+        return spread_out(module) if self.spread else module.to(device)
+
+
+def share_images(teachers: Sequence[Any], most_bytes: float = math.inf) -> bool:
+    """Whether different teachers can be run over the same decoded images, which they do not change.
+
+    Args:
+        teachers: Teachers or tables of features.
+        most_bytes: Most memory for the weights of all.
+    """
+    if not all(isinstance(getattr(one, "preprocess", None), ImageTransform) for one in teachers):
+        return False
+    weights = (one.nbytes for teacher in teachers for one in teacher.module.parameters())
+    different = {json.dumps(one.identity, sort_keys=True) for one in teachers}
+    return len(different) == len(teachers) and sum(weights) <= most_bytes
 
 
 def freeze(network: Network) -> Teacher:
@@ -51,6 +76,7 @@ def freeze(network: Network) -> Teacher:
         module=network.module.eval().requires_grad_(False),
         preprocess=prepare if isinstance(prepare, Tokenization) else prepare.evaluate(),
         modality="text" if is_text else "image",
+        spread="device_map" in network.spec.options,
         identity={
             "spec": network.name,
             "weights": "file" if network.from_file else network.weights,

@@ -17,7 +17,6 @@ from safetensors.torch import save
 
 from aft.config.commands import TrainConfig
 from aft.data.loading import DataSet
-from aft.devices import choose_num_workers
 from aft.errors import StudentError
 from aft.features.stored import StoredFeatures
 from aft.files import sha256_of, write_json, write_whole, writing
@@ -62,7 +61,7 @@ class Scorer:
             saved.module,
             saved.inputs(self.data.splits[split]),
             batch_size=self.config.batch_size,
-            num_workers=choose_num_workers(self.config.num_workers, self.device),
+            num_workers=self.config.num_workers,
             device=self.device,
             progress=self.config.progress,
         )

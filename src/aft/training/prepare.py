@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from aft.backbones.ngrams import NgramNetwork
-from aft.backbones.tokenization import Tokenization
 from aft.config.commands import TrainConfig
 from aft.data.loading import DataSet
 from aft.data.samples import Samples
@@ -35,28 +35,24 @@ VIEW_SEED = 0
 
 
 def extract_for_run(
-    config: TrainConfig, samples: Samples, accelerator: Accelerator, may_lack: bool = False
-) -> list[StoredFeatures]:
-    """The stored features of each teacher for these samples; missing features are computed.
+    config: TrainConfig, parts: Sequence[Samples], accelerator: Accelerator
+) -> list[list[StoredFeatures]]:
+    """The stored features of each teacher for each part; missing features are computed.
 
     Args:
         config: Options of the run.
-        samples: The samples.
+        parts: The labelled rows, and perhaps others. Rows of any part that lack a teacher's input
+            get the mean features of the labelled rows.
         accelerator: The work is divided among its processes.
-        may_lack: Whether a teacher's input may be missing in all samples.
     """
-    features = extract_teachers(
-        config,
-        samples,
-        accelerator.device,
-        accelerator.process_index,
-        accelerator.num_processes,
-        may_lack=may_lack,
-    )
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    found = extract_teachers(config, parts, accelerator.device, rank, processes)
     accelerator.wait_for_everyone()
-    for one in features:
-        one.store.refresh()
-    return features
+    for features in found:
+        for one, first in zip(features, found[0], strict=True):
+            one.store.refresh()
+            one.missing = None if one.present.all() else first.statistics().mean
+    return found
 
 
 def transfer_pool(config: TrainConfig, data: DataSet) -> tuple[Samples | None, int]:
@@ -238,9 +234,7 @@ def _class_weights(config: TrainConfig, samples: Samples, task: Task) -> Tensor 
 def list_notes(config: TrainConfig, saved: SavedStudent, train: PreparedRows) -> list[str]:
     """Sentences for the user about the inputs of the teachers and the student."""
     notes = [note for features in train.teachers for note in features.notes]
-    preprocessing = saved.backbone.preprocessing
-    if isinstance(preprocessing, Tokenization):
-        notes += note_truncation("the student", preprocessing, train.samples)
+    notes += note_truncation("the student", saved.backbone.preprocessing, train.samples)
     backbone = saved.module.backbone
     if isinstance(backbone, NgramNetwork) and saved.module.dim < saved.task.num_outputs:
         notes.append(

@@ -33,7 +33,7 @@ from aft.files import read_sealed, reading, write_sealed
 from aft.linear.rows import PreparedRows
 from aft.metrics import compute_metrics, standard_error
 from aft.students.inputs import unchanged
-from aft.students.run_student import compute_logits
+from aft.students.run_student import choose_workers, compute_logits
 from aft.tasks import Task
 from aft.training.checkpoints import (
     START_AGAIN,
@@ -57,6 +57,8 @@ from aft.training.sampling import (
 )
 from aft.training.schedule import Schedule, make_optimizer, warmup_cosine
 from aft.training.transfer_model import TransferModel
+
+_PASSES = 3  # a step costs about three forward passes
 
 
 class Interrupted(KeyboardInterrupt):
@@ -88,7 +90,7 @@ class Trainer:
         accelerator: Device, processes and precision.
         folder: Folder of the checkpoints.
         options: Identifies the run: checkpoints of runs with other options are refused.
-        num_workers: Number of processes that read inputs.
+        num_workers: Number of processes that read inputs; chosen by measurement if None.
         progress: Whether to show a progress bar.
     """
 
@@ -105,7 +107,7 @@ class Trainer:
         accelerator: Accelerator,
         folder: Path,
         options: str = "",
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         progress: bool = True,
     ) -> None:
         self.task = task
@@ -163,6 +165,10 @@ class Trainer:
         """
         schedule, state = self.schedule, self.progress
         started = time.perf_counter() - state.seconds
+        if self.num_workers is None:
+            left, size = schedule.steps - state.step, schedule.batch_size
+            rows = self.train.inputs
+            self.num_workers = choose_workers(self.module.student, rows, left, size, _PASSES)
         bar = tqdm(
             total=schedule.steps,
             initial=state.step,
@@ -283,7 +289,7 @@ class Trainer:
                 views,
                 sampler=batches,
                 batch_size=None,
-                num_workers=self.num_workers,
+                num_workers=self.num_workers or 0,
                 collate_fn=unchanged,
                 pin_memory=pinned,
             )

@@ -56,7 +56,7 @@ def start_words(
             continue
         words = _as_samples(tokenization.words, column)
         asked = config.model_copy(update={"teachers": (teacher.spec,)})
-        (stored,) = extract_for_run(asked, words, accelerator)
+        ((stored,),) = extract_for_run(asked, [words], accelerator)
         features = stored.gather(np.arange(len(words)))
         counts = _count(rows, name, len(words))
         vectors, share = _reduce(features.double(), counts, network.embedding.embedding_dim)
