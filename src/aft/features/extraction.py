@@ -15,7 +15,7 @@ from tqdm import tqdm
 from aft.data.samples import Samples
 from aft.devices import worker_errors
 from aft.errors import TeacherError
-from aft.features.run_teacher import Compute, Positions, Precision, compute_features
+from aft.features.run_teacher import Compute, Positions, Precision, RunTeacher, compute_features
 from aft.features.shards import as_keys
 from aft.features.store import FeatureStore, FeatureWriter
 from aft.files import format_bytes
@@ -63,6 +63,7 @@ def extract_features(
     rank: int = 0,
     world_size: int = 1,
     shard_rows: int = 1024,
+    compute: RunTeacher = compute_features,
 ) -> FeatureStore:
     """Compute the features that are missing from the teacher's store, and return the store.
 
@@ -84,6 +85,7 @@ def extract_features(
         rank: Rank of this process.
         world_size: Number of processes.
         shard_rows: Rows per shard file.
+        compute: What runs the teacher; :func:`aft.features.cluster.connect` gives another one.
 
     Raises:
         TeacherError: If an input cannot be preprocessed, or features have the wrong shape or are
@@ -112,7 +114,7 @@ def extract_features(
         with tqdm(total=len(rows), desc=name, unit="sample", disable=not show) as bar:
             forecast = _Forecast(len(rows)) if show else None
             done = 0
-            for positions, values in compute_features(teacher, samples, rows, how):
+            for positions, values in compute(teacher, samples, rows, how):
                 finite = values.isfinite().all(1)
                 keep = finite.numpy()
                 writer.add(samples.ids[positions[keep]], values[finite])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -54,6 +54,10 @@ class Compute:
     num_workers: int | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = "fp32"
+
+
+RunTeacher = Callable[..., Iterator[tuple[Positions, Tensor]]]
+"""The type of :func:`compute_features`."""
 
 
 def compute_features(

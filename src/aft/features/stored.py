@@ -19,7 +19,7 @@ from aft.devices import available_memory
 from aft.errors import DataError
 from aft.features.engine import choose_engine
 from aft.features.extraction import extract_features
-from aft.features.run_teacher import Positions
+from aft.features.run_teacher import Positions, RunTeacher, compute_features
 from aft.features.shards import as_floats
 from aft.features.store import FeatureStore, Rows, Statistics
 from aft.ids import default_cache_dir
@@ -154,6 +154,7 @@ def extract_teachers(
     rank: int = 0,
     world_size: int = 1,
     may_lack: bool = False,
+    compute: RunTeacher = compute_features,
 ) -> list[StoredFeatures]:
     """Extract the features of each configured teacher for all samples that have its input.
 
@@ -182,6 +183,7 @@ def extract_teachers(
             progress=config.progress,
             rank=rank,
             world_size=world_size,
+            compute=compute,
         )
         stored.append(StoredFeatures(text, store, inputs, _notes(text, teacher, inputs)))
     return stored
