@@ -150,10 +150,8 @@ class Samples:
             read.append([self._stored(int(row), place) for place in range(len(self.columns))])
             size += sum(len(value or ()) for value in read[-1])
         block = self.subset(rows[: len(read)])
-        block.values = tuple(
-            column_of(part, column.modality == "image")
-            for part, column in zip(zip(*read, strict=True), self.columns, strict=True)
-        )
+        images = [column.modality == "image" for column in self.columns]
+        block.values = tuple(map(column_of, zip(*read, strict=True), images))
         return block
 
     def _stored(self, index: int, column: int) -> Any:

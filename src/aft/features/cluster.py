@@ -8,7 +8,7 @@ dies is computed again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from importlib.metadata import distributions
@@ -30,12 +30,9 @@ from aft.features.store import KEPT
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.teacher import Teacher
 
-Installed = tuple[tuple[str, str], ...]  # libraries and their versions
-
 BLOCK_ROWS, BLOCK_BYTES = 4096, 2**26
 """Most rows of a block; it ends before, when its inputs have so many bytes."""
 _BLOCKS_EACH = 4  # blocks per worker, at least, so that all end at about the same time
-_ATTEMPTS = 10  # a block that kills so many workers is at fault itself
 
 
 @contextmanager
@@ -56,9 +53,8 @@ def connect(address: str | None, device: str) -> Iterator[tuple[torch.device, Ru
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray: Any = require("ray", "ray")
-    options = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"--ray {address}: cannot connect to a Ray cluster: {first_line(error)}; expected "
@@ -78,15 +74,14 @@ def _run(
 ) -> Iterator[tuple[Positions, Tensor]]:
     """As :func:`compute_features`, with a worker on every core or GPU of the cluster."""
     if isinstance(teacher, FeatureTable):
-        yield from compute_features(teacher, samples, rows, how)
-        return
+        return (yield from compute_features(teacher, samples, rows, how))
     kind = "GPU" if how.device.type == "cuda" else "CPU"
-    options = {"num_cpus": 1, "num_gpus": int(kind == "GPU"), "max_retries": _ATTEMPTS - 1}
-    task = ray.remote(_compute_block).options(**options)
-    names = ["adaptive-feature-transfer", *teacher.identity.get("versions", {})]
-    given = [ray.put(teacher)], teacher.spec, _find_installed(names)
-    running: dict[Any, Positions] = {}
-    done = 0
+    # A block that kills ten workers is at fault itself.
+    task = ray.remote(num_cpus=1, num_gpus=int(kind == "GPU"), max_retries=9)(_compute_block)
+    known = teacher.identity.get("versions", {})
+    needed = frozenset(pair for pair in _installed() if pair[1] == known.get(pair[0]))
+    given = [ray.put(teacher)], teacher.spec, needed
+    done, running = 0, dict[Any, Positions]()
     while done < len(rows) or running:
         workers = max(1, int(ray.cluster_resources().get(kind, 0)))  # machines may join or leave
         batches = min(BLOCK_ROWS, len(rows) // (_BLOCKS_EACH * workers)) // how.batch_size
@@ -108,25 +103,25 @@ def _run(
 
 
 def _compute_block(
-    sent: list[Any], spec: str, installed: Installed, block: Samples, how: Compute
+    sent: list[Any], spec: str, needed: frozenset[tuple[str, str]], block: Samples, how: Compute
 ) -> tuple[Positions, Tensor]:
     """What a worker does with a block; Ray would copy a reference outside a list every time."""
-    teacher = _receive(sent[0], spec, installed)
+    teacher = _receive(sent[0], spec, needed)
     parts = list(compute_features(teacher, block, np.arange(len(block)), how))
     return np.concatenate([rows for rows, _ in parts]), torch.cat([values for _, values in parts])
 
 
 @lru_cache(maxsize=1)
-def _receive(reference: Any, spec: str, installed: Installed) -> Teacher:
-    if (here := _find_installed([name for name, _ in installed])) != installed:
-        raise TeacherError(f"a worker of the Ray cluster has {here}; expected {installed}")
+def _receive(reference: Any, spec: str, needed: frozenset[tuple[str, str]]) -> Teacher:
+    if lacking := sorted(needed - _installed()):
+        names = ", ".join(" ".join(pair) for pair in lacking)
+        raise TeacherError(f"workers of the Ray cluster need the same versions as here: {names}")
     parsed = Spec.parse(split_column(spec)[1])
     if parsed.source == "python":
         import_file(find_function(parsed)[0], again=False)  # pickles name the file's module
     return require("ray", "ray").get(reference)  # type: ignore[no-any-return]
 
 
-def _find_installed(names: Iterable[str]) -> Installed:
-    """The installed ones of these libraries with their versions, without build tags."""
-    found = {(one.name, one.version.partition("+")[0]) for one in distributions()}
-    return tuple(sorted(pair for pair in found if pair[0] in set(names)))
+def _installed() -> set[tuple[str, str]]:
+    """The installed libraries and their versions, without build tags."""
+    return {(one.name, one.version.partition("+")[0]) for one in distributions()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from aft.errors import DataError
 from aft.ids import content_id, default_cache_dir
@@ -21,11 +20,11 @@ def fetch(source: str) -> Path:
 
     try:
         system, path = url_to_fs(source)
-        files: dict[str, Any] = system.find(path, detail=True)
+        files = system.find(path, detail=True)
         if not files:
             raise FileNotFoundError("no such file or folder")
-        state = content_id(repr([source, files]).encode())  # with times or checksums of files
-        place = default_cache_dir() / "remote" / state.hex()
+        # The listing has sizes, and times or checksums.
+        place = default_cache_dir() / "remote" / content_id(repr([source, files]).encode()).hex()
         target = place / Path(path).name
         if not place.exists():
             print(f"copying {source} to {target}", file=sys.stderr)
