@@ -31,7 +31,8 @@ def check(config: Options) -> None:
         AftError: If an option is invalid.
     """
     sources = _sources(config)
-    on_hub = [name for name in sources if paths.find_source(sources[name]) is None]
+    named = [name for name, source in sources.items() if "://" not in source]  # not by an address
+    on_hub = [name for name in named if paths.find_source(sources[name]) is None]
     _check_outputs(config)
     if isinstance(config, configs.TrainConfig):
         _check_train(config)

@@ -6,13 +6,14 @@ import sys
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from aft.commands.checks import check
 from aft.config.commands import ExtractConfig, resolve
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
-from aft.devices import choose_device
 from aft.errors import DataError
+from aft.features.cluster import connect
 from aft.features.stored import extract_teachers
 
 
@@ -28,19 +29,28 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
     """
     config = resolve(ExtractConfig, config, options)
     check(config)
-    device = choose_device(config.device)
-    samples, report = load_inputs(
-        config.data,
-        asked_columns(config),
-        on_bad_input=config.on_bad_input,
-        progress=config.progress,
-    )
-    for line in report.lines():
-        print(line, file=sys.stderr)
-    chosen = np.flatnonzero(np.isin(samples.splits, ["", *config.splits]))
-    if not len(chosen):
-        raise DataError(f"expected rows in {', '.join(config.splits)}, got none in {config.data}")
-    samples = samples.subset(chosen)
+    with connect(config.ray, config.device) as (device, compute):
+        processes = PartialState(cpu=device.type == "cpu")
+        rank, count = processes.process_index, processes.num_processes
+        with processes.main_process_first():
+            samples, report = load_inputs(
+                config.data,
+                asked_columns(config),
+                on_bad_input=config.on_bad_input,
+                progress=config.progress and rank == 0,
+            )
+        for line in report.lines():
+            processes.print(line, file=sys.stderr)
+        chosen = np.flatnonzero(np.isin(samples.splits, ["", *config.splits]))
+        if not len(chosen):
+            names = ", ".join(config.splits)
+            raise DataError(f"expected rows in {names}, got none in {config.data}")
+        device = processes.device if count > 1 else device
+        samples = samples.subset(chosen)
+        (stored,) = extract_teachers(config, [samples], device, rank, count, compute)
+        processes.wait_for_everyone()
+    for features in stored:
+        features.store.refresh()
     return [
         {
             "teacher": features.spec,
@@ -51,5 +61,5 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
             "folder": str(features.store.path),
             **({"notes": features.notes} if features.notes else {}),
         }
-        for features in extract_teachers(config, [samples], device)[0]
+        for features in stored
     ]

@@ -40,6 +40,9 @@ class ExtractConfig(ReadOptions, FeatureOptions, TeacherOptions, DataOptions):
 
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train",)
     """Splits to compute; training only needs train."""
+    ray: str | None = None
+    """Compute on a Ray cluster: its address, e.g. auto, 10.0.0.1:6379 or ray://HOST:10001, or local
+    for one on this machine. Inputs and the feature store are those of this machine."""
 
 
 class TrainConfig(TrainingOptions, LossOptions, RunOptions, TeacherOptions, DataOptions):

@@ -110,7 +110,8 @@ class DataOptions(Options):
     data: str
     """A folder of images or .txt files (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png); a
     table (.csv, .tsv, .jsonl, .parquet) with columns of texts or image paths and a column of
-    labels; or a Hugging Face data set (a folder saved by `datasets`, or a name on the hub)."""
+    labels; or a Hugging Face data set (a folder saved by `datasets`, or a name on the hub). Also
+    the address of a folder or table in object storage, e.g. s3://BUCKET/photos."""
 
 
 class TaskOption(Options):

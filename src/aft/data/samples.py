@@ -12,7 +12,7 @@ from PIL import Image
 
 from aft.data.images import open_image
 from aft.data.readers.find_columns import InputColumn, match_names
-from aft.data.readers.rows import VALUE, Column
+from aft.data.readers.rows import VALUE, Column, column_of
 from aft.data.texts import read_text
 from aft.errors import ConfigError, DataError
 from aft.ids import CACHE_FILE, ID_BYTES, content_id, default_cache_dir, join_ids
@@ -114,22 +114,54 @@ class Samples:
         return value.copy() if value is last[1] and not isinstance(value, str) else value
 
     def _read(self, index: int, column: int, least_side: int | None = None) -> Content:
-        value: Any = self.values[column][index][VALUE]
         if self.columns[column].modality == "text":
+            value: Any = self.values[column][index][VALUE]
             return read_text(value) if isinstance(value, bytes) else str(value)
-        source = image_source(value)
-        assert source is not None
-        name = source if isinstance(source, str) else self.files[index]
-        try:
-            content = read_file(source) if isinstance(source, str) else source
-        except OSError as error:
-            raise DataError(f"cannot read {name}: {error.strerror or error}") from None
+        name, content = self._file(index, column)
         if content_id(content) != self.contents[index, column].tobytes():
             raise DataError(
                 f"{name} has changed since its id was computed: run the command again. If this "
                 f"comes back, delete {default_cache_dir() / CACHE_FILE}"
             )
         return open_image(content, name, least_side)
+
+    def _file(self, index: int, column: int) -> tuple[str, bytes]:
+        """The name and the bytes of an image."""
+        source = image_source(self.values[column][index][VALUE])
+        assert source is not None
+        name = source if isinstance(source, str) else self.files[index]
+        try:
+            return name, read_file(source) if isinstance(source, str) else source
+        except OSError as error:
+            raise DataError(f"cannot read {name}: {error.strerror or error}") from None
+
+    def read_block(self, rows: NDArray[np.int64], most_bytes: int) -> Samples:
+        """The samples at these positions, with inputs that another machine can use.
+
+        Their files are read into memory: those of the first position, and of the following ones
+        until they have `most_bytes` together.
+
+        Raises:
+            DataError: If an image cannot be read.
+        """
+        read: list[list[Any]] = []
+        size = 0
+        for row in rows:
+            if read and size >= most_bytes:
+                break
+            read.append([self._stored(int(row), place) for place in range(len(self.columns))])
+            size += sum(len(value or ()) for value in read[-1])
+        block = self.subset(rows[: len(read)])
+        images = [column.modality == "image" for column in self.columns]
+        block.values = tuple(map(column_of, zip(*read, strict=True), images))
+        return block
+
+    def _stored(self, index: int, column: int) -> Any:
+        """The text, or the bytes of the image."""
+        if not self.present[index, column]:
+            return None
+        is_text = self.columns[column].modality == "text"
+        return self._read(index, column) if is_text else self._file(index, column)[1]
 
     @property
     def keys(self) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from aft.features.run_teacher import (
     Compute,
     Positions,
     Precision,
+    RunTeacher,
     compute_features,
     compute_together,
 )
@@ -73,6 +74,7 @@ def extract_features(
     world_size: int = 1,
     shard_rows: int = 1024,
     beside: Sequence[Teacher] = (),
+    compute: RunTeacher = compute_features,
 ) -> FeatureStore:
     """Compute the features that are missing from the teacher's store, and return the store.
 
@@ -96,6 +98,7 @@ def extract_features(
         shard_rows: Rows per shard file.
         beside: Further teachers, if :func:`aft.teachers.teacher.share_images` is true for all
             together. Their missing features are stored as well, with one decoding of each image.
+        compute: What runs the teacher; :func:`aft.features.cluster.connect` gives another one.
 
     Raises:
         TeacherError: If an input cannot be preprocessed, or features have the wrong shape or are
@@ -136,7 +139,7 @@ def extract_features(
                 rows = unique[(which == own.T).all(axis=1)]
                 some = list(compress(teachers, which))
                 paths = [store.path for store in compress(stores, which)]
-                for positions, features in compute_together(some, samples, rows, how):
+                for positions, features in compute_together(some, samples, rows, how, compute):
                     for one, path, values in zip(some, paths, features, strict=True):
                         finite = values.isfinite().all(1)
                         keep = finite.numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -56,6 +56,10 @@ class Compute:
     precision: Precision = "fp32"
 
 
+RunTeacher = Callable[..., Iterator[tuple[Positions, Tensor]]]
+"""The type of :func:`compute_features`."""
+
+
 def compute_features(
     teacher: Teacher | FeatureTable, samples: Samples, rows: Positions, how: Compute
 ) -> Iterator[tuple[Positions, Tensor]]:
@@ -80,15 +84,20 @@ def compute_features(
 
 
 def compute_together(
-    teachers: Sequence[Teacher | FeatureTable], samples: Samples, rows: Positions, how: Compute
+    teachers: Sequence[Teacher | FeatureTable],
+    samples: Samples,
+    rows: Positions,
+    how: Compute,
+    compute: RunTeacher = compute_features,
 ) -> Iterator[tuple[Positions, list[Tensor]]]:
     """Like :func:`compute_features` for several teachers, with their features in a list.
 
-    Each input is read once. Several teachers must have an :class:`ImageTransform` each.
+    Each input is read once. Several teachers must have an :class:`ImageTransform` each; `compute`
+    runs a single one.
     """
     if len(teachers) > 1:
         return _run_over_inputs(teachers, samples, rows, how)  # type: ignore[arg-type]
-    return ((part, [values]) for part, values in compute_features(teachers[0], samples, rows, how))
+    return ((part, [values]) for part, values in compute(teachers[0], samples, rows, how))
 
 
 def _look_up(

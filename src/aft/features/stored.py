@@ -20,7 +20,7 @@ from aft.devices import available_memory
 from aft.errors import DataError
 from aft.features.engine import choose_engine
 from aft.features.extraction import extract_features, store_identity
-from aft.features.run_teacher import Positions
+from aft.features.run_teacher import Positions, RunTeacher, compute_features
 from aft.features.shards import as_floats
 from aft.features.store import FeatureStore, Rows, Statistics
 from aft.ids import default_cache_dir
@@ -154,6 +154,7 @@ def extract_teachers(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    compute: RunTeacher = compute_features,
 ) -> list[list[StoredFeatures]]:
     """Extract the features of each configured teacher for all samples that have its input.
 
@@ -166,6 +167,7 @@ def extract_teachers(
         device: Device of the teachers.
         rank: Rank of this process.
         world_size: Number of processes.
+        compute: What runs a teacher, as for :func:`aft.features.extraction.extract_features`.
 
     Returns:
         For each part, the features of each teacher.
@@ -196,6 +198,7 @@ def extract_teachers(
                 rank=rank,
                 world_size=world_size,
                 beside=teachers[1:],  # type: ignore[arg-type]
+                compute=compute,
             )
         for teacher in teachers:
             store = FeatureStore.open(folder, store_identity(teacher, dtype, precision))
@@ -214,7 +217,8 @@ def extract_teachers(
                 "teacher"
             )
         teacher = choose_engine(teacher, inputs, config, folder, device, rank, world_size)
-        if group and not (own == names and share_images([*group, teacher], most_bytes)):
+        shares = compute is compute_features and own == names
+        if group and not (shares and share_images([*group, teacher], most_bytes)):
             extract(group, names)
             group = []
         group, names = [*group, teacher], own

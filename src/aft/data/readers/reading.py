@@ -6,6 +6,7 @@ from aft.data.readers.find_columns import Columns
 from aft.data.readers.folders import read_file, read_folder
 from aft.data.readers.hub_data_sets import read_hub
 from aft.data.readers.label_values import merge_names
+from aft.data.readers.remote import fetch
 from aft.data.readers.rows import Request, Rows
 from aft.paths import find_source
 
@@ -14,15 +15,15 @@ def read_source(source: str, columns: Columns, *, labelled: bool = True) -> Rows
     """Read a folder, file or Hugging Face data set.
 
     Args:
-        source: A folder of images, texts or tables, a table, a data set saved by `datasets`, or
-            the name of a data set on the Hugging Face hub.
+        source: A folder of images, texts or tables, a table, a data set saved by `datasets`, the
+            address of one in object storage, or the name of a data set on the Hugging Face hub.
         columns: Names of the columns; without them the usual names are searched.
         labelled: Whether labels are required. If not, a flat folder or a single file is accepted.
 
     Raises:
         DataError: If the source does not exist, or a required column is missing.
     """
-    path = find_source(source)
+    path = fetch(source) if "://" in source else find_source(source)
     if path is None:
         rows = read_hub(source, Request(columns, labelled))
     elif path.is_dir():
