@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import index
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,10 @@ from torch import Tensor, nn
 from aft import functional as AF
 from aft.errors import InputError
 from aft.losses.distributed import gather_rows
+
+_LAG = 2
+"""Number of the latest checks on a GPU that are not read yet."""
+_unread: deque[tuple[Tensor, torch.cuda.Event, Callable[[], InputError]]] = deque()
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
@@ -167,6 +173,48 @@ def check_batch(rows: int, compares: bool = True) -> None:
         )
 
 
+def check_finite(value: Tensor, explain: Callable[..., InputError], *arguments: Any) -> None:
+    """Raise the error that ``explain(*arguments)`` builds if a loss is NaN or infinite.
+
+    On a GPU, reading a value would wait for all work before it, so it is read two calls later, or
+    by :func:`read_checks`.
+
+    Args:
+        value: The loss, or a bool tensor of whether it is finite; a scalar.
+        explain: Builds the error, only on failure.
+        arguments: Its arguments; tensors are kept without their graph.
+    """
+    finite = value if value.dtype == torch.bool else value.isfinite()
+    if finite.is_meta:  # has no value
+        return
+    if not finite.is_cuda:
+        if not finite:
+            raise explain(*arguments)
+        return
+    kept = [one.detach() if isinstance(one, Tensor) else one for one in arguments]
+    flag, event = finite.to("cpu", non_blocking=True), torch.cuda.Event()
+    event.record()
+    _unread.append((flag, event, partial(explain, *kept)))
+    read_checks(_LAG)
+
+
+def read_checks(left: int = 0) -> None:
+    """Read the results of :func:`check_finite` on a GPU, but not those of the last calls.
+
+    Args:
+        left: Number of calls to leave unread.
+
+    Raises:
+        InputError: Of the first call whose loss was NaN or infinite.
+    """
+    while len(_unread) > left:
+        flag, event, explain = _unread.popleft()
+        event.synchronize()
+        if not flag:
+            _unread.clear()
+            raise explain()
+
+
 def explain_non_finite(
     student_features: Tensor,
     teacher_features: Tensor,
@@ -175,7 +223,8 @@ def explain_non_finite(
 ) -> InputError:
     """Build the error for a loss that is NaN or infinite: which argument caused it, and why.
 
-    Losses check only their scalar result in every step; this function runs only on failure.
+    Losses check only their scalar result in every step, with :func:`check_finite`; this function
+    runs only on failure.
     """
     for t, part in enumerate(teacher_features.split(list(teacher_dims), dim=1)):
         if bad := _bad_rows(part):

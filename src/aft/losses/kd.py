@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from aft.losses.checks import (
     check_batch,
     check_count,
+    check_finite,
     check_teacher_dims,
     explain_non_finite,
     gather_batch,
@@ -85,8 +86,7 @@ class KDLoss(nn.Module):
         )
         check_batch(len(student), compares=self.standardize.uses_batch)
         loss = F.mse_loss(self.projection(student), self.standardize(teacher))
-        if not loss.isfinite():
-            raise explain_non_finite(student, teacher, self.teacher_dims, self)
+        check_finite(loss, explain_non_finite, student, teacher, self.teacher_dims, self)
         return loss
 
     def extra_repr(self) -> str:

@@ -10,6 +10,7 @@ from aft import functional as AF
 from aft.losses.checks import (
     check_batch,
     check_count,
+    check_finite,
     check_teacher_dims,
     explain_non_finite,
     gather_batch,
@@ -90,8 +91,7 @@ class KernelKDLoss(nn.Module):
         mapped = AF.normalize_rows(AF.centre(self.projection(student)))
         targets = AF.normalize_rows(AF.centre(self.standardize(teacher)))
         loss = AF.gram_distance(mapped, targets)
-        if not loss.isfinite():
-            raise explain_non_finite(student, teacher, self.teacher_dims, self)
+        check_finite(loss, explain_non_finite, student, teacher, self.teacher_dims, self)
         return loss
 
     def extra_repr(self) -> str:
