@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -31,6 +32,7 @@ from aft.devices import worker_errors
 from aft.errors import StudentError
 from aft.files import read_sealed, reading, write_sealed
 from aft.linear.rows import PreparedRows
+from aft.losses.checks import read_checks
 from aft.metrics import compute_metrics, standard_error
 from aft.students.inputs import unchanged
 from aft.students.run_student import compute_logits
@@ -122,6 +124,7 @@ class Trainer:
         self.progress = Progress()
         self.module = model
         self._reads_at_once = accelerator.device.type == "cpu"
+        self._batch_rows = min(schedule.batch_size, len(train.samples))
         self.optimizer = make_optimizer(
             model,
             schedule,
@@ -162,6 +165,7 @@ class Trainer:
             StudentError: If the loss is not finite.
         """
         schedule, state = self.schedule, self.progress
+        alone = self.accelerator.num_processes == 1
         started = time.perf_counter() - state.seconds
         bar = tqdm(
             total=schedule.steps,
@@ -181,10 +185,10 @@ class Trainer:
                 bar.update()
                 logs = state.step % 10 == 0 or state.step == 1
                 evaluates = state.step % schedule.eval_every == 0 or state.step == schedule.steps
-                stops = interrupted.is_set()
+                stops = interrupted.is_set() and alone
                 # Reading a value waits for the device, so not every step does.
                 if logs or evaluates or stops or self._reads_at_once:
-                    values = self._read(unread)
+                    values, stops = self._read(unread, interrupted.is_set())
                     unread.clear()
                 if logs:
                     values["lr"] = float(self.scheduler.get_last_lr()[0])
@@ -208,9 +212,15 @@ class Trainer:
             read_weights(self.best_alone, self.module.alone, state.alone.sha256)
         return state
 
-    def _read(self, unread: list[dict[str, Tensor]]) -> dict[str, float]:
-        """The losses of the last step, after checking those of all unread steps."""
-        rows = torch.stack([torch.stack(list(losses.values())) for losses in unread]).tolist()
+    def _read(self, unread: list[dict[str, Tensor]], stop: bool) -> tuple[dict[str, float], bool]:
+        """The losses of the last step, and whether any process is to stop.
+
+        All unread steps are checked. Losses are means over the processes.
+        """
+        read_checks()
+        losses = torch.stack([torch.stack(list(losses.values())) for losses in unread])
+        table = torch.cat([losses, torch.full_like(losses[:1], float(stop))])
+        *rows, stops = self.accelerator.reduce(table, "mean").tolist()
         for step, row in enumerate(rows, self.progress.step - len(unread) + 1):
             values: dict[str, float] = dict(zip(unread[0], row, strict=True))
             if not math.isfinite(values["loss"]):
@@ -218,7 +228,7 @@ class Trainer:
                     f"the loss is {values['loss']} at step {step}: training diverged. Use a lower "
                     f"--lr (now {self.schedule.lr:g}) or --beta; the last checkpoint is kept"
                 )
-        return values
+        return values, stops[0] > 0
 
     def _step(self, batch: ViewBatch, unlabelled: ViewBatch | None) -> dict[str, Tensor]:
         """One optimizer step on a labelled batch and, optionally, an unlabelled one."""
@@ -236,6 +246,14 @@ class Trainer:
             more = (to_device(unlabelled[0], device), others)
         self.model.train()
         out = self.model(to_device(inputs, device), features or None, labels, *more)
+        # The mean over the processes is that over all rows if processes with more rows count more.
+        share = len(rows) * accelerator.num_processes / self._batch_rows
+        for name in ("task_loss", "alone_loss") if share != 1 else ():
+            if name in out:
+                more_loss = (share - 1) * out[name]
+                out[name] = out[name] + more_loss
+                if name == "task_loss":
+                    out["loss"] = out["loss"] + more_loss
         self.optimizer.zero_grad()
         # The two students share no weights, so adding their losses does not mix their gradients.
         accelerator.backward(out["loss"] + out.get("alone_loss", 0.0))
@@ -307,7 +325,10 @@ class Trainer:
         labels = _labels(samples)
         metrics = compute_metrics(logits, labels, self.task)
         log.write(self.progress.step, split, metrics)
-        return metrics[self.metric], standard_error(self.metric, logits, labels, self.task)
+        error = standard_error(self.metric, logits, labels, self.task)
+        # Each process has batch statistics of its own, but all must stop after the same step.
+        score, error = broadcast_object_list([metrics[self.metric], error])
+        return score, error
 
     def _keep(self, path: Path, module: nn.Module, best: Best) -> None:
         best.sha256 = ""  # known to the first process only
