@@ -11,13 +11,15 @@ from aft.commands.checks import check
 from aft.config.commands import ExtractConfig, resolve
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
-from aft.devices import choose_device
+from aft.devices import choose_device, separate_processes
 from aft.errors import DataError
 from aft.features.stored import extract_teachers
 
 
 def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict[str, Any]]:
     """Compute features; options are those of :class:`aft.config.commands.ExtractConfig`.
+
+    With torchrun, each process computes a share of the rows.
 
     Returns:
         For each teacher: its specification, the number of samples, the feature dimension, rows and
@@ -41,6 +43,10 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
     if not len(chosen):
         raise DataError(f"expected rows in {', '.join(config.splits)}, got none in {config.data}")
     samples = samples.subset(chosen)
+    with separate_processes(device) as processes:
+        stored = extract_teachers(config, samples, device, processes.rank, processes.size)
+    for features in stored:
+        features.store.refresh()
     return [
         {
             "teacher": features.spec,
@@ -51,5 +57,5 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
             "folder": str(features.store.path),
             **({"notes": features.notes} if features.notes else {}),
         }
-        for features in extract_teachers(config, samples, device)
+        for features in stored
     ]
