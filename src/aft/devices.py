@@ -77,17 +77,17 @@ class Processes:
 
 
 @contextmanager
-def separate_processes(device: torch.device) -> Iterator[Processes]:
+def separate_processes(device: str) -> Iterator[Processes]:
     """The processes that torchrun started; until the end, each is one of its own for torch.
 
     Args:
-        device: The device of :func:`choose_device`; if it is a GPU, each process takes its own.
+        device: As in :func:`choose_device`; if it is a GPU, each process takes its own.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
     store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(minutes=30))))
-    if device.type == "cuda":
+    if choose_device(device).type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     processes = Processes(store, rank, size)
     processes.wait()

@@ -114,7 +114,7 @@ def test_one_process_waits_for_nothing() -> None:
     processes = Processes()
     assert [processes.claim(work) for work in "aba"] == [True, True, False]
     processes.wait()
-    with separate_processes(torch.device("cpu")) as alone:
+    with separate_processes("cpu") as alone:
         assert (alone.rank, alone.size) == (0, 1)
 
 

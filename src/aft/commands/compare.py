@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from aft.commands.checks import OPTIONS_FILE, check, check_folder, out_folder
 from aft.commands.train import train
@@ -67,17 +66,13 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
     config = resolve(CompareConfig, config, options)
     check(config)
     methods = [ALONE, *(method for method in dict.fromkeys(config.methods) if method != ALONE)]
-    out, device = out_folder(config), choose_device(config.device)
-    with separate_processes(device) as processes, locked(out, processes.rank == 0):
-        return _compare_in(out, config, methods, device, processes)
+    out = out_folder(config)
+    with separate_processes(config.device) as processes, locked(out, processes.rank == 0):
+        return _compare_in(out, config, methods, processes)
 
 
 def _compare_in(
-    out: Path,
-    config: CompareConfig,
-    methods: list[str],
-    device: torch.device,
-    processes: Processes,
+    out: Path, config: CompareConfig, methods: list[str], processes: Processes
 ) -> dict[str, Any]:
     saved = config.model_copy(update={"out": out, "overwrite": False})
     if processes.rank == 0:
@@ -87,16 +82,15 @@ def _compare_in(
             write_config_file(out / OPTIONS_FILE, saved)
     processes.wait()
     try:
-        config, data, settings, found, runs = _train_all(config, methods, out, device, processes)
-        if processes.rank > 0:
-            processes.wait()
-            return read_json(out / "compare.json", ConfigError)
-        document, scored = _describe(config, methods, data, settings, found, runs)
+        document, scored = _compare(config, out, methods, processes)
     except KeyboardInterrupt:
         hint = " without --overwrite" if config.overwrite else ""
         raise KeyboardInterrupt(
             f"interrupted; run the same command{hint} to resume the comparison in {out}"
         ) from None
+    if processes.rank > 0:
+        processes.wait()
+        return read_json(out / "compare.json", ConfigError)
     write_config_file(out / OPTIONS_FILE, saved)
     write_json(out / "compare.json", document, sealed=False)
     try:
@@ -107,14 +101,10 @@ def _compare_in(
     return document
 
 
-def _train_all(
-    config: CompareConfig,
-    methods: list[str],
-    out: Path,
-    device: torch.device,
-    processes: Processes,
-) -> tuple[CompareConfig, DataSet, list[Setting], list[dict[str, Any]], Runs]:
-    """Train all runs: the options with the metric, the data, the settings and their results."""
+def _compare(
+    config: CompareConfig, out: Path, methods: list[str], processes: Processes
+) -> tuple[dict[str, Any], Samples]:
+    """The content of ``compare.json``, if this process writes it, and the rows scored."""
     settings = list_settings(config)
     place = next(i for i, one in enumerate(settings) if one.fraction == settings[-1].fraction)
     # Report errors in data, methods, teachers and student before the long work starts.
@@ -126,58 +116,19 @@ def _train_all(
     for text in config.teachers:
         open_teacher(text, data.splits["train"], config.trust_remote_code)
     settings = equalize_inputs(config, settings, {settings[place].fraction: data})
+    whole = settings[place]
     total = count_runs(config, methods, settings)
     runs = Runs(config, out, train, total, data.content, processes=processes)
     if processes.size == 1:
         _check_alone(settings, runs)
     else:
-        _share_extraction(config, settings[place], data, device, processes)
+        _share_extraction(config, whole, data, processes)
     found = [train_all(config, setting, runs, methods, metric) for setting in settings]
     _check_alone(settings, runs)
     _check_scores(found, runs, metric)
-    return config, data, settings, found, runs
-
-
-def _share_extraction(
-    config: CompareConfig,
-    setting: Setting,
-    data: DataSet,
-    device: torch.device,
-    processes: Processes,
-) -> None:
-    """Extract this process's rows before the runs, each of which extracts what it lacks."""
-    options = run_options(config, setting, first_soft(config) or "aft", 0)
-    with suppress(AftError, RuntimeError):  # the runs that need these features report it
-        for rows in (data.splits["train"], transfer_pool(options, data)[0]):
-            if rows is not None:
-                extract_teachers(
-                    options, rows, device, processes.rank, processes.size, may_lack=True
-                )
-    processes.wait()
-
-
-def _check_alone(settings: Sequence[Setting], runs: Runs) -> None:
-    """Check that the labels alone can be trained.
-
-    Raises:
-        AftError: If they cannot in any setting.
-    """
-    if all(runs.make(setting, ALONE, 0) is None for setting in settings):
-        raise AftError(next(iter(runs.errors.values())))
-
-
-def _describe(
-    config: CompareConfig,
-    methods: list[str],
-    data: DataSet,
-    settings: Sequence[Setting],
-    found: list[dict[str, Any]],
-    runs: Runs,
-) -> tuple[dict[str, Any], Samples]:
-    """The content of ``compare.json``, and the rows scored with seed 0."""
-    metric, out = config.metric, runs.out
-    whole = next(one for one in settings if one.fraction == settings[-1].fraction)
     first = runs.make(whole, ALONE, 0) or next(iter(runs.results.values()))
+    if processes.rank > 0:
+        return {}, data.splits[first.split]
     errors: dict[str, str] = {}
     for setting, values in zip(settings, found, strict=True):
         values["probes"] = []
@@ -221,6 +172,29 @@ def _describe(
         "report": str(out / "report.html"),
     }
     return document, data.splits[first.split]
+
+
+def _share_extraction(
+    config: CompareConfig, setting: Setting, data: DataSet, processes: Processes
+) -> None:
+    """Extract this process's rows before the runs, each of which extracts what it lacks."""
+    options = run_options(config, setting, first_soft(config) or "aft", 0)
+    device, rank, size = choose_device(config.device), processes.rank, processes.size
+    with suppress(AftError, RuntimeError):  # the runs that need these features report it
+        for rows in (data.splits["train"], transfer_pool(options, data)[0]):
+            if rows is not None:
+                extract_teachers(options, rows, device, rank, size, may_lack=True)
+    processes.wait()
+
+
+def _check_alone(settings: Sequence[Setting], runs: Runs) -> None:
+    """Check that the labels alone can be trained.
+
+    Raises:
+        AftError: If they cannot in any setting.
+    """
+    if all(runs.make(setting, ALONE, 0) is None for setting in settings):
+        raise AftError(next(iter(runs.errors.values())))
 
 
 def _check_scores(found: Sequence[Mapping[str, Any]], runs: Runs, metric: str) -> None:

@@ -30,7 +30,6 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
     """
     config = resolve(ExtractConfig, config, options)
     check(config)
-    device = choose_device(config.device)
     samples, report = load_inputs(
         config.data,
         asked_columns(config),
@@ -43,7 +42,8 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
     if not len(chosen):
         raise DataError(f"expected rows in {', '.join(config.splits)}, got none in {config.data}")
     samples = samples.subset(chosen)
-    with separate_processes(device) as processes:
+    with separate_processes(config.device) as processes:
+        device = choose_device(config.device)
         stored = extract_teachers(config, samples, device, processes.rank, processes.size)
     for features in stored:
         features.store.refresh()

@@ -68,14 +68,14 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     """
     config = resolve(ScoreConfig, config, options)
     check(config)
-    device = choose_device(config.device)
-    with separate_processes(device) as processes:
-        return _score(config, device, processes)
+    with separate_processes(config.device) as processes:
+        return _score(config, processes)
 
 
-def _score(config: ScoreConfig, device: torch.device, processes: Processes) -> ScoreResult:
+def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
     out, first = out_folder(config), processes.rank == 0
     started = time.perf_counter()
+    device = choose_device(config.device)
     data = load_training_data(config)
     train = data.splits["train"]
     drawn = np.random.default_rng(config.seed).permutation(len(train))[: config.rows]
