@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from aft.errors import AftError, ConfigError, DataError
 
+_uses = count()
 _ENDED = "DataLoader worker (pid"
 """Part of the error of torch when a process that reads inputs has ended."""
 
@@ -89,6 +91,8 @@ def separate_processes(device: str) -> Iterator[Processes]:
     store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(minutes=30))))
     if choose_device(device).type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # A store outlives this use of it, and with it what was claimed.
+    store = dist.PrefixStore(f"aft {next(_uses)}", store)  # type: ignore[attr-defined]
     processes = Processes(store, rank, size)
     processes.wait()
     names = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")
