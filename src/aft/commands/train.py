@@ -137,6 +137,7 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         folder=out / CHECKPOINTS,
         options=options_hash(config),
         num_workers=choose_num_workers(config.num_workers, device),
+        shard=config.shard_student,
         progress=config.progress,
     )
     if config.resume and trainer.last.exists():

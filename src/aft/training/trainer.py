@@ -58,6 +58,7 @@ from aft.training.sampling import (
     stream,
 )
 from aft.training.schedule import Schedule, make_optimizer, warmup_cosine
+from aft.training.sharding import divide, gather, load, load_optimizer
 from aft.training.transfer_model import TransferModel
 
 
@@ -91,6 +92,8 @@ class Trainer:
         folder: Folder of the checkpoints.
         options: Identifies the run: checkpoints of runs with other options are refused.
         num_workers: Number of processes that read inputs.
+        shard: Whether to divide the parameters among the processes, see
+            :mod:`aft.training.sharding`.
         progress: Whether to show a progress bar.
     """
 
@@ -108,6 +111,7 @@ class Trainer:
         folder: Path,
         options: str = "",
         num_workers: int = 0,
+        shard: bool = False,
         progress: bool = True,
     ) -> None:
         self.task = task
@@ -122,6 +126,10 @@ class Trainer:
         self.num_workers = num_workers
         self.show = progress and accelerator.is_main_process
         self.progress = Progress()
+        self.whole = model
+        shard = shard and accelerator.num_processes > 1
+        if shard:
+            model = divide(model, accelerator.device, accelerator.num_processes)
         self.module = model
         self._reads_at_once = accelerator.device.type == "cpu"
         self._batch_rows = min(schedule.batch_size, len(train.samples))
@@ -134,7 +142,7 @@ class Trainer:
         self.scheduler = LambdaLR(self.optimizer, warmup_cosine(schedule.steps, schedule.warmup))
         # Accelerate's own optimizer scales losses for fp16, which is not offered, and searches for
         # modules in every step.
-        self.model = accelerator.prepare(model)
+        self.model = accelerator.prepare_model(model, evaluation_mode=shard)
 
     @property
     def last(self) -> Path:
@@ -207,9 +215,10 @@ class Trainer:
                     state.seconds = time.perf_counter() - started
                     self.save()
                     raise Interrupted(state.step)
-        read_weights(self.best, self.module, state.best.sha256)
-        if self.module.alone is not None:
-            read_weights(self.best_alone, self.module.alone, state.alone.sha256)
+        read_weights(self.best, self.whole, state.best.sha256)
+        if self.whole.alone is not None:
+            read_weights(self.best_alone, self.whole.alone, state.alone.sha256)
+        self.whole.to(self.accelerator.device)
         return state
 
     def _read(self, unread: list[dict[str, Tensor]], stop: bool) -> tuple[dict[str, float], bool]:
@@ -331,19 +340,21 @@ class Trainer:
         return score, error
 
     def _keep(self, path: Path, module: nn.Module, best: Best) -> None:
+        weights = gather(module.state_dict())
         best.sha256 = ""  # known to the first process only
         if self.accelerator.is_main_process:
-            best.sha256 = write_weights(path, module)
+            best.sha256 = write_weights(path, weights)
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
         """Write the training state to :attr:`last`, atomically."""
+        weights, moments = gather(self.module.state_dict()), gather(self.optimizer.state_dict())
         if self.accelerator.is_main_process:
             state = {
-                "model": {name: one.cpu() for name, one in self.module.state_dict().items()},
+                "model": {name: one.cpu() for name, one in weights.items()},
                 "teachers": self._stores(),
                 "options": self.options,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": moments,
                 "scheduler": self.scheduler.state_dict(),
                 "progress": self.progress.as_dict(),
             }
@@ -371,8 +382,8 @@ class Trainer:
                     f"features were in {', '.join(before)}, now they are in "
                     f"{', '.join(self._stores())}. {START_AGAIN}"
                 )
-            self.module.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load(self.module, state["model"])
+            load_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.progress = Progress.from_dict(state["progress"])
 
