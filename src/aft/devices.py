@@ -84,10 +84,18 @@ def separate_processes(device: str) -> Iterator[Processes]:
 
     Args:
         device: As in :func:`choose_device`; if it is a GPU, each process takes its own.
+
+    Raises:
+        ConfigError: If they are one process group already.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
+    if dist.is_initialized():  # losses would gather the rows of all processes
+        raise ConfigError(
+            "expected processes without a process group of torch.distributed, got one: with "
+            "torchrun, call this before aft.train, or in a script of its own"
+        )
     store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(minutes=30))))
     if choose_device(device).type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

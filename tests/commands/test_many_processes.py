@@ -96,7 +96,7 @@ def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ((name, error),) = document["errors"].items()
     (rank,) = (rank for rank in (0, 1) if name.removeprefix("runs/") in logs[rank])
     assert name.startswith("runs/aft-") and error == f"broken in {rank}"
-    monkeypatch.setattr("aft.report.write_methods_report", lambda *_: Path())
+    monkeypatch.setattr("aft.commands.compare.write_methods_report", lambda *_: Path())
     again = aft.compare(**options["compare"], features=tmp_path / "1", out=tmp_path / "compare")
     one = aft.compare(**options["compare"], features=tmp_path / "1", out=tmp_path / "one")
     assert timeless(again) == timeless(one)
@@ -116,6 +116,14 @@ def test_one_process_waits_for_nothing() -> None:
     processes.wait()
     with separate_processes("cpu") as alone:
         assert (alone.rank, alone.size) == (0, 1)
+
+
+def test_a_process_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(ConfigError) as error, separate_processes("cpu"):
+        pass
+    assert says(error.value, "process group", "aft.train")
 
 
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""Students too large for one GPU: weights, gradients and moments divided among processes (FSDP)."""
+"""Students too large for one GPU: weights, gradients and moments divided among processes (FSDP).
+
+torch's modules for it are imported when they are used, which takes a second.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from aft.backbones.ngrams import NgramNetwork
@@ -31,6 +31,9 @@ def divide(model: TransferModel, device: torch.device, processes: int) -> Transf
     Raises:
         ConfigError: If the student is made of word vectors, whose optimizer works by row.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     if any(isinstance(one, StaticNetwork | NgramNetwork) for one in model.modules()):
         raise ConfigError("--shard-student is for large students, got one of word vectors")
     model = copy.deepcopy(model).to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -47,7 +50,7 @@ def divide(model: TransferModel, device: torch.device, processes: int) -> Transf
 
 def gather(state: Any) -> Any:
     """A state dict with whole tensors; every process must call this."""
-    return tree_map(lambda one: one.full_tensor() if isinstance(one, DTensor) else one, state)
+    return tree_map(lambda one: one.full_tensor() if _divided(one) else one, state)
 
 
 def load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -66,13 +69,19 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     optimizer.load_state_dict({**state, "state": moments})
 
 
-def _like(value: Any, own: Tensor | None) -> Any:
+def _like(value: Any, own: Any) -> Any:
     """A tensor of the same shape, divided in the same way."""
-    if not isinstance(own, DTensor) or not isinstance(value, Tensor) or value.shape != own.shape:
+    if not _divided(own) or not isinstance(value, Tensor) or value.shape != own.shape:
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     value = value.to(own.device, own.dtype)
     return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
 
 
+def _divided(one: Any) -> bool:
+    return hasattr(one, "full_tensor")
+
+
 def _size(module: nn.Module) -> int:
-    return sum(one.numel() for one in module.parameters() if not isinstance(one, DTensor))
+    return sum(one.numel() for one in module.parameters() if not _divided(one))
