@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -54,12 +53,16 @@ class Processes:
     """Processes that share pieces of work, but otherwise each work alone.
 
     Args:
+        device: As in :func:`choose_device`.
         store: A ``torch.distributed.Store`` that connects them; None for a single process.
         rank: Number of this process.
         size: Number of processes.
     """
 
-    def __init__(self, store: Any = None, rank: int = 0, size: int = 1) -> None:
+    def __init__(
+        self, device: str = "cpu", store: Any = None, rank: int = 0, size: int = 1
+    ) -> None:
+        self.device = choose_device(device)
         self.store = dist.HashStore() if store is None else store  # type: ignore[attr-defined]
         self.rank, self.size = rank, size
         self._waits = 0
@@ -72,10 +75,9 @@ class Processes:
         """Wait until all processes have come as far."""
         self._waits += 1
         key = f"wait {self._waits}"
-        arrived = self.store.add(key, 1)
-        while arrived < self.size:
+        self.store.add(key, 1)
+        while self.store.add(key, 0) < self.size:
             time.sleep(0.05)  # unlike the store's own waiting, Ctrl-C ends it
-            arrived = self.store.add(key, 0)
 
 
 @contextmanager
@@ -89,19 +91,19 @@ def separate_processes(device: str) -> Iterator[Processes]:
         ConfigError: If they are one process group already.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Processes()
+        yield Processes(device)
         return
     if dist.is_initialized():  # losses would gather the rows of all processes
         raise ConfigError(
             "expected processes without a process group of torch.distributed, got one: with "
             "torchrun, call this before aft.train, or in a script of its own"
         )
-    store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(minutes=30))))
-    if choose_device(device).type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store, rank, size = next(iter(rendezvous("env://")))
     # A store outlives this use of it, and with it what was claimed.
     store = dist.PrefixStore(f"aft {next(_uses)}", store)  # type: ignore[attr-defined]
-    processes = Processes(store, rank, size)
+    processes = Processes(device, store, rank, size)
+    if processes.device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     processes.wait()
     names = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")
     hidden = {name: os.environ.pop(name) for name in names if name in os.environ}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aft import functional as AF
 from aft.errors import InputError
@@ -45,20 +45,25 @@ class Event:
 
 def test_a_gpu_is_read_two_calls_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    student = torch.ones(2, requires_grad=True) * 2
+    student = torch.ones(2, 5, requires_grad=True) * 2
     explained: list[Any] = []
 
-    def explain(tensor: Any, number: int) -> InputError:
-        explained.append((tensor.requires_grad, number))
-        return InputError(f"call {number}")
+    def explain(student: Tensor, _: Tensor, dims: Any, *__: Any) -> InputError:
+        explained.append((student.requires_grad, dims))
+        return InputError(f"call {dims}")
+
+    monkeypatch.setattr(checks, "explain_non_finite", explain)
+
+    def call(number: int, finite: bool) -> None:
+        checks.check_finite(on_gpu(finite), student, student, [number], nn.Identity())
 
     for number, finite in enumerate((True, False, False)):
-        checks.check_finite(on_gpu(finite), explain, student, number)
+        call(number, finite)
         assert Event.read == max(0, number - 1)
-    with pytest.raises(InputError, match="call 1"):
-        checks.check_finite(on_gpu(True), explain, student, 3)
-    assert explained == [(False, 1)]
+    with pytest.raises(InputError, match="1"):
+        call(3, True)
+    assert explained == [(False, [1])]
     checks.read_checks()  # later ones are forgotten
-    checks.check_finite(on_gpu(False), explain, student, 4)
-    with pytest.raises(InputError, match="call 4"):
+    call(4, False)
+    with pytest.raises(InputError, match="4"):
         checks.read_checks()

@@ -31,7 +31,7 @@ from aft.config.groups import ALONE, LABELS_ONLY
 from aft.data.loading import DataSet
 from aft.data.options import load_training_data
 from aft.data.samples import Samples
-from aft.devices import Processes, choose_device, separate_processes
+from aft.devices import Processes, separate_processes
 from aft.errors import AftError, ConfigError
 from aft.features.stored import extract_teachers, open_teacher
 from aft.files import read_json, write_json
@@ -179,11 +179,10 @@ def _share_extraction(
 ) -> None:
     """Extract this process's rows before the runs, each of which extracts what it lacks."""
     options = run_options(config, setting, first_soft(config) or "aft", 0)
-    device, rank, size = choose_device(config.device), processes.rank, processes.size
+    device, rank, size = processes.device, processes.rank, processes.size
     with suppress(AftError, RuntimeError):  # the runs that need these features report it
-        for rows in (data.splits["train"], transfer_pool(options, data)[0]):
-            if rows is not None:
-                extract_teachers(options, rows, device, rank, size, may_lack=True)
+        for rows in filter(None, (data.splits["train"], transfer_pool(options, data)[0])):
+            extract_teachers(options, rows, device, rank, size, may_lack=True)
     processes.wait()
 
 

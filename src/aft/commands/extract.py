@@ -11,7 +11,7 @@ from aft.commands.checks import check
 from aft.config.commands import ExtractConfig, resolve
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
-from aft.devices import choose_device, separate_processes
+from aft.devices import separate_processes
 from aft.errors import DataError
 from aft.features.stored import extract_teachers
 
@@ -43,8 +43,7 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
         raise DataError(f"expected rows in {', '.join(config.splits)}, got none in {config.data}")
     samples = samples.subset(chosen)
     with separate_processes(config.device) as processes:
-        device = choose_device(config.device)
-        stored = extract_teachers(config, samples, device, processes.rank, processes.size)
+        stored = extract_teachers(config, samples, processes.device, processes.rank, processes.size)
     for features in stored:
         features.store.refresh()
     return [

@@ -13,7 +13,7 @@ import torch
 from aft.commands.checks import DOCUMENT, check, out_folder
 from aft.config.commands import ScoreConfig, resolve
 from aft.data.options import load_training_data
-from aft.devices import Processes, choose_device, separate_processes
+from aft.devices import Processes, separate_processes
 from aft.errors import AftError, DataError
 from aft.files import write_json
 from aft.metrics import MAIN_METRIC
@@ -75,7 +75,6 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
 def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
     out, first = out_folder(config), processes.rank == 0
     started = time.perf_counter()
-    device = choose_device(config.device)
     data = load_training_data(config)
     train = data.splits["train"]
     drawn = np.random.default_rng(config.seed).permutation(len(train))[: config.rows]
@@ -89,8 +88,8 @@ def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
 
     wanted = data.unlabelled
     everything = [train] if wanted is None else [train, wanted]
-    teachers = read_teachers(config, samples, everything, device, processes)
-    student = read_student(config, train, samples, data.task, device)
+    teachers = read_teachers(config, samples, everything, processes)
+    student = read_student(config, train, samples, data.task, processes.device)
     table, candidates = score_sets(teachers, rows)
     own: dict[str, Any] | None = None
     own_candidate = None
@@ -102,9 +101,7 @@ def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
     if not candidates:
         why = next(iter(table[0]["undefined"].values()))
         raise DataError(f"cannot score these teachers: {why}")
-    layers = []
-    if config.layers:
-        layers = score_layers(config, teachers, table, samples, rows, device, processes)
+    layers = score_layers(config, teachers, table, samples, rows, processes)
     metric, chance = MAIN_METRIC[data.task.kind], chance_level(labels, data.task)
     advice = recommend(
         candidates,

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import index
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -173,29 +173,38 @@ def check_batch(rows: int, compares: bool = True) -> None:
         )
 
 
-def check_finite(value: Tensor, explain: Callable[..., InputError], *arguments: Any) -> None:
-    """Raise the error that ``explain(*arguments)`` builds if a loss is NaN or infinite.
+def check_finite(
+    value: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    teacher_dims: Sequence[int],
+    loss_fn: nn.Module,
+    name: str = "student_features",
+) -> None:
+    """Raise the error of :func:`explain_non_finite` if a loss is NaN or infinite.
 
     On a GPU, reading a value would wait for all work before it, so it is read two calls later, or
     by :func:`read_checks`.
 
     Args:
         value: The loss, or a bool tensor of whether it is finite; a scalar.
-        explain: Builds the error, only on failure.
-        arguments: Its arguments; tensors are kept without their graph.
+        student: As in :func:`explain_non_finite`, and so are the others.
+        teacher: Kept without its graph.
+        teacher_dims: Feature width of each teacher.
+        loss_fn: The loss.
+        name: The argument that ``student`` is.
     """
     finite = value if value.dtype == torch.bool else value.isfinite()
-    if finite.is_meta:  # has no value
-        return
-    if not finite.is_cuda:
-        if not finite:
-            raise explain(*arguments)
-        return
-    kept = [one.detach() if isinstance(one, Tensor) else one for one in arguments]
-    flag, event = finite.to("cpu", non_blocking=True), torch.cuda.Event()
-    event.record()
-    _unread.append((flag, event, partial(explain, *kept)))
-    read_checks(_LAG)
+    why = partial(
+        explain_non_finite, student.detach(), teacher.detach(), teacher_dims, loss_fn, name
+    )
+    if finite.is_cuda:
+        flag, event = finite.to("cpu", non_blocking=True), torch.cuda.Event()
+        event.record()
+        _unread.append((flag, event, why))
+        read_checks(_LAG)
+    elif not finite.is_meta and not finite:
+        raise why()
 
 
 def read_checks(left: int = 0) -> None:
@@ -220,6 +229,7 @@ def explain_non_finite(
     teacher_features: Tensor,
     teacher_dims: Sequence[int],
     loss_fn: nn.Module,
+    name: str = "student_features",
 ) -> InputError:
     """Build the error for a loss that is NaN or infinite: which argument caused it, and why.
 
@@ -235,18 +245,18 @@ def explain_non_finite(
             )
     if bad := _bad_rows(student_features):
         return InputError(
-            f"Expected finite `student_features`, but {bad} of {len(student_features)} rows "
-            "contain NaN or infinity: training has diverged. Lower the student's learning rate, "
+            f"Expected finite `{name}`, but {bad} of {len(student_features)} rows contain NaN or "
+            "infinity: training has diverged. Lower the student's learning rate, "
             "clip its gradients, or check its inputs."
         )
-    for name, values in loss_fn.state_dict().items():
+    for own, values in loss_fn.state_dict().items():
         if not values.isfinite().all():
             return InputError(
-                f"Expected `{name}` of the loss to be finite, but it contains NaN or infinity: "
+                f"Expected `{own}` of the loss to be finite, but it contains NaN or infinity: "
                 "training has diverged. Lower the learning rate of the loss parameters."
             )
     largest = {
-        "student_features": float(student_features.abs().max()),
+        name: float(student_features.abs().max()),
         "teacher_features": float(teacher_features.abs().max()),
     }
     name = max(largest, key=lambda key: largest[key])

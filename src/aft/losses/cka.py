@@ -8,13 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aft import functional as AF
-from aft.losses.checks import (
-    check_batch,
-    check_finite,
-    explain_non_finite,
-    gather_batch,
-    infer_teacher_dims,
-)
+from aft.losses.checks import check_batch, check_finite, gather_batch, infer_teacher_dims
 from aft.losses.standardize import Normalize, Standardize
 
 
@@ -76,7 +70,7 @@ class CKALoss(nn.Module):
         check_batch(len(student))
         loss = 1 - _alignment(student, self.standardize(teacher))
         # Any NaN or infinity in an input makes the loss NaN, so checking one scalar is enough.
-        check_finite(loss, explain_non_finite, student, teacher, dims, self)
+        check_finite(loss, student, teacher, dims, self)
         return loss
 
 

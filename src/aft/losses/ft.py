@@ -15,7 +15,6 @@ from aft.losses.checks import (
     check_count,
     check_finite,
     describe,
-    explain_non_finite,
     gather_batch,
     infer_teacher_dims,
     read_checks,
@@ -163,7 +162,7 @@ class FTLoss(nn.Module):
         loss = (translated - code).abs().sum(dim=1).mean()
         # ReLU maps -infinity to 0, so checking the loss alone is not enough.
         finite = loss.isfinite() & student.isfinite().all() & teacher.isfinite().all()
-        check_finite(finite, explain_non_finite, student, teacher, dims, self)
+        check_finite(finite, student, teacher, dims, self)
         return loss
 
     def extra_repr(self) -> str:
@@ -240,7 +239,7 @@ def fit_autoencoder(
                 )
         with torch.enable_grad():
             error = autoencoder.reconstruction_error(batch.detach())
-        check_finite(error, explain_non_finite, batch, batch, [batch.shape[1]], autoencoder)
+        check_finite(error, batch, batch, [batch.shape[1]], autoencoder)
         optimizer.zero_grad()
         error.backward()
         optimizer.step()

@@ -12,7 +12,6 @@ from aft.losses.checks import (
     check_count,
     check_finite,
     check_teacher_dims,
-    explain_non_finite,
     gather_batch,
 )
 from aft.losses.linear import Linear
@@ -86,7 +85,7 @@ class KDLoss(nn.Module):
         )
         check_batch(len(student), compares=self.standardize.uses_batch)
         loss = F.mse_loss(self.projection(student), self.standardize(teacher))
-        check_finite(loss, explain_non_finite, student, teacher, self.teacher_dims, self)
+        check_finite(loss, student, teacher, self.teacher_dims, self)
         return loss
 
     def extra_repr(self) -> str:

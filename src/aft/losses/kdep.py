@@ -17,7 +17,6 @@ from aft.losses.checks import (
     check_finite,
     check_teacher_dims,
     describe,
-    explain_non_finite,
     gather_batch,
     infer_teacher_dims,
     join_teachers,
@@ -164,7 +163,7 @@ class KDEPLoss(nn.Module):
         )
         check_batch(len(student), compares=False)
         loss = F.mse_loss(student[:, : self.components.shape[1]], self._targets(teacher))
-        check_finite(loss, explain_non_finite, student, teacher, self.teacher_dims, self)
+        check_finite(loss, student, teacher, self.teacher_dims, self)
         return loss
 
     @torch.no_grad()

@@ -18,7 +18,6 @@ from aft.losses.checks import (
     check_finite,
     check_teacher_dims,
     describe,
-    explain_non_finite,
     gather_batch,
     infer_teacher_dims,
     join_teachers,
@@ -82,17 +81,8 @@ class HeadLoss(nn.Module, ABC):
         student, teacher = gather_batch(student_logits, teacher_features, self.teacher_dims)
         check_batch(len(student), compares=False)
         loss = self.compare(student, self._logits(teacher))
-        check_finite(loss, self._explain, student, teacher)
+        check_finite(loss, student, teacher, self.teacher_dims, self, "student_logits")
         return loss
-
-    def _explain(self, student: Tensor, teacher: Tensor) -> InputError:
-        if bad := int((~student.isfinite()).any(dim=1).sum()):
-            return InputError(
-                f"Expected finite `student_logits`, but {bad} of {len(student)} rows contain NaN "
-                "or infinity: training has diverged. Lower the student's learning rate, clip its "
-                "gradients, or check its inputs."
-            )
-        return explain_non_finite(student, teacher, self.teacher_dims, self)
 
     @torch.no_grad()
     def teacher_logits(self, teacher_features: Tensor | Sequence[Tensor]) -> Tensor:

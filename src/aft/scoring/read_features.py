@@ -44,15 +44,11 @@ def say(lines: Sequence[str]) -> None:
 
 
 def read_teachers(
-    config: ScoreConfig,
-    samples: Samples,
-    everything: Sequence[Samples],
-    device: torch.device,
-    processes: Processes,
+    config: ScoreConfig, samples: Samples, everything: Sequence[Samples], processes: Processes
 ) -> list[FeatureSource]:
     """Features of each teacher; features missing from the store are extracted."""
     return [
-        _read_teacher(config, text, name, samples, everything, device, processes)
+        _read_teacher(config, text, name, samples, everything, processes)
         for text, name in zip(config.teachers, _name_apart(config.teachers), strict=True)
     ]
 
@@ -77,7 +73,6 @@ def _read_teacher(
     name: str,
     samples: Samples,
     everything: Sequence[Samples],
-    device: torch.device,
     processes: Processes,
 ) -> FeatureSource:
     """Features of the scored rows, and the extraction cost for all training rows."""
@@ -88,7 +83,7 @@ def _read_teacher(
             f"no row has a value in {columns}, the input of {text}; remove this teacher"
         )
     folder = features_folder(config.features)
-    rank, size = processes.rank, processes.size
+    device, rank, size = processes.device, processes.rank, processes.size
     teacher = choose_engine(teacher, inputs, config, folder, device, rank, size)
     store = FeatureStore.open(folder, store_identity(teacher, config.features_dtype))
     lacking = _count_lacking(store, [inputs])
@@ -177,12 +172,11 @@ def score_layers(
     table: Sequence[dict[str, Any]],
     samples: Samples,
     rows: ScoredRows,
-    device: torch.device,
     processes: Processes,
 ) -> list[dict[str, Any]]:
-    """Scores of about six layers of every teacher that has selectable layers."""
+    """With ``--layers``, scores of about six layers of every teacher that has selectable layers."""
     found = []
-    for teacher, whole in zip(teachers, table, strict=False):
+    for teacher, whole in zip(teachers, table, strict=False) if config.layers else ():
         count = teacher.facts["layers"]
         if count is None:
             say([f"{teacher.name}: layers cannot be selected; only hf: teachers support ?layer=N"])
@@ -198,7 +192,7 @@ def score_layers(
             layered = str(Spec(spec.source, spec.name, {**spec.options, "layer": str(number)}))
             written = layered if column is None else f"{column}={layered}"
             name = f"{teacher.name}, layer {number}"
-            source = _read_teacher(config, written, name, samples, [samples], device, processes)
+            source = _read_teacher(config, written, name, samples, [samples], processes)
             row, _ = score_parts([source.values], rows)
             entries.append({"layer": number, "teachers": [written], "names": [name], **row})
         found.append({"teacher": teacher.spec, "name": teacher.name, "layers": entries})

@@ -38,9 +38,8 @@ def divide(model: TransferModel, device: torch.device, processes: int) -> Transf
         raise ConfigError("--shard-student is for large students, got one of word vectors")
     model = copy.deepcopy(model).to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     mesh = init_device_mesh(device.type, (processes,))
-    for network in (model.student, model.alone, model.transfer_loss):
-        if network is None or not _size(network):
-            continue
+    networks = (model.student, model.alone, model.transfer_loss)
+    for network in (one for one in networks if one is not None and _size(one)):
         for part in reversed(list(network.modules())[1:]):
             if not isinstance(part, nn.ModuleList | nn.Sequential) and _size(part) >= FEWEST:
                 fully_shard(part, mesh=mesh)
@@ -75,8 +74,7 @@ def _like(value: Any, own: Any) -> Any:
         return value
     from torch.distributed.tensor import distribute_tensor
 
-    value = value.to(own.device, own.dtype)
-    return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
 
 
 def _divided(one: Any) -> bool:

@@ -126,8 +126,7 @@ class Trainer:
         self.num_workers = num_workers
         self.show = progress and accelerator.is_main_process
         self.progress = Progress()
-        self.whole = model
-        shard = shard and accelerator.num_processes > 1
+        self.whole, shard = model, shard and accelerator.num_processes > 1
         if shard:
             model = divide(model, accelerator.device, accelerator.num_processes)
         self.module = model
@@ -173,7 +172,6 @@ class Trainer:
             StudentError: If the loss is not finite.
         """
         schedule, state = self.schedule, self.progress
-        alone = self.accelerator.num_processes == 1
         started = time.perf_counter() - state.seconds
         bar = tqdm(
             total=schedule.steps,
@@ -193,7 +191,7 @@ class Trainer:
                 bar.update()
                 logs = state.step % 10 == 0 or state.step == 1
                 evaluates = state.step % schedule.eval_every == 0 or state.step == schedule.steps
-                stops = interrupted.is_set() and alone
+                stops = interrupted.is_set() and self.accelerator.num_processes == 1
                 # Reading a value waits for the device, so not every step does.
                 if logs or evaluates or stops or self._reads_at_once:
                     values, stops = self._read(unread, interrupted.is_set())
@@ -257,12 +255,9 @@ class Trainer:
         out = self.model(to_device(inputs, device), features or None, labels, *more)
         # The mean over the processes is that over all rows if processes with more rows count more.
         share = len(rows) * accelerator.num_processes / self._batch_rows
-        for name in ("task_loss", "alone_loss") if share != 1 else ():
-            if name in out:
-                more_loss = (share - 1) * out[name]
-                out[name] = out[name] + more_loss
-                if name == "task_loss":
-                    out["loss"] = out["loss"] + more_loss
+        if share != 1:
+            out["loss"] = out["loss"] + (share - 1) * out["task_loss"]
+            out |= {name: share * out[name] for name in ("task_loss", "alone_loss") if name in out}
         self.optimizer.zero_grad()
         # The two students share no weights, so adding their losses does not mix their gradients.
         accelerator.backward(out["loss"] + out.get("alone_loss", 0.0))
