@@ -158,8 +158,9 @@ def gram_distance(a: Tensor, b: Tensor, eps: float = DISTANCE_EPS) -> Tensor:
     If it takes fewer operations, the distance is computed from covariances instead:
     ``||A Aᵀ - B Bᵀ||² = ||Aᵀ A||² + ||Bᵀ B||² - 2 ||Aᵀ B||²``. If the kernels are close, this
     difference is only rounding error, so the Gram matrices of close kernels are always compared.
+    To find out, a GPU must be waited for, so there it is done with large batches only.
     """
-    if covariances_pay(a, b):
+    if covariances_pay(a, b) and (a.device.type == "cpu" or len(a) ** 2 > TILE):
         norms = gram(a.T).square().sum() + gram(b.T).square().sum()
         total = norms - 2 * matmul(a.T, b).square().sum()
         if total > CLOSE * norms:

@@ -343,15 +343,6 @@ def test_a_stopped_comparison_goes_on(
     assert methods["kd"]["beta"] == 1.0 and not methods["kd"]["search"]
 
 
-def test_several_processes_are_refused(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError) as error:
-        aft.compare(**options)
-    assert says(error.value, "compare", "torchrun")
-
-
 def test_command_line_and_file(
     found: dict[str, Any], options: dict[str, Any], tmp_path: Path, capsys: Capture
 ) -> None:

@@ -275,42 +275,58 @@ def test_broken_off_and_resumed(
     assert whole.summary["safety_net"] == resumed.summary["safety_net"]
 
 
-def test_two_processes_equal_one(options: dict[str, Any], more: Path, tmp_path: Path) -> None:
-    """The student has no batch normalisation, whose statistics are those of each process."""
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_equal_one(
+    options: dict[str, Any], more: Path, tmp_path: Path, processes: int
+) -> None:
+    """Batches that they cannot share evenly; four processes continue the run of one.
+
+    The student has no batch normalisation, whose statistics are those of each process.
+    """
     (tmp_path / "student.py").write_text(STUDENT)
     options |= {
         "student": f"python:{tmp_path}/student.py:plain",
         "unlabelled": str(more),
         "views": 1,
         "safety_net": True,
-        "batch_size": 8,
+        "batch_size": 9,
         "steps": 6,
+        "eval_every": 3,
     }
     aft.train(**options)
-    two = {**options, "out": tmp_path / "two", "features": tmp_path / "features-two"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "aft", "train", *flags(two)], capture_output=True, text=True, timeout=240
-    )
+    several = {**options, "out": tmp_path / "several"}
+    if processes == 4:
+        break_off(several, 5)  # two steps after the last checkpoint
+        several["resume"] = True
+    several["features"] = tmp_path / "features of several"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes), "-m", "aft", "train", *flags(several)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    starts = [
-        [line for line in read_metrics(out) if line["step"] == 0]
-        for out in (options["out"], two["out"])
-    ]
+    one, other = options["out"], several["out"]
+    ranks = {file.name.split("-")[1] for file in several["features"].rglob("part-*")}
+    assert len(ranks) == processes
+    stores = [find_stores(folder)[0] for folder in (options["features"], several["features"])]
+    assert len(stores[0]) == len(stores[1])
+    starts = [[line for line in read_metrics(out) if line["step"] == 0] for out in (one, other)]
     assert [line["split"] for line in starts[0]] == ["validation", "validation_alone"]
     assert starts[0] == starts[1]  # each process evaluates all rows, and one writes
-    for name in ("best", "best-alone"):
-        first, second = (
-            load_file(out / "checkpoints" / f"{name}.safetensors")
-            for out in (options["out"], two["out"])
-        )
-        assert first.keys() == second.keys()
-        for key, value in first.items():
-            torch.testing.assert_close(second[key], value, rtol=1e-4, atol=1e-5)
-    gates = [
-        load_file(out / "feature_weights.safetensors")["0"] for out in (options["out"], two["out"])
+    losses = [
+        [line[name] for line in read_metrics(out) for name in line if name.endswith("loss")]
+        for out in (one, other)
     ]
-    torch.testing.assert_close(*gates, rtol=1e-4, atol=1e-5)
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)  # means over all processes
+    for name in ("best", "best-alone"):
+        assert_near(one, other, f"checkpoints/{name}.safetensors")
+    assert_near(one, other, "feature_weights.safetensors")
+
+
+def assert_near(one: Path, other: Path, name: str) -> None:
+    first, second = load_file(one / name), load_file(other / name)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=1e-4, atol=1e-5)
 
 
 class TestTexts:

@@ -163,7 +163,6 @@ def _check_train(config: configs.TrainConfig) -> None:
 
 
 def _check_compare(config: configs.CompareConfig) -> None:
-    _check_one_process("compare")
     methods = [method for method in dict.fromkeys(config.methods) if method != groups.ALONE]
     if not methods:
         raise ConfigError("--methods: expected a method other than alone, e.g. --methods alone aft")
@@ -185,13 +184,7 @@ def _check_teachers(config: configs.ScoreConfig | configs.ExtractConfig) -> None
     if not config.teachers:
         raise ConfigError(f"{command} needs --teachers, e.g. --teachers timm:tf_efficientnet_lite0")
     if isinstance(config, configs.ScoreConfig):
-        _check_one_process(command)
         check_left_out(config.unlabelled, config.train_fraction)
-
-
-def _check_one_process(command: str) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(f"{command} needs a single process: run it without torchrun")
 
 
 def _check_predict(config: configs.PredictConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,18 @@ from aft.comparison.runs import (
 from aft.comparison.statistics import count_outcomes
 from aft.config.commands import CompareConfig, resolve, write_config_file
 from aft.config.groups import ALONE, LABELS_ONLY
+from aft.data.loading import DataSet
 from aft.data.options import load_training_data
 from aft.data.samples import Samples
-from aft.errors import AftError
-from aft.features.stored import open_teacher
-from aft.files import write_json
+from aft.devices import Processes, separate_processes
+from aft.errors import AftError, ConfigError
+from aft.features.stored import extract_teachers, open_teacher
+from aft.files import read_json, write_json
 from aft.metrics import choose_metric
 from aft.paths import empty_folder, locked
 from aft.report import write_methods_report
 from aft.scoring.ceilings import score_ceilings
+from aft.training.prepare import transfer_pool
 from aft.training.transfer_loss import check_loss
 from aft.version import __version__
 
@@ -44,7 +48,8 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
     """Compare methods; options are those of :class:`aft.config.commands.CompareConfig`.
 
     Finished runs in the folder are reused and unfinished ones resumed. If a run fails, its error
-    is recorded and the comparison continues.
+    is recorded and the comparison continues. With torchrun, the processes share the extraction,
+    then each takes one run after the other; the first one writes the report.
 
     Returns:
         The content of ``compare.json`` in the folder: a ``sentence``; for each of ``settings``
@@ -62,36 +67,44 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
     check(config)
     methods = [ALONE, *(method for method in dict.fromkeys(config.methods) if method != ALONE)]
     out = out_folder(config)
-    with locked(out):
-        return _compare_in(out, config, methods)
+    with separate_processes(config.device) as processes, locked(out, processes.rank == 0):
+        return _compare_in(out, config, methods, processes)
 
 
-def _compare_in(out: Path, config: CompareConfig, methods: list[str]) -> dict[str, Any]:
-    if check_folder(config, out) and config.overwrite:
-        empty_folder(out)
+def _compare_in(
+    out: Path, config: CompareConfig, methods: list[str], processes: Processes
+) -> dict[str, Any]:
     saved = config.model_copy(update={"out": out, "overwrite": False})
-    if not (out / OPTIONS_FILE).exists():
-        write_config_file(out / OPTIONS_FILE, saved)
+    if processes.rank == 0:
+        if check_folder(config, out) and config.overwrite:
+            empty_folder(out)
+        if not (out / OPTIONS_FILE).exists():
+            write_config_file(out / OPTIONS_FILE, saved)
+    processes.wait()
     try:
-        document, scored = _compare(config, out, methods)
+        document, scored = _compare(config, out, methods, processes)
     except KeyboardInterrupt:
         hint = " without --overwrite" if config.overwrite else ""
         raise KeyboardInterrupt(
             f"interrupted; run the same command{hint} to resume the comparison in {out}"
         ) from None
+    if processes.rank > 0:
+        processes.wait()
+        return read_json(out / "compare.json", ConfigError)
     write_config_file(out / OPTIONS_FILE, saved)
     write_json(out / "compare.json", document, sealed=False)
     try:
         print(f"\nreport: {write_methods_report(out, document, _opener(scored))}", file=sys.stderr)
     except AftError as error:
         print(f"no report: {error}", file=sys.stderr)
+    processes.wait()
     return document
 
 
 def _compare(
-    config: CompareConfig, out: Path, methods: list[str]
+    config: CompareConfig, out: Path, methods: list[str], processes: Processes
 ) -> tuple[dict[str, Any], Samples]:
-    """The content of ``compare.json``, and the rows scored with seed 0."""
+    """The content of ``compare.json``, if this process writes it, and the rows scored."""
     settings = list_settings(config)
     place = next(i for i, one in enumerate(settings) if one.fraction == settings[-1].fraction)
     # Report errors in data, methods, teachers and student before the long work starts.
@@ -104,13 +117,18 @@ def _compare(
         open_teacher(text, data.splits["train"], config.trust_remote_code)
     settings = equalize_inputs(config, settings, {settings[place].fraction: data})
     whole = settings[place]
-    runs = Runs(config, out, train, count_runs(config, methods, settings), data.content)
-    alone = (runs.make(setting, ALONE, 0) for setting in settings)
-    if all(run is None for run in alone):
-        raise AftError(next(iter(runs.errors.values())))
-    first = runs.make(whole, ALONE, 0) or next(iter(runs.results.values()))
+    total = count_runs(config, methods, settings)
+    runs = Runs(config, out, train, total, data.content, processes=processes)
+    if processes.size == 1:
+        _check_alone(settings, runs)
+    else:
+        _share_extraction(config, whole, data, processes)
     found = [train_all(config, setting, runs, methods, metric) for setting in settings]
+    _check_alone(settings, runs)
     _check_scores(found, runs, metric)
+    first = runs.make(whole, ALONE, 0) or next(iter(runs.results.values()))
+    if processes.rank > 0:
+        return {}, data.splits[first.split]
     errors: dict[str, str] = {}
     for setting, values in zip(settings, found, strict=True):
         values["probes"] = []
@@ -154,6 +172,28 @@ def _compare(
         "report": str(out / "report.html"),
     }
     return document, data.splits[first.split]
+
+
+def _share_extraction(
+    config: CompareConfig, setting: Setting, data: DataSet, processes: Processes
+) -> None:
+    """Extract this process's rows before the runs, each of which extracts what it lacks."""
+    options = run_options(config, setting, first_soft(config) or "aft", 0)
+    device, rank, size = processes.device, processes.rank, processes.size
+    with suppress(AftError, RuntimeError):  # the runs that need these features report it
+        parts = [data.splits["train"], *filter(None, [transfer_pool(options, data)[0]])]
+        extract_teachers(options, parts, device, rank, size)
+    processes.wait()
+
+
+def _check_alone(settings: Sequence[Setting], runs: Runs) -> None:
+    """Check that the labels alone can be trained.
+
+    Raises:
+        AftError: If they cannot in any setting.
+    """
+    if all(runs.make(setting, ALONE, 0) is None for setting in settings):
+        raise AftError(next(iter(runs.errors.values())))
 
 
 def _check_scores(found: Sequence[Mapping[str, Any]], runs: Runs, metric: str) -> None:

@@ -6,12 +6,12 @@ import sys
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 
 from aft.commands.checks import check
 from aft.config.commands import ExtractConfig, resolve
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
+from aft.devices import separate_processes
 from aft.errors import DataError
 from aft.features.cluster import connect
 from aft.features.stored import extract_teachers
@@ -19,6 +19,8 @@ from aft.features.stored import extract_teachers
 
 def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict[str, Any]]:
     """Compute features; options are those of :class:`aft.config.commands.ExtractConfig`.
+
+    With torchrun, each process computes a share of the rows.
 
     Returns:
         For each teacher: its specification, the number of samples, the feature dimension, rows and
@@ -30,25 +32,28 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
     config = resolve(ExtractConfig, config, options)
     check(config)
     with connect(config.ray, config.device) as (device, compute):
-        processes = PartialState(cpu=device.type == "cpu")
-        rank, count = processes.process_index, processes.num_processes
-        with processes.main_process_first():
-            samples, report = load_inputs(
-                config.data,
-                asked_columns(config),
-                on_bad_input=config.on_bad_input,
-                progress=config.progress and rank == 0,
-            )
+        samples, report = load_inputs(
+            config.data,
+            asked_columns(config),
+            on_bad_input=config.on_bad_input,
+            progress=config.progress,
+        )
         for line in report.lines():
-            processes.print(line, file=sys.stderr)
+            print(line, file=sys.stderr)
         chosen = np.flatnonzero(np.isin(samples.splits, ["", *config.splits]))
         if not len(chosen):
             names = ", ".join(config.splits)
             raise DataError(f"expected rows in {names}, got none in {config.data}")
-        device = processes.device if count > 1 else device
         samples = samples.subset(chosen)
-        (stored,) = extract_teachers(config, [samples], device, rank, count, compute)
-        processes.wait_for_everyone()
+        with separate_processes("cpu" if config.ray else config.device) as processes:
+            (stored,) = extract_teachers(
+                config,
+                [samples],
+                device if config.ray else processes.device,
+                processes.rank,
+                processes.size,
+                compute,
+            )
     for features in stored:
         features.store.refresh()
     return [

@@ -13,7 +13,7 @@ import torch
 from aft.commands.checks import DOCUMENT, check, out_folder
 from aft.config.commands import ScoreConfig, resolve
 from aft.data.options import load_training_data
-from aft.devices import choose_device
+from aft.devices import Processes, separate_processes
 from aft.errors import AftError, DataError
 from aft.files import write_json
 from aft.metrics import MAIN_METRIC
@@ -59,7 +59,8 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     """Score teachers; options are those of :class:`aft.config.commands.ScoreConfig`.
 
     Computes missing features of training rows, scores single teachers, sets of teachers and the
-    untrained student's features, and writes ``score.json`` and ``score.html``.
+    untrained student's features, and writes ``score.json`` and ``score.html``. With torchrun, the
+    processes share the extraction; then each scores, and the first one writes.
 
     Raises:
         AftError: If options, data or models are invalid, or if no linear model can be fitted on
@@ -67,9 +68,13 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     """
     config = resolve(ScoreConfig, config, options)
     check(config)
-    out = out_folder(config)
+    with separate_processes(config.device) as processes:
+        return _score(config, processes)
+
+
+def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
+    out, first = out_folder(config), processes.rank == 0
     started = time.perf_counter()
-    device = choose_device(config.device)
     data = load_training_data(config)
     train = data.splits["train"]
     drawn = np.random.default_rng(config.seed).permutation(len(train))[: config.rows]
@@ -78,12 +83,13 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     some = np.sort(generator.permutation(len(samples))[:MOST_KERNEL_ROWS])
     labels = torch.from_numpy(np.asarray(samples.labels))
     rows = ScoredRows(labels, data.task, torch.from_numpy(some), config.seed)
-    say([*data.lines(), f"scoring on {len(samples):,} of {len(train):,} training rows"])
+    if first:
+        say([*data.lines(), f"scoring on {len(samples):,} of {len(train):,} training rows"])
 
     wanted = data.unlabelled
     everything = [train] if wanted is None else [train, wanted]
-    teachers = read_teachers(config, samples, everything, device)
-    student = read_student(config, train, samples, data.task, device)
+    teachers = read_teachers(config, samples, everything, processes)
+    student = read_student(config, train, samples, data.task, processes.device)
     table, candidates = score_sets(teachers, rows)
     own: dict[str, Any] | None = None
     own_candidate = None
@@ -95,7 +101,7 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
     if not candidates:
         why = next(iter(table[0]["undefined"].values()))
         raise DataError(f"cannot score these teachers: {why}")
-    layers = score_layers(config, teachers, table, samples, rows, device) if config.layers else []
+    layers = score_layers(config, teachers, table, samples, rows, processes)
     metric, chance = MAIN_METRIC[data.task.kind], chance_level(labels, data.task)
     advice = recommend(
         candidates,
@@ -134,10 +140,11 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
         "json": str(out / DOCUMENT),
         "report": str(out / PAGE),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / DOCUMENT, document, sealed=False)
-    try:
-        say([f"report: {write_score_report(out, document)}"])
-    except AftError as error:  # no matplotlib
-        say([f"no report: {error}"])
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / DOCUMENT, document, sealed=False)
+        try:
+            say([f"report: {write_score_report(out, document)}"])
+        except AftError as error:  # no matplotlib
+            say([f"no report: {error}"])
     return ScoreResult(document, advice, out, score_as_text(document))

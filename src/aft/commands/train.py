@@ -139,6 +139,7 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         folder=out / CHECKPOINTS,
         options=options_hash(config),
         num_workers=config.num_workers,
+        shard=config.shard_student,
         progress=config.progress,
     )
     if config.resume and trainer.last.exists():

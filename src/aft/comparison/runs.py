@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from aft.config.groups import (
 )
 from aft.data.loading import DataSet
 from aft.data.options import load_training_data
+from aft.devices import Processes
 from aft.errors import AftError, ConfigError
 from aft.training.prepare import transfer_pool
 from aft.training.run_folder import TrainResult, check_content, is_finished, open_run
@@ -75,6 +76,10 @@ class Setting:
         """These methods, which begin with the labels alone, and those at equal steps."""
         beside = [EQUAL_STEPS] if self.factor > 1 else []
         return [*methods[:1], *beside, *methods[1:]]
+
+
+Run = tuple[Setting, str, int, float | None]
+"""A setting, a method, a seed, and the weight of the transfer loss."""
 
 
 def list_settings(config: CompareConfig) -> list[Setting]:
@@ -203,6 +208,7 @@ class Runs:
         results: Finished runs by folder name.
         errors: Error messages of failed runs by folder name.
         stores: Store of each teacher's features in the runs so far, by specification.
+    processes: The processes that share the runs.
     """
 
     config: CompareConfig
@@ -213,6 +219,14 @@ class Runs:
     results: dict[str, TrainResult] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     stores: dict[str, str] = field(default_factory=dict)
+    processes: Processes = field(default_factory=Processes)
+
+    def spread(self, wanted: Iterable[Run]) -> None:
+        """Make runs, each in the first process that is free, until all are made."""
+        for run in wanted:
+            if self.processes.claim(run_name(*run)):
+                self.make(*run)
+        self.processes.wait()
 
     def make(
         self, setting: Setting, method: str, seed: int, beta: float | None = None
@@ -225,6 +239,9 @@ class Runs:
         """
         name = run_name(setting, method, seed, beta)
         if name not in self.results and name not in self.errors:
+            if self.processes.store.check([name]):  # failed in another process
+                self.errors[name] = self.processes.store.get(name).decode()
+                return None
             options = run_options(self.config, setting, method, seed, beta)
             self._make(name, options.model_copy(update={"out": self.out / name, "resume": True}))
         return self.results.get(name)
@@ -245,6 +262,7 @@ class Runs:
             result = self.train(options)
         except (AftError, RuntimeError) as error:  # for example out of GPU memory
             self.errors[name] = str(error)
+            self.processes.store.set(name, str(error))
             print(f"{name} failed: {error}", file=sys.stderr)
             return
         self._keep(name, result)
@@ -327,14 +345,23 @@ def train_all(
     beta: dict[str, float | None] = dict.fromkeys(methods)
     searches: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     weighted = [m for m in methods if m not in NO_BETA]
+    seeds = range(config.seeds)
+    if len(betas) > 1:  # with the runs that wait for no weight
+        known: list[Run] = [(setting, m, s, None) for s in seeds for m in methods if m in NO_BETA]
+        runs.spread([*known, *((setting, m, 0, one) for m in weighted for one in betas)])
     for method in weighted:
         if len(betas) > 1:
             searches[method] = runs.search(setting, method, betas, metric)
         beta[method] = choose_beta(searches[method]) if len(betas) > 1 else betas[0]
-    for seed in range(config.seeds):
-        for method in methods:
-            if method not in weighted or beta[method] is not None:
-                runs.make(setting, method, seed, beta[method])
+    wanted = [
+        (setting, method, seed, beta[method])
+        for seed in seeds
+        for method in methods
+        if method not in weighted or beta[method] is not None
+    ]
+    runs.spread(wanted)
+    for run in wanted:
+        runs.make(*run)
     summaries: dict[str, dict[str, Any]] = {}
     for method in methods:
         own = list(runs.describe(setting, method, beta[method], metric))

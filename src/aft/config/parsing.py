@@ -37,7 +37,7 @@ GROUPS = {
         *("kernel", "weights", "combine", "normalize", "loss_lr"),
     ),
     "output": ("out", "baselines", "resume", "overwrite", "all_probabilities"),
-    "compute": ("device", "precision", "num_workers", "progress"),
+    "compute": ("device", "precision", "num_workers", "shard_student", "progress"),
 }
 """The groups of the help, in order, and the options of each, the common ones first. What a command
 has beside these comes before them."""

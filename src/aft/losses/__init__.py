@@ -17,7 +17,8 @@ All losses follow the conventions below; their docstrings describe only what dif
   over the training set, for ``normalize="standardize"``. Without it, each batch is standardized
   by its own mean and standard deviation.
 - **Errors**: A loss raises :class:`aft.errors.InputError` if an argument is invalid, shapes do not
-  match, the batch has too few rows, or features are NaN or infinite.
+  match, the batch has too few rows, or features are NaN or infinite. On a GPU, NaN and infinity
+  are reported two calls later, so that a step does not wait for the device.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from aft import functional as AF
 from aft.losses.checks import (
     check_batch,
     check_choice,
+    check_finite,
     check_teacher_dims,
     explain_non_finite,
     gather_batch,
@@ -141,8 +142,7 @@ class AFTLoss(nn.Module):
         weights = self.feature_weights.to(teacher.dtype)
         loss = self._distance(student, self._gated(self._standardized(teacher), weights))
         # Any NaN or infinity in an input makes the loss NaN, so checking one scalar is enough.
-        if not loss.isfinite():
-            raise explain_non_finite(student, teacher, self.teacher_dims, self)
+        check_finite(loss, student, teacher, self.teacher_dims, self)
         return loss
 
     def gates(self) -> list[Tensor]:

@@ -11,8 +11,8 @@ from aft import functional as AF
 from aft.losses.checks import (
     check_batch,
     check_count,
+    check_finite,
     check_teacher_dims,
-    explain_non_finite,
     gather_batch,
 )
 from aft.losses.linear import Linear
@@ -93,8 +93,7 @@ class NoKernelAFTLoss(nn.Module):
         check_batch(len(student))
         predicted = AF.centre(self.projection(self.standardize(teacher)))
         loss = F.mse_loss(AF.centre(student), predicted)
-        if not loss.isfinite():
-            raise explain_non_finite(student, teacher, self.teacher_dims, self)
+        check_finite(loss, student, teacher, self.teacher_dims, self)
         return loss
 
     def extra_repr(self) -> str:

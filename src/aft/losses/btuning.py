@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from aft import functional as AF
 from aft.errors import InputError
-from aft.losses.checks import check_batch, describe, explain_non_finite, gather_batch
+from aft.losses.checks import check_batch, check_finite, describe, gather_batch
 from aft.losses.logme import log_me
 
 
@@ -144,8 +144,7 @@ class BTuningLoss(nn.Module):
         scores = AF.matmul(student, self.student_mean_weights.to(dtype).T)
         targets = AF.matmul(teacher.detach(), self.teacher_mean_weights.to(dtype).T)
         loss = F.mse_loss(scores, targets)
-        if not loss.isfinite():
-            raise explain_non_finite(student, teacher, self.teacher_dims, self)
+        check_finite(loss, student, teacher, self.teacher_dims, self)
         return loss
 
     def extra_repr(self) -> str:

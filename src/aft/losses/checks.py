@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from operator import index
 from typing import get_args
 
@@ -12,6 +14,10 @@ from torch import Tensor, nn
 from aft import functional as AF
 from aft.errors import InputError
 from aft.losses.distributed import gather_rows
+
+_LAG = 2
+"""Number of the latest checks on a GPU that are not read yet."""
+_unread: deque[tuple[Tensor, torch.cuda.Event, Callable[[], InputError]]] = deque()
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
@@ -167,15 +173,68 @@ def check_batch(rows: int, compares: bool = True) -> None:
         )
 
 
+def check_finite(
+    value: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    teacher_dims: Sequence[int],
+    loss_fn: nn.Module,
+    name: str = "student_features",
+) -> None:
+    """Raise the error of :func:`explain_non_finite` if a loss is NaN or infinite.
+
+    On a GPU, reading a value would wait for all work before it, so it is read two calls later, or
+    by :func:`read_checks`.
+
+    Args:
+        value: The loss, or a bool tensor of whether it is finite; a scalar.
+        student: As in :func:`explain_non_finite`, and so are the others.
+        teacher: Kept without its graph.
+        teacher_dims: Feature width of each teacher.
+        loss_fn: The loss.
+        name: The argument that ``student`` is.
+    """
+    finite = value if value.dtype == torch.bool else value.isfinite()
+    why = partial(
+        explain_non_finite, student.detach(), teacher.detach(), teacher_dims, loss_fn, name
+    )
+    if finite.is_cuda:
+        flag, event = finite.to("cpu", non_blocking=True), torch.cuda.Event()
+        event.record()
+        _unread.append((flag, event, why))
+        read_checks(_LAG)
+    elif not finite.is_meta and not finite:
+        raise why()
+
+
+def read_checks(left: int = 0) -> None:
+    """Read the results of :func:`check_finite` on a GPU, but not those of the last calls.
+
+    Args:
+        left: Number of calls to leave unread.
+
+    Raises:
+        InputError: Of the first call whose loss was NaN or infinite.
+    """
+    while len(_unread) > left:
+        flag, event, explain = _unread.popleft()
+        event.synchronize()
+        if not flag:
+            _unread.clear()
+            raise explain()
+
+
 def explain_non_finite(
     student_features: Tensor,
     teacher_features: Tensor,
     teacher_dims: Sequence[int],
     loss_fn: nn.Module,
+    name: str = "student_features",
 ) -> InputError:
     """Build the error for a loss that is NaN or infinite: which argument caused it, and why.
 
-    Losses check only their scalar result in every step; this function runs only on failure.
+    Losses check only their scalar result in every step, with :func:`check_finite`; this function
+    runs only on failure.
     """
     for t, part in enumerate(teacher_features.split(list(teacher_dims), dim=1)):
         if bad := _bad_rows(part):
@@ -186,18 +245,18 @@ def explain_non_finite(
             )
     if bad := _bad_rows(student_features):
         return InputError(
-            f"Expected finite `student_features`, but {bad} of {len(student_features)} rows "
-            "contain NaN or infinity: training has diverged. Lower the student's learning rate, "
+            f"Expected finite `{name}`, but {bad} of {len(student_features)} rows contain NaN or "
+            "infinity: training has diverged. Lower the student's learning rate, "
             "clip its gradients, or check its inputs."
         )
-    for name, values in loss_fn.state_dict().items():
+    for own, values in loss_fn.state_dict().items():
         if not values.isfinite().all():
             return InputError(
-                f"Expected `{name}` of the loss to be finite, but it contains NaN or infinity: "
+                f"Expected `{own}` of the loss to be finite, but it contains NaN or infinity: "
                 "training has diverged. Lower the learning rate of the loss parameters."
             )
     largest = {
-        "student_features": float(student_features.abs().max()),
+        name: float(student_features.abs().max()),
         "teacher_features": float(teacher_features.abs().max()),
     }
     name = max(largest, key=lambda key: largest[key])

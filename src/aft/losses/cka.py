@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from aft import functional as AF
-from aft.losses.checks import check_batch, explain_non_finite, gather_batch, infer_teacher_dims
+from aft.losses.checks import check_batch, check_finite, gather_batch, infer_teacher_dims
 from aft.losses.standardize import Normalize, Standardize
 
 
@@ -69,8 +70,7 @@ class CKALoss(nn.Module):
         check_batch(len(student))
         loss = 1 - _alignment(student, self.standardize(teacher))
         # Any NaN or infinity in an input makes the loss NaN, so checking one scalar is enough.
-        if not loss.isfinite():
-            raise explain_non_finite(student, teacher, dims, self)
+        check_finite(loss, student, teacher, dims, self)
         return loss
 
 
@@ -78,8 +78,9 @@ def _alignment(student: Tensor, teacher: Tensor) -> Tensor:
     """CKA, with a gradient of 0 instead of 0 / 0 if the student's features are constant."""
     centred = AF.centre(student)
     largest = centred.detach().abs().max()
-    if largest <= 1e-6 * student.detach().abs().max():  # only rounding error
-        nothing: Tensor = 0 * (centred.sum() + teacher.sum())
-        return nothing
+    constant = largest <= 1e-6 * student.detach().abs().max()  # only rounding error
     # CKA is invariant to scale, but without scaling fourth powers could overflow float32.
-    return AF.cka(centred / largest, teacher)
+    scaled = centred / torch.where(constant, 1.0, largest)
+    varying = torch.where(constant, torch.eye(*centred.shape).to(centred), scaled)
+    nothing = 0 * (centred.sum() + teacher.sum())
+    return torch.where(constant, nothing, AF.cka(varying, teacher))

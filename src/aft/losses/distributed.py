@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -39,15 +40,21 @@ def gather_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
     """
     if world_size() == 1:
         return tensors
-    counts = _row_counts(len(tensors[0]), tensors[0].device)
+    counts = _row_counts(len(tensors[0]))
     return tuple(_gather(tensor, counts) for tensor in tensors)
 
 
-def _row_counts(count: int, device: torch.device) -> list[int]:
-    counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
+def _row_counts(count: int) -> list[int]:
+    counts = torch.zeros(world_size(), dtype=torch.int64)
     counts[rank()] = count
-    dist.all_reduce(counts)
+    dist.all_reduce(counts, group=_between_cpus(dist.group.WORLD))
     return [int(n) for n in counts.tolist()]
+
+
+@lru_cache(maxsize=1)
+def _between_cpus(group: Any) -> Any:
+    """A group for tensors on the CPU: numbers that GPUs exchange could only be waited for."""
+    return group if "gloo" in dist.get_backend(group) else dist.new_group(backend="gloo")
 
 
 def _gather(tensor: Tensor, counts: list[int]) -> Tensor:

@@ -13,10 +13,11 @@ from aft.errors import InputError
 from aft.losses.checks import (
     check_batch,
     check_count,
+    check_finite,
     describe,
-    explain_non_finite,
     gather_batch,
     infer_teacher_dims,
+    read_checks,
 )
 from aft.losses.linear import Linear
 from aft.losses.standardize import Normalize, Standardize
@@ -160,8 +161,8 @@ class FTLoss(nn.Module):
         translated = AF.normalize_rows(self.translator(student))
         loss = (translated - code).abs().sum(dim=1).mean()
         # ReLU maps -infinity to 0, so checking the loss alone is not enough.
-        if not (loss.isfinite() & student.isfinite().all() & teacher.isfinite().all()):
-            raise explain_non_finite(student, teacher, dims, self)
+        finite = loss.isfinite() & student.isfinite().all() & teacher.isfinite().all()
+        check_finite(finite, student, teacher, dims, self)
         return loss
 
     def extra_repr(self) -> str:
@@ -238,11 +239,11 @@ def fit_autoencoder(
                 )
         with torch.enable_grad():
             error = autoencoder.reconstruction_error(batch.detach())
-        if not error.isfinite():
-            raise explain_non_finite(batch, batch, [batch.shape[1]], autoencoder)
+        check_finite(error, batch, batch, [batch.shape[1]], autoencoder)
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
+    read_checks()
     return autoencoder.requires_grad_(False).eval()
 
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from aft.losses.checks import (
     check_batch,
     check_count,
+    check_finite,
     check_teacher_dims,
-    explain_non_finite,
     gather_batch,
 )
 from aft.losses.linear import Linear
@@ -85,8 +85,7 @@ class KDLoss(nn.Module):
         )
         check_batch(len(student), compares=self.standardize.uses_batch)
         loss = F.mse_loss(self.projection(student), self.standardize(teacher))
-        if not loss.isfinite():
-            raise explain_non_finite(student, teacher, self.teacher_dims, self)
+        check_finite(loss, student, teacher, self.teacher_dims, self)
         return loss
 
     def extra_repr(self) -> str:

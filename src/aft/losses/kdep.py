@@ -14,9 +14,9 @@ from aft.losses.checks import (
     check_batch,
     check_choice,
     check_count,
+    check_finite,
     check_teacher_dims,
     describe,
-    explain_non_finite,
     gather_batch,
     infer_teacher_dims,
     join_teachers,
@@ -163,8 +163,7 @@ class KDEPLoss(nn.Module):
         )
         check_batch(len(student), compares=False)
         loss = F.mse_loss(student[:, : self.components.shape[1]], self._targets(teacher))
-        if not loss.isfinite():
-            raise explain_non_finite(student, teacher, self.teacher_dims, self)
+        check_finite(loss, student, teacher, self.teacher_dims, self)
         return loss
 
     @torch.no_grad()

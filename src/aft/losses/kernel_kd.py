@@ -10,8 +10,8 @@ from aft import functional as AF
 from aft.losses.checks import (
     check_batch,
     check_count,
+    check_finite,
     check_teacher_dims,
-    explain_non_finite,
     gather_batch,
 )
 from aft.losses.linear import Linear
@@ -90,8 +90,7 @@ class KernelKDLoss(nn.Module):
         mapped = AF.normalize_rows(AF.centre(self.projection(student)))
         targets = AF.normalize_rows(AF.centre(self.standardize(teacher)))
         loss = AF.gram_distance(mapped, targets)
-        if not loss.isfinite():
-            raise explain_non_finite(student, teacher, self.teacher_dims, self)
+        check_finite(loss, student, teacher, self.teacher_dims, self)
         return loss
 
     def extra_repr(self) -> str:

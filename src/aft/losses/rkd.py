@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from aft import functional as AF
-from aft.losses.checks import check_batch, explain_non_finite, gather_batch, infer_teacher_dims
+from aft.losses.checks import check_batch, check_finite, gather_batch, infer_teacher_dims
 from aft.losses.standardize import Normalize, Standardize
 
 # Number of angles computed at a time; 4 MiB in float32.
@@ -87,8 +87,7 @@ class RKDLoss(nn.Module):
         angle = _angle_loss(student_gram, student_squared, teacher_gram, teacher_squared)
         loss = (distance + 2 * angle) / 2
         # Any NaN or infinity in an input makes the loss NaN, so checking one scalar is enough.
-        if not loss.isfinite():
-            raise explain_non_finite(student, teacher, dims, self)
+        check_finite(loss, student, teacher, dims, self)
         return loss
 
 

@@ -15,9 +15,9 @@ from aft.errors import InputError
 from aft.losses.checks import (
     check_batch,
     check_choice,
+    check_finite,
     check_teacher_dims,
     describe,
-    explain_non_finite,
     gather_batch,
     infer_teacher_dims,
     join_teachers,
@@ -81,14 +81,7 @@ class HeadLoss(nn.Module, ABC):
         student, teacher = gather_batch(student_logits, teacher_features, self.teacher_dims)
         check_batch(len(student), compares=False)
         loss = self.compare(student, self._logits(teacher))
-        if not loss.isfinite():
-            if bad := int((~student.isfinite()).any(dim=1).sum()):
-                raise InputError(
-                    f"Expected finite `student_logits`, but {bad} of {len(student)} rows contain "
-                    "NaN or infinity: training has diverged. Lower the student's learning rate, "
-                    "clip its gradients, or check its inputs."
-                )
-            raise explain_non_finite(student, teacher, self.teacher_dims, self)
+        check_finite(loss, student, teacher, self.teacher_dims, self, "student_logits")
         return loss
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ import torch
 from aft.backbones.specs import Spec, short_name, shorten_paths, split_column
 from aft.config.commands import ScoreConfig
 from aft.data.samples import Samples
+from aft.devices import Processes
 from aft.errors import DataError
 from aft.features.engine import choose_engine
 from aft.features.extraction import extract_features, format_seconds, store_identity
@@ -42,11 +43,11 @@ def say(lines: Sequence[str]) -> None:
 
 
 def read_teachers(
-    config: ScoreConfig, samples: Samples, everything: Sequence[Samples], device: torch.device
+    config: ScoreConfig, samples: Samples, everything: Sequence[Samples], processes: Processes
 ) -> list[FeatureSource]:
     """Features of each teacher; features missing from the store are extracted."""
     return [
-        _read_teacher(config, text, name, samples, everything, device)
+        _read_teacher(config, text, name, samples, everything, processes)
         for text, name in zip(config.teachers, _name_apart(config.teachers), strict=True)
     ]
 
@@ -71,7 +72,7 @@ def _read_teacher(
     name: str,
     samples: Samples,
     everything: Sequence[Samples],
-    device: torch.device,
+    processes: Processes,
 ) -> FeatureSource:
     """Features of the scored rows, and the extraction cost for all training rows."""
     teacher, inputs = open_teacher(text, samples, config.trust_remote_code)
@@ -81,7 +82,8 @@ def _read_teacher(
             f"no row has a value in {columns}, the input of {text}; remove this teacher"
         )
     folder = features_folder(config.features)
-    teacher = choose_engine(teacher, inputs, config, folder, device)
+    device, rank, size = processes.device, processes.rank, processes.size
+    teacher = choose_engine(teacher, inputs, config, folder, device, rank, size)
     store = FeatureStore.open(
         folder, store_identity(teacher, config.features_dtype, config.extract_precision)
     )
@@ -98,7 +100,11 @@ def _read_teacher(
         device=device,
         precision=config.extract_precision,
         progress=config.progress,
+        rank=rank,
+        world_size=size,
     )
+    processes.wait()
+    store.refresh()
     seconds = time.perf_counter() - start
     taken = tuple(column.name for column in inputs.columns)
     left = _count_lacking(store, [one.only(*taken) for one in everything])
@@ -166,11 +172,11 @@ def score_layers(
     table: Sequence[dict[str, Any]],
     samples: Samples,
     rows: ScoredRows,
-    device: torch.device,
+    processes: Processes,
 ) -> list[dict[str, Any]]:
-    """Scores of about six layers of every teacher that has selectable layers."""
+    """With ``--layers``, scores of about six layers of every teacher that has selectable layers."""
     found = []
-    for teacher, whole in zip(teachers, table, strict=False):
+    for teacher, whole in zip(teachers, table, strict=False) if config.layers else ():
         count = teacher.facts["layers"]
         if count is None:
             say([f"{teacher.name}: layers cannot be selected; only hf: teachers support ?layer=N"])
@@ -186,7 +192,7 @@ def score_layers(
             layered = str(Spec(spec.source, spec.name, {**spec.options, "layer": str(number)}))
             written = layered if column is None else f"{column}={layered}"
             name = f"{teacher.name}, layer {number}"
-            source = _read_teacher(config, written, name, samples, [samples], device)
+            source = _read_teacher(config, written, name, samples, [samples], processes)
             row, _ = score_parts([source.values], rows)
             entries.append({"layer": number, "teachers": [written], "names": [name], **row})
         found.append({"teacher": teacher.spec, "name": teacher.name, "layers": entries})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from aft.errors import StudentError
 from aft.files import Damaged, reading, write_whole, writing
@@ -104,14 +104,14 @@ def saving(path: Path) -> Iterator[None]:
         yield
 
 
-def write_weights(path: Path, module: nn.Module) -> str:
-    """Write the weights of a module; returns the SHA-256 of the file.
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> str:
+    """Write the state dict of a module; returns the SHA-256 of the file.
 
     Raises:
         StudentError: If the file cannot be written, for example because the disk is full.
     """
     with saving(path):
-        data = save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
+        data = save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
         write_whole(path, data)
     return hashlib.sha256(data).hexdigest()
 

@@ -63,7 +63,8 @@ class Batches(Sampler[Chosen]):
     """The batches of a range of steps.
 
     Every epoch is a permutation divided into full batches; the remaining samples are skipped in
-    that epoch. A data set smaller than a batch is one batch.
+    that epoch. A data set smaller than a batch is one batch. If processes cannot share a batch
+    evenly, the first ones have one sample more.
 
     Args:
         num_samples: Size of the data set.
@@ -86,7 +87,7 @@ class Batches(Sampler[Chosen]):
         purpose: int = BATCH,
     ) -> None:
         self.num_samples = num_samples
-        self.batch_size = min(batch_size, num_samples) // world_size * world_size
+        self.batch_size = min(batch_size, num_samples)
         self.steps = steps
         self.seed = seed
         self.rank = rank

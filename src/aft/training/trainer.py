@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -31,6 +32,7 @@ from aft.devices import worker_errors
 from aft.errors import StudentError
 from aft.files import read_sealed, reading, write_sealed
 from aft.linear.rows import PreparedRows
+from aft.losses.checks import read_checks
 from aft.metrics import compute_metrics, standard_error
 from aft.students.inputs import unchanged
 from aft.students.run_student import choose_workers, compute_logits
@@ -56,6 +58,7 @@ from aft.training.sampling import (
     stream,
 )
 from aft.training.schedule import Schedule, make_optimizer, warmup_cosine
+from aft.training.sharding import divide, gather, load, load_optimizer
 from aft.training.transfer_model import TransferModel
 
 _PASSES = 3  # a step costs about three forward passes
@@ -91,6 +94,8 @@ class Trainer:
         folder: Folder of the checkpoints.
         options: Identifies the run: checkpoints of runs with other options are refused.
         num_workers: Number of processes that read inputs; chosen by measurement if None.
+        shard: Whether to divide the parameters among the processes, see
+            :mod:`aft.training.sharding`.
         progress: Whether to show a progress bar.
     """
 
@@ -108,6 +113,7 @@ class Trainer:
         folder: Path,
         options: str = "",
         num_workers: int | None = 0,
+        shard: bool = False,
         progress: bool = True,
     ) -> None:
         self.task = task
@@ -122,8 +128,12 @@ class Trainer:
         self.num_workers = num_workers
         self.show = progress and accelerator.is_main_process
         self.progress = Progress()
+        self.whole, shard = model, shard and accelerator.num_processes > 1
+        if shard:
+            model = divide(model, accelerator.device, accelerator.num_processes)
         self.module = model
         self._reads_at_once = accelerator.device.type == "cpu"
+        self._batch_rows = min(schedule.batch_size, len(train.samples))
         self.optimizer = make_optimizer(
             model,
             schedule,
@@ -133,7 +143,7 @@ class Trainer:
         self.scheduler = LambdaLR(self.optimizer, warmup_cosine(schedule.steps, schedule.warmup))
         # Accelerate's own optimizer scales losses for fp16, which is not offered, and searches for
         # modules in every step.
-        self.model = accelerator.prepare(model)
+        self.model = accelerator.prepare_model(model, evaluation_mode=shard)
 
     @property
     def last(self) -> Path:
@@ -188,10 +198,10 @@ class Trainer:
                 bar.update()
                 logs = state.step % 10 == 0 or state.step == 1
                 evaluates = state.step % schedule.eval_every == 0 or state.step == schedule.steps
-                stops = interrupted.is_set()
+                stops = interrupted.is_set() and self.accelerator.num_processes == 1
                 # Reading a value waits for the device, so not every step does.
                 if logs or evaluates or stops or self._reads_at_once:
-                    values = self._read(unread)
+                    values, stops = self._read(unread, interrupted.is_set())
                     unread.clear()
                 if logs:
                     values["lr"] = float(self.scheduler.get_last_lr()[0])
@@ -210,14 +220,21 @@ class Trainer:
                     state.seconds = time.perf_counter() - started
                     self.save()
                     raise Interrupted(state.step)
-        read_weights(self.best, self.module, state.best.sha256)
-        if self.module.alone is not None:
-            read_weights(self.best_alone, self.module.alone, state.alone.sha256)
+        read_weights(self.best, self.whole, state.best.sha256)
+        if self.whole.alone is not None:
+            read_weights(self.best_alone, self.whole.alone, state.alone.sha256)
+        self.whole.to(self.accelerator.device)
         return state
 
-    def _read(self, unread: list[dict[str, Tensor]]) -> dict[str, float]:
-        """The losses of the last step, after checking those of all unread steps."""
-        rows = torch.stack([torch.stack(list(losses.values())) for losses in unread]).tolist()
+    def _read(self, unread: list[dict[str, Tensor]], stop: bool) -> tuple[dict[str, float], bool]:
+        """The losses of the last step, and whether any process is to stop.
+
+        All unread steps are checked. Losses are means over the processes.
+        """
+        read_checks()
+        losses = torch.stack([torch.stack(list(losses.values())) for losses in unread])
+        table = torch.cat([losses, torch.full_like(losses[:1], float(stop))])
+        *rows, stops = self.accelerator.reduce(table, "mean").tolist()
         for step, row in enumerate(rows, self.progress.step - len(unread) + 1):
             values: dict[str, float] = dict(zip(unread[0], row, strict=True))
             if not math.isfinite(values["loss"]):
@@ -225,7 +242,7 @@ class Trainer:
                     f"the loss is {values['loss']} at step {step}: training diverged. Use a lower "
                     f"--lr (now {self.schedule.lr:g}) or --beta; the last checkpoint is kept"
                 )
-        return values
+        return values, stops[0] > 0
 
     def _step(self, batch: ViewBatch, unlabelled: ViewBatch | None) -> dict[str, Tensor]:
         """One optimizer step on a labelled batch and, optionally, an unlabelled one."""
@@ -242,6 +259,11 @@ class Trainer:
             others = [to_device(one.gather(unlabelled[1]), device) for one in self.pool.teachers]
             more = (to_device(unlabelled[0], device), others)
         out = self.model(to_device(inputs, device), features or None, labels, *more)
+        # The mean over the processes is that over all rows if processes with more rows count more.
+        share = len(rows) * accelerator.num_processes / self._batch_rows
+        if share != 1:
+            out["loss"] = out["loss"] + (share - 1) * out["task_loss"]
+            out |= {name: share * out[name] for name in ("task_loss", "alone_loss") if name in out}
         self.optimizer.zero_grad()
         # The two students share no weights, so adding their losses does not mix their gradients.
         accelerator.backward(out["loss"] + out.get("alone_loss", 0.0))
@@ -321,22 +343,27 @@ class Trainer:
         labels = _labels(samples)
         metrics = compute_metrics(logits, labels, self.task)
         log.write(self.progress.step, split, metrics)
-        return metrics[self.metric], standard_error(self.metric, logits, labels, self.task)
+        error = standard_error(self.metric, logits, labels, self.task)
+        # Each process has batch statistics of its own, but all must stop after the same step.
+        score, error = broadcast_object_list([metrics[self.metric], error])
+        return score, error
 
     def _keep(self, path: Path, module: nn.Module, best: Best) -> None:
+        weights = gather(module.state_dict())
         best.sha256 = ""  # known to the first process only
         if self.accelerator.is_main_process:
-            best.sha256 = write_weights(path, module)
+            best.sha256 = write_weights(path, weights)
         self.accelerator.wait_for_everyone()
 
     def save(self) -> None:
         """Write the training state to :attr:`last`, atomically."""
+        weights, moments = gather(self.module.state_dict()), gather(self.optimizer.state_dict())
         if self.accelerator.is_main_process:
             state = {
-                "model": {name: one.cpu() for name, one in self.module.state_dict().items()},
+                "model": {name: one.cpu() for name, one in weights.items()},
                 "teachers": self._stores(),
                 "options": self.options,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": moments,
                 "scheduler": self.scheduler.state_dict(),
                 "progress": self.progress.as_dict(),
             }
@@ -364,8 +391,8 @@ class Trainer:
                     f"features were in {', '.join(before)}, now they are in "
                     f"{', '.join(self._stores())}. {START_AGAIN}"
                 )
-            self.module.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load(self.module, state["model"])
+            load_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.progress = Progress.from_dict(state["progress"])
 
