@@ -26,7 +26,7 @@ from aft.students.build import build_student
 from aft.students.saved import SavedStudent
 from aft.students.student import Student, new_student
 from aft.tasks import Task
-from aft.training.schedule import Schedule, Start
+from aft.training.schedule import Schedule, Start, unlabelled_rows
 from aft.training.transfer_loss import count_views, make_loss, weight_of_transfer
 from aft.training.transfer_model import TransferModel
 
@@ -84,8 +84,7 @@ def check_options(
         raise ConfigError(f"--class-weights balanced is for classification, got {task.kind}")
     sizes = [(config.batch_size, len(samples), "training rows")]
     if pool is not None:
-        size = config.unlabelled_batch_size or 2 * config.batch_size
-        sizes.append((size, len(pool), "unlabelled rows or views"))
+        sizes.append((unlabelled_rows(config), len(pool), "unlabelled rows or views"))
     for size, rows, what in sizes:
         if min(size, rows) < processes:
             raise ConfigError(

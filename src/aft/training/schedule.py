@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 
 from aft.backbones.ngrams import NgramNetwork
 from aft.backbones.small_texts import StaticNetwork
+from aft.backbones.specs import Spec, split_column
 from aft.config.commands import TrainConfig
 from aft.errors import ConfigError
 from aft.students.student import Student
@@ -22,7 +23,12 @@ Start = Literal["pretrained", "linear", "random"]
 """What a student starts from: pre-trained weights, a linear model, or random weights."""
 LR: dict[Start, float] = {"pretrained": 3e-4, "linear": 3e-4, "random": 2e-3}
 HEAD_FACTOR: dict[Start, int] = {"pretrained": 10, "linear": 1, "random": 1}
+FEW_UNLABELLED, MANY_UNLABELLED = 0.5, 2.0
+"""Rows without labels per labelled row of a step: few for a student that starts from trained
+weights, which gains as much from them, at less cost; many for one that starts from random ones."""
 SGD_FACTOR = 30
+_OWN = ("small", "python")
+"""The sources of students whose weights are random by default."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,25 @@ def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
     return factor
 
 
+def unlabelled_rows(config: TrainConfig) -> int:
+    """Rows without labels, or stored views, of a step."""
+    if config.unlabelled_batch_size is not None:
+        return config.unlabelled_batch_size
+    share = MANY_UNLABELLED if _has_random_weights(config.student) else FEW_UNLABELLED
+    return math.ceil(share * config.batch_size)
+
+
+def _has_random_weights(student: Sequence[str]) -> bool:
+    """Whether a network of a student starts from random weights, as far as its name tells."""
+    specs = [Spec.parse(split_column(text)[1]) for text in student]
+    if [spec.name for spec in specs if spec.source == "small"] == ["ngrams"] and len(specs) == 1:
+        return False  # it starts from a linear model
+    return any(
+        spec.options.get("weights", "random" if spec.source in _OWN else "pretrained") == "random"
+        for spec in specs
+    )
+
+
 def make_schedule(config: TrainConfig, num_samples: int, start: Start) -> Schedule:
     """The schedule for a run's options.
 
@@ -149,7 +174,7 @@ def make_schedule(config: TrainConfig, num_samples: int, start: Start) -> Schedu
     return Schedule(
         steps=steps,
         batch_size=config.batch_size,
-        unlabelled_batch_size=config.unlabelled_batch_size or 2 * config.batch_size,
+        unlabelled_batch_size=unlabelled_rows(config),
         optimizer=config.optimizer,
         lr=lr,
         head_lr=config.head_lr or float(f"{lr * HEAD_FACTOR[start]:.6g}"),
