@@ -234,7 +234,9 @@ class Trainer:
         read_checks()
         losses = torch.stack([torch.stack(list(losses.values())) for losses in unread])
         table = torch.cat([losses, torch.full_like(losses[:1], float(stop))])
-        *rows, stops = self.accelerator.reduce(table, "mean").tolist()
+        if self.accelerator.num_processes > 1:
+            table = self.accelerator.reduce(table, "mean")
+        *rows, stops = table.tolist()
         for step, row in enumerate(rows, self.progress.step - len(unread) + 1):
             values: dict[str, float] = dict(zip(unread[0], row, strict=True))
             if not math.isfinite(values["loss"]):
