@@ -1,9 +1,9 @@
 """The built-in text students: accuracy beside TF-IDF, texts per second, size; and with a teacher.
 
 Without a teacher, all are trained on the labels of the same training texts. TF-IDF with a linear
-model is the one that each run scores beside its student. With a teacher, few rows have labels, as in
-suite.py; each run also trains a student on the labels alone from the same start, its safety net.
-Takes about 25 minutes on one core.
+model is the one that each run scores beside its student. With a teacher, few rows have labels, as
+in suite.py; each run also trains a student on the labels alone from the same start, its safety
+net. Takes about 25 minutes on one core.
 
     python benchmarks/text_students.py
 
