@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,11 +24,9 @@ Start = Literal["pretrained", "linear", "random"]
 LR: dict[Start, float] = {"pretrained": 3e-4, "linear": 3e-4, "random": 2e-3}
 HEAD_FACTOR: dict[Start, int] = {"pretrained": 10, "linear": 1, "random": 1}
 FEW_UNLABELLED, MANY_UNLABELLED = 0.5, 2.0
-"""Rows without labels per labelled row of a step: few for a student that starts from trained
-weights, which gains as much from them, at less cost; many for one that starts from random ones."""
+"""Rows without labels per labelled row of a step: few for a student that starts from a linear
+model, which was fitted to the soft labels of all rows already; many for others."""
 SGD_FACTOR = 30
-_OWN = ("small", "python")
-"""The sources of students whose weights are random by default."""
 
 
 @dataclass(frozen=True)
@@ -133,19 +131,9 @@ def unlabelled_rows(config: TrainConfig) -> int:
     """Rows without labels, or stored views, of a step."""
     if config.unlabelled_batch_size is not None:
         return config.unlabelled_batch_size
-    share = MANY_UNLABELLED if _has_random_weights(config.student) else FEW_UNLABELLED
-    return math.ceil(share * config.batch_size)
-
-
-def _has_random_weights(student: Sequence[str]) -> bool:
-    """Whether a network of a student starts from random weights, as far as its name tells."""
-    specs = [Spec.parse(split_column(text)[1]) for text in student]
-    if [spec.name for spec in specs if spec.source == "small"] == ["ngrams"] and len(specs) == 1:
-        return False  # it starts from a linear model
-    return any(
-        spec.options.get("weights", "random" if spec.source in _OWN else "pretrained") == "random"
-        for spec in specs
-    )
+    specs = [Spec.parse(split_column(text)[1]) for text in config.student]
+    linear = [(spec.source, spec.name) for spec in specs] == [("small", "ngrams")]
+    return math.ceil((FEW_UNLABELLED if linear else MANY_UNLABELLED) * config.batch_size)
 
 
 def make_schedule(config: TrainConfig, num_samples: int, start: Start) -> Schedule:
