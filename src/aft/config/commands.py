@@ -21,6 +21,7 @@ from aft.config.groups import (
     Options,
     ReadOptions,
     RunOptions,
+    Source,
     StudentOptions,
     TaskOption,
     TaskOptions,
@@ -90,7 +91,7 @@ class EvaluateConfig(ComputeOptions, ReadOptions):
     """Folder of a run or a student."""
     trust_remote_code: bool = False
     """Allow the file of a python: student to run."""
-    data: str | None = None
+    data: Source | None = None
     """Labelled data. Default: the data of the run."""
     split: Literal["train", "validation", "test"] | None = None
     """Split to score. Default: test, else validation, else all rows."""
@@ -105,7 +106,7 @@ class PredictConfig(ComputeOptions, ReadOptions):
     """Folder of a run or a student."""
     trust_remote_code: bool = False
     """Allow the file of a python: student to run."""
-    data: str
+    data: Source
     """A folder of images or .txt files, one image, a .txt file with one text per line, or a table
     with the columns that the student was trained on."""
     out: Path = Path("predictions.csv")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+)
 
 from aft.errors import DataError
 
@@ -51,13 +58,45 @@ VARIANTS = {
     "aft-fixed": {"weights": "fixed"},
 }
 """Methods that are AFT with one option changed."""
+IN_MEMORY = "data in memory"
+"""What files and messages name instead of the path of data in memory."""
 LEFT_OUT, NOTHING = "left-out", "none"
 """Values of ``unlabelled`` that name no data."""
 UNLABELLED = "unlabelled"
 """Name of the unlabelled inputs in the record of a data set's content."""
 
 
-def check_left_out(unlabelled: str | None, train_fraction: float) -> None:
+class InMemory:
+    """Data in memory, as the value of an option; as text they are :data:`IN_MEMORY`."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return IN_MEMORY
+
+    __repr__ = __str__
+
+
+def as_source(data: Any) -> Any:
+    """A path as text, and data in memory as :class:`InMemory`."""
+    if data is None or isinstance(data, str | InMemory):
+        return data
+    return str(data) if isinstance(data, Path) else InMemory(data)
+
+
+if TYPE_CHECKING:
+    Source = Any
+else:
+    Source = Annotated[
+        str | InstanceOf[InMemory],
+        BeforeValidator(as_source),
+        PlainSerializer(lambda data, info: str(data) if info.mode == "json" else data),
+    ]
+"""A path, the name of a data set on a hub, or data in memory."""
+
+
+def check_left_out(unlabelled: Any, train_fraction: float) -> None:
     """Raise ``DataError`` if the rows that are left out are wanted, but none are."""
     if unlabelled == LEFT_OUT and train_fraction >= 1:
         raise DataError(
@@ -107,10 +146,11 @@ class ReadOptions(Options):
 class DataOptions(Options):
     """Which data."""
 
-    data: str
+    data: Source
     """A folder of images or .txt files (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png); a
     table (.csv, .tsv, .jsonl, .parquet) with columns of texts or image paths and a column of
-    labels; or a Hugging Face data set (a folder saved by `datasets`, or a name on the hub)."""
+    labels; or a Hugging Face data set (a folder saved by `datasets`, or a name on the hub). From
+    Python also a data frame, a `datasets.Dataset`, a list of dictionaries, or (inputs, labels)."""
 
 
 class TaskOption(Options):
@@ -129,7 +169,7 @@ class TaskOptions(TaskOption):
     test_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of train held out as test split, if the data has none. With 0 the final score is that
     of the validation split."""
-    unlabelled: str | None = None
+    unlabelled: Source | None = None
     """Unlabelled inputs for the transfer loss: a folder, a table, or a .txt file with one text per
     line, with the columns of --data. left-out: the rows that --train-fraction leaves out, without
     their labels. none: no unlabelled rows at all. Default: the rows of --data that have no
