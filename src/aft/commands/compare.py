@@ -128,7 +128,7 @@ def _compare(
         values["operations"] = training_operations(flops, values["inputs_seen"])
     document = {
         "version": __version__,
-        "data": config.data,
+        "data": str(config.data),
         "task": data.task.kind,
         "metric": metric,
         "split": first.split,

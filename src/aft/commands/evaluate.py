@@ -9,6 +9,7 @@ import torch
 
 from aft.commands.checks import check
 from aft.config.commands import EvaluateConfig, resolve
+from aft.config.groups import IN_MEMORY, InMemory
 from aft.data.loading import DataSet, load_data
 from aft.data.options import asked_columns, load_training_data
 from aft.data.samples import Samples, match_columns
@@ -17,7 +18,7 @@ from aft.errors import ConfigError, DataError
 from aft.metrics import compute_metrics
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
-from aft.training.run_folder import check_content, read_options
+from aft.training.run_folder import CONFIG, check_content, has_content, read_options
 
 ORDER = ("test", "validation", "all", "train")
 """Default split: the first of these that the data has."""
@@ -91,9 +92,17 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
 
 
 def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
-    """The data of ``--data`` with its own splits, or the run's data, split as in training."""
+    """The data of ``--data`` with its own splits, or the run's data, split as in training.
+
+    Data in memory that are those of the run are split as in training too.
+    """
+    options = None
+    if config.data is None or (
+        isinstance(config.data, InMemory) and (config.run / CONFIG).exists()
+    ):
+        options = read_options(config.run)
     if config.data is not None:
-        return load_data(
+        data = load_data(
             config.data,
             asked_columns(config, student.columns),
             on_bad_input=config.on_bad_input,
@@ -101,6 +110,10 @@ def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
             known_task=student.task,
             for_training=False,
         )
-    data = load_training_data(read_options(config.run), student.task, unlabelled=False)
+        if options is None or options.data != IN_MEMORY or not has_content(config.run, data):
+            return data
+        options = options.model_copy(update={"data": config.data})
+    assert options is not None
+    data = load_training_data(options, student.task, unlabelled=False)
     check_content(config.run, data.content)
     return data

@@ -112,7 +112,7 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
         advice = Recommendation(**{**vars(advice), "sentences": (*advice.sentences, cost)})
     document = {
         "version": __version__,
-        "data": config.data,
+        "data": str(config.data),
         "task": {"kind": data.task.kind, "num_outputs": data.task.num_outputs},
         "metric": metric,
         "chance": chance,

@@ -49,10 +49,11 @@ def read_in_memory(data: Any, request: Request) -> Rows:
     """
     if isinstance(data, Mapping) and not any(map(_is_column, data.values())):
         data = [data]  # one row
-    if _is_table(data) or (isinstance(data, Mapping) and all(map(_is_table, data.values()))):
-        splits = data if isinstance(data, Mapping) and all(map(_is_table, data.values())) else None
-        return rows_of_splits(splits or {"": data}, request, IN_MEMORY, read=_read_table)
-    if isinstance(data, tuple) and len(data) == 2 and all(map(_is_column, data)):
+    if isinstance(data, Mapping) and all(map(_is_table, data.values())):
+        return rows_of_splits(data, request, IN_MEMORY, read=_read_table)
+    if _is_table(data):
+        return rows_of_splits({"": data}, request, IN_MEMORY, read=_read_table)
+    if isinstance(data, tuple) and len(data) == 2 and _is_column(data[0]) and _has_length(data[1]):
         inputs, targets = data[0], _targets(data[1])
     elif request.labelled:
         raise DataError(f"{_EXPECTED}, got {_describe(data)}")
@@ -76,6 +77,9 @@ def _read_table(
 ) -> Rows:
     """The rows of one table; arguments are those of :func:`rows_of_table`."""
     if type(table).__module__.startswith("datasets."):
+        if not hasattr(table, "__len__"):
+            hint = "pass list(data), or a datasets.Dataset"
+            raise DataError(f"the length of {type(table).__name__} is unknown; {hint}")
         return rows_of_table(table, request, where, row_name=row_name, path=path, split=split)
     columns = _columns(table)
     _check_lengths(columns)
@@ -213,7 +217,7 @@ def _plain(value: Any) -> Any:
 
 def _targets(labels: Any) -> dict[str, list[Any]]:
     """The label columns; an array of several columns holds 0/1 labels or regression targets."""
-    if _is_table(labels):
+    if _is_table(labels) and not isinstance(labels, list | tuple):
         return _columns(labels)
     if isinstance(labels, np.ndarray) and labels.ndim == 2:
         names = [f"label_{i}" for i in range(labels.shape[1])] if labels.shape[1] > 1 else ["label"]
@@ -281,6 +285,10 @@ def _is_table(data: Any) -> bool:
 def _is_column(data: Any) -> bool:
     """Whether it is several values."""
     return not _is_one(data) and (hasattr(data, "__len__") or _is_table(data))
+
+
+def _has_length(data: Any) -> bool:
+    return _is_column(data) or (isinstance(data, np.ndarray) and data.ndim > 0)
 
 
 def _is_one(data: Any) -> bool:
