@@ -57,7 +57,7 @@ def check(config: Options) -> None:
 def out_folder(config: Writing) -> Path:
     """The folder of the results: --out, or the usual one for the data."""
     if config.out is not None:
-        return config.out
+        return Path(config.out)
     if isinstance(config, configs.TrainConfig):
         return free_folder(str(config.data))
     command = type(config).__name__.removesuffix("Config").lower()

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from aft.commands.checks import check
-from aft.config.commands import EvaluateConfig, resolve
+from aft.config.commands import EvaluateConfig
 from aft.config.groups import IN_MEMORY, InMemory
+from aft.config.typed import command
 from aft.data.loading import DataSet, load_data
 from aft.data.options import asked_columns, load_training_data
 from aft.data.samples import Samples, match_columns
@@ -51,8 +52,9 @@ def evaluate_samples(
     return compute_metrics(logits, samples.labels, student.task)
 
 
-def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[str, Any]:
-    """Score a trained student; options are those of :class:`aft.config.commands.EvaluateConfig`.
+@command(EvaluateConfig)
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Score a trained student.
 
     Returns:
         ``split``, ``rows``, ``bad_inputs`` and the metrics of :func:`compute_metrics`.
@@ -60,7 +62,6 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     Raises:
         AftError: If the run cannot be loaded, or the data or labels do not match it.
     """
-    config = resolve(EvaluateConfig, config, options)
     check(config)
     student = SavedStudent.load(config.run, config.trust_remote_code)
     data = _load(config, student)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from aft.commands.checks import check
-from aft.config.commands import ExtractConfig, resolve
+from aft.config.commands import ExtractConfig
+from aft.config.typed import command
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
 from aft.devices import choose_device
@@ -16,8 +17,9 @@ from aft.errors import DataError
 from aft.features.stored import extract_teachers
 
 
-def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict[str, Any]]:
-    """Compute features; options are those of :class:`aft.config.commands.ExtractConfig`.
+@command(ExtractConfig)
+def extract(config: ExtractConfig) -> list[dict[str, Any]]:
+    """Compute features.
 
     Returns:
         For each teacher: its specification, the number of samples, the feature dimension, rows and
@@ -26,7 +28,6 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
     Raises:
         AftError: If options, data or teachers are invalid.
     """
-    config = resolve(ExtractConfig, config, options)
     check(config)
     device = choose_device(config.device)
     samples, report = load_inputs(

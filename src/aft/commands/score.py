@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from aft.commands.checks import DOCUMENT, check, out_folder
-from aft.config.commands import ScoreConfig, resolve
+from aft.config.commands import ScoreConfig
+from aft.config.typed import command
 from aft.data.options import load_training_data
 from aft.devices import choose_device
 from aft.errors import AftError, DataError
@@ -55,8 +56,9 @@ class ScoreResult:
         return self.document
 
 
-def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
-    """Score teachers; options are those of :class:`aft.config.commands.ScoreConfig`.
+@command(ScoreConfig)
+def score(config: ScoreConfig) -> ScoreResult:
+    """Score teachers.
 
     Computes missing features of training rows, scores single teachers, sets of teachers and the
     untrained student's features, and writes ``score.json`` and ``score.html``.
@@ -65,7 +67,6 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
         AftError: If options, data or models are invalid, or if no linear model can be fitted on
             any teacher's features.
     """
-    config = resolve(ScoreConfig, config, options)
     check(config)
     out = out_folder(config)
     started = time.perf_counter()

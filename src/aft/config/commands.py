@@ -19,6 +19,7 @@ from aft.config.groups import (
     LossOptions,
     Method,
     Options,
+    Place,
     ReadOptions,
     RunOptions,
     Source,
@@ -71,14 +72,16 @@ class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions
     )
     """Weights of the transfer loss to try with seed 0, for each method except aft-soft and
     soft-labels; the one with the best validation score is used for all seeds."""
-    train_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
+    train_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(1.0,), min_length=1
+    )
     """Shares of the labelled training rows; the comparison is made for each, to show the effect of
     more labels."""
     each_teacher: bool = False
     """Also compare with each teacher on its own."""
     probes: bool = True
     """Also score linear models on the teachers' features, as a ceiling."""
-    out: Path | None = None
+    out: Place | None = None
     """Folder of all runs and the report. Default: runs/compare-DATA."""
     overwrite: bool = False
     """Start again instead of resuming the comparison in --out."""
@@ -87,7 +90,7 @@ class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions
 class EvaluateConfig(ComputeOptions, ReadOptions):
     """Score a trained student on labelled data."""
 
-    run: Path
+    run: Place
     """Folder of a run or a student."""
     trust_remote_code: bool = False
     """Allow the file of a python: student to run."""
@@ -102,14 +105,14 @@ class EvaluateConfig(ComputeOptions, ReadOptions):
 class PredictConfig(ComputeOptions, ReadOptions):
     """Predict labels of new inputs with a trained student."""
 
-    run: Path
+    run: Place
     """Folder of a run or a student."""
     trust_remote_code: bool = False
     """Allow the file of a python: student to run."""
     data: Source
     """A folder of images or .txt files, one image, a .txt file with one text per line, or a table
     with the columns that the student was trained on."""
-    out: Path = Path("predictions.csv")
+    out: Place = Path("predictions.csv")
     """Table of predictions to write, .csv or .parquet."""
     all_probabilities: bool = False
     """Add one probability column per class."""
@@ -129,14 +132,14 @@ class InspectConfig(TaskOption, ReadOptions, FeatureOptions):
     """A run, a student, a feature store (or the folder of all) or a data set."""
     data: str | None = None
     """A data set to show."""
-    run: Path | None = None
+    run: Place | None = None
     """A run to show."""
     verify: bool = False
     """Compare all stored features, or the files of the run, with their checksums. With --teachers
     and data, also recompute some of the features and compare them (cosine)."""
     verify_samples: int = Field(default=16, ge=1)
     """Samples that --verify recomputes."""
-    ids: Path | None = None
+    ids: Place | None = None
     """Write file, sample_id and split of every row of the data to this .csv, to compute features
     elsewhere."""
 
@@ -159,7 +162,7 @@ class ScoreConfig(ReadOptions, FeatureOptions, TaskOptions, StudentOptions, Data
     """Seed of the rows, the held-out split and the folds, as in aft train."""
     train_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the labelled training rows to use, as in aft train."""
-    out: Path | None = None
+    out: Place | None = None
     """Folder of score.json and score.html. Default: runs/score-DATA."""
 
 
@@ -172,7 +175,7 @@ class DemoConfig(ComputeOptions):
 
     data: Literal["reviews", "reuters"] = "reviews"
     """reviews: sentences of film reviews with a rating. reuters: newswire stories."""
-    out: Path | None = None
+    out: Place | None = None
     """Folder of the runs and the page. Default: runs/demo-DATA."""
     seeds: int = Field(default=5, ge=2)
     """Runs of each method."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,10 +23,16 @@ MetricName = Literal[
 Augmentation = Literal["none", "flip", "standard"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["auto", "torch", "onnx"]
-# One or several texts; a single one may stand without a list.
-Texts = Annotated[
-    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
-]
+if TYPE_CHECKING:  # what callers may pass; pydantic converts it
+    Place = Any
+    Texts = Sequence[str]
+else:
+    Place = Path
+    Texts = Annotated[
+        tuple[str, ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    ]
+"""One or several texts; a single one may stand without a list. A `Place` is a path or its text."""
 # Transfer losses, and methods: these and the labels alone.
 Loss = Literal[
     "aft-soft",
@@ -192,7 +199,7 @@ class TeacherOptions(Options):
 class StoreOptions(Options):
     """Where teacher features are stored, and how they are computed."""
 
-    features: Path | None = None
+    features: Place | None = None
     """Folder of the feature store. Default: features/ in the user cache folder."""
     features_dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     """Number format of stored features."""
@@ -227,7 +234,7 @@ class StudentOptions(Options):
 class RunOptions(StudentOptions):
     """Which student, and where its run is stored."""
 
-    out: Path | None = None
+    out: Place | None = None
     """Folder of the run: configuration, metrics, checkpoints, student, report. Default: a new
     folder runs/DATA-1, runs/DATA-2, …"""
     seed: int = Field(default=0, ge=0)
