@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from aft.features.store import FeatureWriter as FeatureWriter
     from aft.students.backbone import load_backbone as load_backbone
     from aft.students.saved import SavedStudent as SavedStudent
+    from aft.students.saved import load_student as load_student
     from aft.students.student import Student as Student
     from aft.teachers.loading import load_teacher as load_teacher
     from aft.teachers.teacher import Teacher as Teacher
@@ -58,6 +59,7 @@ _HOMES = {
     "extract_features": "aft.features.extraction",
     "load_backbone": "aft.students.backbone",
     "load_data": "aft.data.loading",
+    "load_student": "aft.students.saved",
     "load_teacher": "aft.teachers.loading",
     "make_views": "aft.data.views",
 }

@@ -208,8 +208,10 @@ def test_pictures_with_texts(
     found = aft.predict(run=options["out"], data=str(lines), out=tmp_path / "m.csv", progress=False)
     assert found["rows"] == 1 and found["missing"] == {"image": 1}
     student = result.student()
-    logits = student.logits([{"text": "moon rocket"}, {"text": None, "image": None}])
+    logits = student.logits([{"text": "moon rocket"}, {"text": "moon", "image": None}])
     assert logits.shape == (2, 4) and torch.isfinite(logits).all()
+    with pytest.raises(DataError, match=r"row\[1\]"):
+        student.logits([{"text": "moon rocket"}, {"text": None, "image": None}])
     assert "data:image/" in (options["out"] / "report.html").read_text()
 
 

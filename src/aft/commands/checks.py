@@ -11,7 +11,7 @@ from aft.backbones.specs import split_column
 from aft.config import commands as configs
 from aft.config import groups
 from aft.config.groups import LossOptions, Options, StudentOptions, check_left_out
-from aft.errors import ConfigError, StudentError, TeacherError
+from aft.errors import ConfigError, DataError, StudentError, TeacherError
 from aft.hub import check_data_set
 from aft.training.run_folder import CONFIG, DATA, check_run, free_folder, is_finished, read_options
 
@@ -58,11 +58,11 @@ def check(config: Options) -> None:
 def out_folder(config: Writing) -> Path:
     """The folder of the results: --out, or the usual one for the data."""
     if config.out is not None:
-        return config.out
+        return Path(config.out)
     if isinstance(config, configs.TrainConfig):
-        return free_folder(config.data)
+        return free_folder(str(config.data))
     command = type(config).__name__.removesuffix("Config").lower()
-    return Path(f"runs/{command}-{paths.result_name(config.data)}")
+    return Path(f"runs/{command}-{paths.result_name(str(config.data))}")
 
 
 def check_folder(config: Writing, out: Path) -> bool:
@@ -102,17 +102,25 @@ def place(config: configs.InspectConfig) -> configs.InspectConfig:
 
 
 def _sources(config: Options) -> dict[str, str]:
-    """The data sources among the options, by option."""
+    """The data sources outside memory among the options, by option."""
     if isinstance(config, configs.DemoConfig):
         return {}
     if isinstance(config, configs.InspectConfig):
         config = place(config)
     if isinstance(config, configs.EvaluateConfig):
         paths.find_student(config.run)
-        return {"data": config.data or read_options(config.run).data}
-    found = {name: getattr(config, name, None) for name in ("data", "unlabelled")}
+        found = {"data": config.data or read_options(config.run).data}
+    else:
+        found = {name: getattr(config, name, None) for name in ("data", "unlabelled")}
     no_source = (None, groups.LEFT_OUT, groups.NOTHING)
-    return {name: source for name, source in found.items() if source not in no_source}
+    found = {name: source for name, source in found.items() if source not in no_source}
+    for name, source in found.items():
+        if source == groups.IN_MEMORY:
+            raise DataError(
+                f"the {name} of this run were in memory, so no file has them; give them again from "
+                f"Python, as in aft.evaluate(run=…, {name}=…)"
+            )
+    return {name: one for name, one in found.items() if not isinstance(one, groups.InMemory)}
 
 
 def _check_outputs(config: Options) -> None:

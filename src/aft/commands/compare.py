@@ -26,8 +26,9 @@ from aft.comparison.runs import (
     train_all,
 )
 from aft.comparison.statistics import count_outcomes
-from aft.config.commands import CompareConfig, resolve, write_config_file
+from aft.config.commands import CompareConfig, write_config_file
 from aft.config.groups import ALONE, LABELS_ONLY
+from aft.config.typed import command
 from aft.data.loading import DataSet
 from aft.data.options import load_training_data
 from aft.data.samples import Samples
@@ -44,8 +45,9 @@ from aft.training.transfer_loss import check_loss
 from aft.version import __version__
 
 
-def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str, Any]:
-    """Compare methods; options are those of :class:`aft.config.commands.CompareConfig`.
+@command(CompareConfig)
+def compare(config: CompareConfig) -> dict[str, Any]:
+    """Compare methods.
 
     Finished runs in the folder are reused and unfinished ones resumed. If a run fails, its error
     is recorded and the comparison continues. With torchrun, the processes share the extraction,
@@ -63,7 +65,6 @@ def compare(config: CompareConfig | None = None, /, **options: Any) -> dict[str,
             other options, or if no method could be trained.
         KeyboardInterrupt: On Ctrl-C; run the same command again to resume.
     """
-    config = resolve(CompareConfig, config, options)
     check(config)
     methods = [ALONE, *(method for method in dict.fromkeys(config.methods) if method != ALONE)]
     out = out_folder(config)
@@ -146,7 +147,7 @@ def _compare(
         values["operations"] = training_operations(flops, values["inputs_seen"])
     document = {
         "version": __version__,
-        "data": config.data,
+        "data": str(config.data),
         "task": data.task.kind,
         "metric": metric,
         "split": first.split,

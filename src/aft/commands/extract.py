@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from aft.commands.checks import check
-from aft.config.commands import ExtractConfig, resolve
+from aft.config.commands import ExtractConfig
+from aft.config.typed import command
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
 from aft.devices import separate_processes
@@ -17,8 +18,9 @@ from aft.features.cluster import connect
 from aft.features.stored import extract_teachers
 
 
-def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict[str, Any]]:
-    """Compute features; options are those of :class:`aft.config.commands.ExtractConfig`.
+@command(ExtractConfig)
+def extract(config: ExtractConfig) -> list[dict[str, Any]]:
+    """Compute features.
 
     With torchrun, each process computes a share of the rows.
 
@@ -29,7 +31,6 @@ def extract(config: ExtractConfig | None = None, /, **options: Any) -> list[dict
     Raises:
         AftError: If options, data or teachers are invalid.
     """
-    config = resolve(ExtractConfig, config, options)
     check(config)
     with connect(config.ray, config.device) as (device, compute):
         samples, report = load_inputs(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from aft.commands.checks import IDENTITY, check, place
-from aft.config.commands import InspectConfig, resolve
+from aft.config.commands import InspectConfig
+from aft.config.typed import command
 from aft.data.loading import DataSet, load_data
 from aft.data.options import asked_columns
 from aft.data.samples import Samples
@@ -27,8 +28,9 @@ SAME = 0.999
 """Cosine above which a stored and a recomputed feature count as the same."""
 
 
-def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str, Any]:
-    """Describe files of aft; options are those of :class:`aft.config.commands.InspectConfig`.
+@command(InspectConfig)
+def inspect(config: InspectConfig) -> dict[str, Any]:
+    """Describe files of aft.
 
     Returns:
         ``lines``, the printed text, and, depending on the options, ``stores``, ``data``, ``run``
@@ -38,7 +40,6 @@ def inspect(config: InspectConfig | None = None, /, **options: Any) -> dict[str,
         AftError: If the run, store or data set does not exist, or --verify finds damaged files or
             features that differ.
     """
-    config = resolve(InspectConfig, config, options)
     check(config)
     config = place(config)
     found: dict[str, Any] = {"lines": []}

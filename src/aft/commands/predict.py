@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from aft.commands.checks import check
-from aft.config.commands import PredictConfig, resolve
+from aft.config.commands import PredictConfig
+from aft.config.typed import command
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
 from aft.data.samples import match_columns
@@ -22,8 +23,9 @@ from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
 
 
-def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str, Any]:
-    """Write predictions; options are those of :class:`aft.config.commands.PredictConfig`.
+@command(PredictConfig)
+def predict(config: PredictConfig) -> dict[str, Any]:
+    """Write predictions.
 
     Returns:
         ``out``, ``rows``, ``skipped`` (file and fault of each unreadable input) and ``missing``
@@ -33,7 +35,6 @@ def predict(config: PredictConfig | None = None, /, **options: Any) -> dict[str,
         AftError: If the run cannot be loaded, the data does not match it, or the output path is
             invalid.
     """
-    config = resolve(PredictConfig, config, options)
     check(config)
     student = SavedStudent.load(config.run, config.trust_remote_code)
     samples, report = load_inputs(

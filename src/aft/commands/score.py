@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from aft.commands.checks import DOCUMENT, check, out_folder
-from aft.config.commands import ScoreConfig, resolve
+from aft.config.commands import ScoreConfig
+from aft.config.typed import command
 from aft.data.options import load_training_data
 from aft.devices import Processes, separate_processes
 from aft.errors import AftError, DataError
@@ -55,8 +56,9 @@ class ScoreResult:
         return self.document
 
 
-def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
-    """Score teachers; options are those of :class:`aft.config.commands.ScoreConfig`.
+@command(ScoreConfig)
+def score(config: ScoreConfig) -> ScoreResult:
+    """Score teachers.
 
     Computes missing features of training rows, scores single teachers, sets of teachers and the
     untrained student's features, and writes ``score.json`` and ``score.html``. With torchrun, the
@@ -66,7 +68,6 @@ def score(config: ScoreConfig | None = None, /, **options: Any) -> ScoreResult:
         AftError: If options, data or models are invalid, or if no linear model can be fitted on
             any teacher's features.
     """
-    config = resolve(ScoreConfig, config, options)
     check(config)
     with separate_processes(config.device) as processes:
         return _score(config, processes)
@@ -118,7 +119,7 @@ def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
         advice = Recommendation(**{**vars(advice), "sentences": (*advice.sentences, cost)})
     document = {
         "version": __version__,
-        "data": config.data,
+        "data": str(config.data),
         "task": {"kind": data.task.kind, "num_outputs": data.task.num_outputs},
         "metric": metric,
         "chance": chance,

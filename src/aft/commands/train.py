@@ -14,7 +14,8 @@ from accelerate import Accelerator
 
 from aft.backbones.specs import shorten_paths
 from aft.commands.checks import check, out_folder
-from aft.config.commands import TrainConfig, resolve
+from aft.config.commands import TrainConfig
+from aft.config.typed import command
 from aft.data.loading import DataSet
 from aft.data.options import load_training_data
 from aft.devices import choose_device
@@ -60,8 +61,9 @@ from aft.training.word_vectors import start_words
 __all__ = ["TrainResult", "train"]
 
 
-def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
-    """Train a student; options are those of :class:`aft.config.commands.TrainConfig`.
+@command(TrainConfig)
+def train(config: TrainConfig) -> TrainResult:
+    """Train a student.
 
     Computes missing teacher features, trains the student, scores the best checkpoint and writes
     the run folder.
@@ -70,7 +72,6 @@ def train(config: TrainConfig | None = None, /, **options: Any) -> TrainResult:
         AftError: If options, data or models are invalid; the message explains how to fix them.
         Interrupted: On Ctrl-C, after the state was saved; ``resume=True`` continues the run.
     """
-    config = resolve(TrainConfig, config, options)
     check(config)
     accelerator = make_accelerator(choose_device(config.device), config.precision)
     out = out_folder(config)

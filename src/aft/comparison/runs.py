@@ -85,7 +85,7 @@ Run = tuple[Setting, str, int, float | None]
 def list_settings(config: CompareConfig) -> list[Setting]:
     """Each share of rows with all teachers and, with ``each_teacher``, with each of them alone."""
     fractions = sorted(set(config.train_fractions))
-    choices = [(0, config.teachers)]
+    choices = [(0, tuple(config.teachers))]
     if config.each_teacher and len(config.teachers) > 1:
         choices += [(i, (one,)) for i, one in enumerate(config.teachers, start=1)]
     names = [short_name(one) for one in config.teachers]

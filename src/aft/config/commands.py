@@ -19,8 +19,10 @@ from aft.config.groups import (
     LossOptions,
     Method,
     Options,
+    Place,
     ReadOptions,
     RunOptions,
+    Source,
     StudentOptions,
     TaskOption,
     TaskOptions,
@@ -66,21 +68,23 @@ class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions
     published: the losses of aft train --loss; aft-rbf, aft-dense and aft-fixed are AFT with
     another --kernel or --weights. They and alone take more steps than aft-soft and soft-labels, to
     see as many inputs."""
-    seeds: int = Field(5, ge=2)
+    seeds: int = Field(default=5, ge=2)
     """Runs per method, with seeds 0, 1, …"""
     betas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (0.1, 0.3, 1.0, 3.0, 10.0), min_length=1
+        default=(0.1, 0.3, 1.0, 3.0, 10.0), min_length=1
     )
     """Weights of the transfer loss to try with seed 0, for each method except aft-soft and
     soft-labels; the one with the best validation score is used for all seeds."""
-    train_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
+    train_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(1.0,), min_length=1
+    )
     """Shares of the labelled training rows; the comparison is made for each, to show the effect of
     more labels."""
     each_teacher: bool = False
     """Also compare with each teacher on its own."""
     probes: bool = True
     """Also score linear models on the teachers' features, as a ceiling."""
-    out: Path | None = None
+    out: Place | None = None
     """Folder of all runs and the report. Default: runs/compare-DATA."""
     overwrite: bool = False
     """Start again instead of resuming the comparison in --out."""
@@ -89,35 +93,35 @@ class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions
 class EvaluateConfig(ComputeOptions, ReadOptions):
     """Score a trained student on labelled data."""
 
-    run: Path
+    run: Place
     """Folder of a run or a student."""
     trust_remote_code: bool = False
     """Allow the file of a python: student to run."""
-    data: str | None = None
+    data: Source | None = None
     """Labelled data. Default: the data of the run."""
     split: Literal["train", "validation", "test"] | None = None
     """Split to score. Default: test, else validation, else all rows."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(default=64, ge=1)
     """Inputs per batch."""
 
 
 class PredictConfig(ComputeOptions, ReadOptions):
     """Predict labels of new inputs with a trained student."""
 
-    run: Path
+    run: Place
     """Folder of a run or a student."""
     trust_remote_code: bool = False
     """Allow the file of a python: student to run."""
-    data: str
+    data: Source
     """A folder of images or .txt files, one image, a .txt file with one text per line, or a table
     with the columns that the student was trained on."""
-    out: Path = Path("predictions.csv")
+    out: Place = Path("predictions.csv")
     """Table of predictions to write, .csv or .parquet."""
     all_probabilities: bool = False
     """Add one probability column per class."""
     overwrite: bool = False
     """Replace --out."""
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(default=64, ge=1)
     """Inputs per batch."""
 
 
@@ -131,14 +135,14 @@ class InspectConfig(TaskOption, ReadOptions, FeatureOptions):
     """A run, a student, a feature store (or the folder of all) or a data set."""
     data: str | None = None
     """A data set to show."""
-    run: Path | None = None
+    run: Place | None = None
     """A run to show."""
     verify: bool = False
     """Compare all stored features, or the files of the run, with their checksums. With --teachers
     and data, also recompute some of the features and compare them (cosine)."""
-    verify_samples: int = Field(16, ge=1)
+    verify_samples: int = Field(default=16, ge=1)
     """Samples that --verify recomputes."""
-    ids: Path | None = None
+    ids: Place | None = None
     """Write file, sample_id and split of every row of the data to this .csv, to compute features
     elsewhere."""
 
@@ -154,14 +158,14 @@ class ScoreConfig(ReadOptions, FeatureOptions, TaskOptions, StudentOptions, Data
     Default: none, only teachers are compared."""
     layers: bool = False
     """Also score about six layers of each hf: teacher, to choose ?layer=N."""
-    rows: int = Field(5000, ge=20)
+    rows: int = Field(default=5000, ge=20)
     """Training rows to score, sampled if there are more. Nearest neighbours, alignment and TMI use
     at most 2000 of them."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of the rows, the held-out split and the folds, as in aft train."""
-    train_fraction: float = Field(1.0, gt=0, le=1)
+    train_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the labelled training rows to use, as in aft train."""
-    out: Path | None = None
+    out: Place | None = None
     """Folder of score.json and score.html. Default: runs/score-DATA."""
 
 
@@ -174,11 +178,11 @@ class DemoConfig(ComputeOptions):
 
     data: Literal["reviews", "reuters"] = "reviews"
     """reviews: sentences of film reviews with a rating. reuters: newswire stories."""
-    out: Path | None = None
+    out: Place | None = None
     """Folder of the runs and the page. Default: runs/demo-DATA."""
-    seeds: int = Field(5, ge=2)
+    seeds: int = Field(default=5, ge=2)
     """Runs of each method."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Steps of each run with the teacher; those on the labels alone take more, to see as many
     inputs. Default: 50."""
     overwrite: bool = False
@@ -221,6 +225,9 @@ def read_config_file(path: Path, kind: type[Options]) -> dict[str, Any]:
     values = {name: value for name, value in values.items() if REMOVED.get(name, ...) != value}
     if values.get("views") == 0:  # as it was written before
         values["views"] = "clean"
+    for name in ("data", "unlabelled"):
+        if isinstance(values.get(name), list | dict):
+            raise ConfigError(f"expected a path or a name for {name} in {path}, got {values[name]}")
     unknown = [str(name) for name in values if name not in kind.model_fields]
     if unknown:
         raise ConfigError(

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+)
 
 from aft.errors import DataError
 
@@ -15,10 +23,16 @@ MetricName = Literal[
 Augmentation = Literal["none", "flip", "standard"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["auto", "torch", "onnx"]
-# One or several texts; a single one may stand without a list.
-Texts = Annotated[
-    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
-]
+if TYPE_CHECKING:  # what callers may pass; pydantic converts it
+    Place = Any
+    Texts = Sequence[str]
+else:
+    Place = Path
+    Texts = Annotated[
+        tuple[str, ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    ]
+"""One or several texts; a single one may stand without a list. A `Place` is a path or its text."""
 # Transfer losses, and methods: these and the labels alone.
 Loss = Literal[
     "aft-soft",
@@ -51,13 +65,45 @@ VARIANTS = {
     "aft-fixed": {"weights": "fixed"},
 }
 """Methods that are AFT with one option changed."""
+IN_MEMORY = "data in memory"
+"""What files and messages name instead of the path of data in memory."""
 LEFT_OUT, NOTHING = "left-out", "none"
 """Values of ``unlabelled`` that name no data."""
 UNLABELLED = "unlabelled"
 """Name of the unlabelled inputs in the record of a data set's content."""
 
 
-def check_left_out(unlabelled: str | None, train_fraction: float) -> None:
+class InMemory:
+    """Data in memory, as the value of an option; as text they are :data:`IN_MEMORY`."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return IN_MEMORY
+
+    __repr__ = __str__
+
+
+def as_source(data: Any) -> Any:
+    """A path as text, and data in memory as :class:`InMemory`."""
+    if data is None or isinstance(data, str | int | float | InMemory):  # numbers are errors
+        return data
+    return str(data) if isinstance(data, Path) else InMemory(data)
+
+
+if TYPE_CHECKING:
+    Source = Any
+else:
+    Source = Annotated[
+        str | InstanceOf[InMemory],
+        BeforeValidator(as_source),
+        PlainSerializer(lambda data, info: str(data) if info.mode == "json" else data),
+    ]
+"""A path, the name of a data set on a hub, or data in memory."""
+
+
+def check_left_out(unlabelled: Any, train_fraction: float) -> None:
     """Raise ``DataError`` if the rows that are left out are wanted, but none are."""
     if unlabelled == LEFT_OUT and train_fraction >= 1:
         raise DataError(
@@ -78,7 +124,7 @@ class ComputeOptions(Options):
 
     device: Device = "auto"
     """Where to compute. auto: CUDA, else Apple MPS, else CPU."""
-    num_workers: int | None = Field(None, ge=0)
+    num_workers: int | None = Field(default=None, ge=0)
     """Processes that read inputs. Default: chosen by the measured time of reading."""
     progress: bool = True
     """Show progress bars."""
@@ -107,11 +153,12 @@ class ReadOptions(Options):
 class DataOptions(Options):
     """Which data."""
 
-    data: str
+    data: Source
     """A folder of images or .txt files (CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png); a
     table (.csv, .tsv, .jsonl, .parquet) with columns of texts or image paths and a column of
     labels; or a Hugging Face data set (a folder saved by `datasets`, or a name on the hub). Also
-    the address of a folder or table in object storage, e.g. s3://BUCKET/photos."""
+    the address of a folder or table in object storage, e.g. s3://BUCKET/photos. From Python also a
+    data frame, a `datasets.Dataset`, a list of dictionaries, or (inputs, labels)."""
 
 
 class TaskOption(Options):
@@ -125,12 +172,12 @@ class TaskOption(Options):
 class TaskOptions(TaskOption):
     """What to learn, and from which part of the data."""
 
-    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of train held out as validation split, if the data has none."""
-    test_fraction: float = Field(0.0, ge=0, lt=1)
+    test_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of train held out as test split, if the data has none. With 0 the final score is that
     of the validation split."""
-    unlabelled: str | None = None
+    unlabelled: Source | None = None
     """Unlabelled inputs for the transfer loss: a folder, a table, or a .txt file with one text per
     line, with the columns of --data. left-out: the rows that --train-fraction leaves out, without
     their labels. none: no unlabelled rows at all. Default: the rows of --data that have no
@@ -153,13 +200,13 @@ class TeacherOptions(Options):
 class StoreOptions(Options):
     """Where teacher features are stored, and how they are computed."""
 
-    features: Path | None = None
+    features: Place | None = None
     """Folder of the feature store. Default: features/ in the user cache folder."""
     features_dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     """Number format of stored features."""
-    extract_batch_size: int = Field(64, ge=1)
+    extract_batch_size: int = Field(default=64, ge=1)
     """Images per batch of a teacher."""
-    extract_batch_tokens: int = Field(1024, ge=1)
+    extract_batch_tokens: int = Field(default=1024, ge=1)
     """Text tokens per batch of a teacher; larger is faster on a GPU."""
     extract_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the teachers' computation. bf16 and fp16 are run by torch, are faster on GPUs,
@@ -181,7 +228,7 @@ class StudentOptions(Options):
     torchvision:resnet18, hf:distilbert/distilbert-base-uncased, small:cnn, small:ngrams. Options
     follow a question mark: ?weights=FILE or ?weights=random, ?size=96. For data with several
     columns, one model per column: image=torchvision:resnet18 text=small:static."""
-    student_layers: int | None = Field(None, ge=1)
+    student_layers: int | None = Field(default=None, ge=1)
     """Keep only the first N layers of an hf: student. Default: all layers."""
     fusion: Literal["concat", "product"] = "concat"
     """How a student with several models combines their features: concat, or the product of learned
@@ -191,12 +238,12 @@ class StudentOptions(Options):
 class RunOptions(StudentOptions):
     """Which student, and where its run is stored."""
 
-    out: Path | None = None
+    out: Place | None = None
     """Folder of the run: configuration, metrics, checkpoints, student, report. Default: a new
     folder runs/DATA-1, runs/DATA-2, …"""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of initial weights, held-out splits, --train-fraction, batches and augmentation."""
-    train_fraction: float = Field(1.0, gt=0, le=1)
+    train_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of the labelled training rows to use, stratified by class."""
     safety_net: bool = True
     """Also train a student on the labels alone in the same run, and keep that one if transfer is
@@ -247,13 +294,13 @@ class LossOptions(LossDetails, LossChoice):
 class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     """How a student is trained."""
 
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     """Passes over train. Default: 30, with at least 300 and at most 10,000 steps."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Training steps, instead of --epochs. Default: by --epochs."""
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(default=64, ge=2)
     """Labelled samples per step, over all processes."""
-    unlabelled_batch_size: int | None = Field(None, ge=1)
+    unlabelled_batch_size: int | None = Field(default=None, ge=1)
     """Unlabelled rows or stored views per step, for the transfer loss. Default: twice
     --batch-size."""
     views: Annotated[int, Field(ge=1)] | Literal["clean", "auto"] = "auto"
@@ -263,19 +310,19 @@ class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     soft-labels, else clean."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """The optimizer."""
-    lr: float | None = Field(None, gt=0)
+    lr: float | None = Field(default=None, gt=0)
     """Peak learning rate of the student's backbone. Default: 3e-4 for pre-trained weights and for
     small:ngrams, 2e-3 for random weights (SGD: 30 times that)."""
-    head_lr: float | None = Field(None, gt=0)
+    head_lr: float | None = Field(default=None, gt=0)
     """Peak learning rate of the student's last layer, and of networks with random weights beside
     pre-trained ones. Default: 10 times --lr for pre-trained weights, else --lr."""
-    loss_lr: float = Field(1e-2, gt=0)
+    loss_lr: float = Field(default=1e-2, gt=0)
     """Peak learning rate of the parameters of the transfer loss (gates)."""
-    weight_decay: float = Field(0.02, ge=0)
+    weight_decay: float = Field(default=0.02, ge=0)
     """Decoupled weight decay of matrices and convolutions; biases and norms have none."""
-    warmup: float = Field(0.1, ge=0, lt=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps with a rising learning rate; then it follows a cosine to 0."""
-    clip_norm: float = Field(1.0, ge=0)
+    clip_norm: float = Field(default=1.0, ge=0)
     """Largest gradient norm of the student; 0 turns clipping off."""
     metric: Literal["auto", MetricName] = "auto"
     """The metric that chooses checkpoints (the latest within one standard error of the best) and
@@ -284,16 +331,16 @@ class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     regression."""
     class_weights: Literal["none", "balanced"] = "none"
     """Classification: balanced gives every class the same total weight in the task loss."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Classification: label smoothing of the task loss."""
     augment: Augmentation = "standard"
     """Image augmentation of the student: none, flips, or flips and random crops."""
-    image_cache: float = Field(20.0, ge=0)
+    image_cache: float = Field(default=20.0, ge=0)
     """Gigabytes of disk for decoded and resized images, in images/ in the user cache folder, so
     that steps need not decode them again. 0: none. Results do not depend on it."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the student's forward pass."""
-    eval_every: int | None = Field(None, ge=1)
+    eval_every: int | None = Field(default=None, ge=1)
     """Steps between evaluations on the validation split. Default: 20 evaluations per run."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Stop after N evaluations without improvement. Default: never."""

@@ -6,8 +6,10 @@ import io
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from aft.data.texts import find_pointer
@@ -75,6 +77,49 @@ def open_image(
                 return _to_rgb(_turn_upright(image))
     except Exception as error:  # decoders raise many types of errors on damaged files
         raise DataError(f"cannot read {name} as an image: {_explain(error)}") from None
+
+
+def encode_image(image: Image.Image | NDArray[Any]) -> bytes:
+    """The content of an image in memory: as :func:`open_image` decodes it, a PPM file.
+
+    This format has no compression, so the bytes do not depend on versions of Pillow or zlib.
+
+    Args:
+        image: A PIL image of any mode, whose EXIF rotation is applied; or an array of uint8 (true
+            and false, or uint16 for 16-bit grey), of shape ``(H, W)`` or ``(H, W, channels)`` with
+            grey, grey and alpha, RGB, or RGBA.
+
+    Raises:
+        DataError: If the image cannot be decoded, or the array is no image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _from_array(image) if isinstance(image, np.ndarray) else image
+            image.load()
+            upright = _to_rgb(_turn_upright(image))
+    except Exception as error:  # decoders raise many types of errors on damaged files
+        raise DataError(_explain(error)) from None
+    return f"P6\n{upright.width} {upright.height}\n255\n".encode() + upright.tobytes()
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    given = f"an array of {array.dtype} of shape {array.shape}"
+    channels = array.shape[2] if array.ndim == 3 else 1 if array.ndim == 2 else 0
+    if not array.size or not 1 <= channels <= 4:
+        turn = array.ndim == 3 and 1 <= len(array) <= 4
+        hint = "; pass array.transpose(1, 2, 0)" if turn else ""
+        raise ValueError(f"{given}; expected the shape (H, W) or (H, W, channels){hint}")
+    array = array[:, :, 0] if array.ndim == 3 and channels == 1 else array
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    if array.dtype != np.uint8 and not (array.dtype == np.uint16 and array.ndim == 2):
+        scaled = "(255 * array).round()" if array.dtype.kind == "f" else "array"
+        raise ValueError(
+            f"{given}; expected uint8 from 0 to 255: if its values are from 0 to "
+            f"{1 if array.dtype.kind == 'f' else 255}, pass {scaled}.astype('uint8')"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def find_fault(content: bytes) -> str | None:

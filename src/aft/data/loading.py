@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aft.config.groups import LEFT_OUT, NOTHING, UNLABELLED, check_left_out
+from aft.config.groups import LEFT_OUT, NOTHING, UNLABELLED, as_source, check_left_out
 from aft.data.checking import check_inputs
 from aft.data.findings import DataReport, OnBadInput
 from aft.data.readers.find_columns import Columns
@@ -103,7 +103,7 @@ class DataSet:
 
 
 def load_data(
-    source: str,
+    source: Any,
     columns: Columns | None = None,
     *,
     task: str = "auto",
@@ -116,13 +116,13 @@ def load_data(
     progress: bool = True,
     known_task: Task | None = None,
     for_training: bool = True,
-    unlabelled: str | None = None,
+    unlabelled: Any = None,
 ) -> DataSet:
     """Read a labelled data set and split it.
 
     Args:
-        source: A folder of images or texts, a table (CSV, JSON lines, Parquet), or a Hugging Face
-            data set.
+        source: A folder of images or texts, a table (CSV, JSON lines, Parquet), a Hugging Face
+            data set, or data in memory, see :func:`aft.data.readers.in_memory.read_in_memory`.
         columns: Names of the columns; without them the usual names are searched.
         task: ``classification``, ``multilabel``, ``regression`` or ``auto``.
         validation_fraction: Share of train held out if there is no validation split.
@@ -146,6 +146,7 @@ def load_data(
         DataError: If the data set is missing, empty or unusable for training, if the unlabelled
             inputs have none of its columns, or if ``left-out`` is given but no rows are left out.
     """
+    source, unlabelled = as_source(source), as_source(unlabelled)
     if for_training:
         check_left_out(unlabelled, train_fraction)
     rows = read_source(source, columns or Columns())
@@ -166,7 +167,7 @@ def load_data(
     content = {name: describe_content([split]) for name, split in splits.items()}
     content["outputs"] = ", ".join(found.names) or found.outputs
     if not for_training:
-        return DataSet(source, found, splits, report, content=content)
+        return DataSet(str(source), found, splits, report, content=content)
     check_classes(splits, found, report)
     find_copies(splits, report)
     given = (on_bad_input, cache_dir, progress)
@@ -199,7 +200,7 @@ def load_data(
         given_rows = parts if unlabelled != LEFT_OUT else [] if own is None else [own]
         content[UNLABELLED] = describe_content(given_rows)
     return DataSet(
-        source,
+        str(source),
         found,
         splits,
         report,
@@ -207,7 +208,7 @@ def load_data(
         train_fraction,
         train_rows,
         join_unlabelled(parts, list(splits.values()), report),
-        unlabelled,
+        None if unlabelled is None else str(unlabelled),
         content,
     )
 
@@ -223,7 +224,7 @@ def describe_content(parts: Sequence[Samples]) -> str:
 
 
 def load_inputs(
-    source: str,
+    source: Any,
     columns: Columns | None = None,
     *,
     on_bad_input: OnBadInput = "skip",
@@ -232,11 +233,12 @@ def load_inputs(
 ) -> tuple[Samples, DataReport]:
     """Read inputs without labels: a folder of images or texts, one image, or a table.
 
-    A ``.txt`` file has one text per line.
+    A ``.txt`` file has one text per line. Data in memory may be one input, a list, or a table.
 
     Raises:
         DataError: If the source is missing, or has no readable inputs.
     """
+    source = as_source(source)
     rows = read_source(source, columns or Columns(), labelled=False)
     if not len(rows):
         raise DataError(f"{source} has no rows")

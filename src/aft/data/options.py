@@ -20,8 +20,8 @@ def asked_columns(options: ReadOptions, usual: Sequence[InputColumn] = ()) -> Co
     """
     return Columns(
         image=options.image_column,
-        text=options.text_column,
-        label=options.label_column,
+        text=tuple(options.text_column),
+        label=tuple(options.label_column),
         split=options.split_column,
         usual=tuple(usual),
         allow_outside=options.allow_outside,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aft.config.groups import InMemory
 from aft.data.checking import check_inputs
 from aft.data.findings import DataReport, OnBadInput
 from aft.data.readers.find_columns import Columns, InputColumn
@@ -61,7 +62,7 @@ def read_own(
 
 
 def read_named(
-    source: str,
+    source: str | InMemory,
     columns: Columns,
     wanted: Sequence[InputColumn],
     report: DataReport,

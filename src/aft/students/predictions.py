@@ -44,17 +44,14 @@ def prediction_columns(
     """
     if task.kind == "regression":
         return {name: logits[:, i].tolist() for i, name in enumerate(task.names)}
-    wide = logits.astype(np.float64)
+    probabilities = probabilities_of(logits, task)
     if task.kind == "classification":
-        shifted = np.exp(wide - wide.max(axis=1, keepdims=True))
-        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
         best = probabilities.argmax(axis=1)
         columns: dict[str, list[Any]] = {
             "label": [task.names[i] for i in best],
             "probability": [round(float(p), 6) for p in probabilities.max(axis=1)],
         }
     else:
-        probabilities = 1 / (1 + np.exp(-wide))
         chosen = [np.flatnonzero(row > 0.5) for row in probabilities]
         columns = {
             "label": ["|".join(task.names[i] for i in some) for some in chosen],
@@ -69,3 +66,27 @@ def prediction_columns(
             for i, name in enumerate(task.names)
         }
     return columns
+
+
+def probabilities_of(logits: NDArray[np.float32], task: Task) -> NDArray[np.float64]:
+    """The probability of each class, shape ``(n, num_classes)``; not for regression."""
+    wide = logits.astype(np.float64)
+    if task.kind == "multilabel":
+        return np.asarray(1 / (1 + np.exp(-wide)))
+    shifted = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def list_predictions(logits: NDArray[np.float32], task: Task) -> list[dict[str, Any]]:
+    """One dictionary per row, as :meth:`aft.students.saved.SavedStudent.predict` returns them."""
+    if task.kind == "regression":
+        return [dict(zip(task.names, row, strict=True)) for row in logits.tolist()]
+    found: list[dict[str, Any]] = []
+    for row in probabilities_of(logits, task):
+        if task.kind == "classification":
+            found.append({"label": task.names[row.argmax()], "probability": float(row.max())})
+        else:
+            chosen = np.flatnonzero(row > 0.5)
+            labels = [task.names[i] for i in chosen]
+            found.append({"label": labels, "probability": row[chosen].tolist()})
+    return found

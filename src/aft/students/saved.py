@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from aft.backbones.batches import collate, to_device
-from aft.data.readers.find_columns import InputColumn
-from aft.data.samples import Samples
-from aft.errors import StudentError
+from aft.config.groups import InMemory
+from aft.data.loading import load_inputs
+from aft.data.readers.find_columns import Columns, InputColumn
+from aft.data.samples import Samples, match_columns
+from aft.errors import DataError, StudentError
 from aft.files import check_files, read_json, reading, write_json, write_whole, writing
 from aft.paths import find_student
 from aft.students.backbone import Backbone
 from aft.students.build import rebuild_backbone
 from aft.students.inputs import StudentInputs
+from aft.students.predictions import list_predictions, probabilities_of
+from aft.students.run_student import run_student
 from aft.students.student import Student, new_student
 from aft.tasks import Task
 
@@ -54,28 +59,58 @@ class SavedStudent:
         own = samples.only(*(column.name for column in self.columns))
         return StudentInputs(own, self.transform)
 
-    def logits(self, inputs: Sequence[Any], batch_size: int = 64) -> Tensor:
-        """Compute the outputs for inputs in memory, on the network's device.
+    def predict(self, inputs: Any, batch_size: int = 64) -> list[dict[str, Any]]:
+        """Predict labels, as `aft predict` does for the same inputs in files.
 
         Args:
-            inputs: PIL images or texts; for several columns dictionaries by column name, in which
-                missing values may be None or left out.
+            inputs: Images or texts, as in :func:`aft.data.readers.in_memory.read_in_memory`: a
+                list, an array, a column of a data frame, or a table with the student's columns.
+                One text, path or image, or a dictionary with one value per column, is one input.
             batch_size: Inputs per batch.
 
         Returns:
-            ``(n, num_outputs)`` on the CPU; for regression the predicted values.
+            One dictionary per input, so a list of one for one input. Classification: ``label`` and
+            ``probability``; multi-label: lists of these, for probabilities above 0.5; regression:
+            the value of each target.
+
+        Raises:
+            DataError: If an input cannot be read; it names the position.
         """
-        prepare = self.transform
-        names = [column.name for column in self.columns]
-        if len(names) > 1:
-            inputs = [{name: one.get(name) for name in names} for one in inputs]
-        device = next(self.module.parameters()).device
-        outputs = []
-        with torch.inference_mode():
-            for start in range(0, len(inputs), batch_size):
-                batch = collate([prepare(one) for one in inputs[start : start + batch_size]])
-                outputs.append(self.module(to_device(batch, device)).logits.float().cpu())
-        return torch.cat(outputs)
+        return list_predictions(self._run(inputs, batch_size)[0].numpy(), self.task)
+
+    def predict_proba(self, inputs: Any, batch_size: int = 64) -> NDArray[np.float64]:
+        """The probability of each class of ``task.names``, ``(n, num_classes)``.
+
+        Arguments are those of :meth:`predict`.
+
+        Raises:
+            DataError: If an input cannot be read.
+            StudentError: If the task is regression.
+        """
+        if self.task.kind == "regression":
+            raise StudentError("a regression student has no probabilities; use predict")
+        return probabilities_of(self._run(inputs, batch_size)[0].numpy(), self.task)
+
+    def embed(self, inputs: Any, batch_size: int = 64) -> NDArray[np.float32]:
+        """Features, the input of the last layer, ``(n, dim)``; as :meth:`predict` otherwise."""
+        return self._run(inputs, batch_size)[1].numpy()
+
+    def logits(self, inputs: Any, batch_size: int = 64) -> Tensor:
+        """The outputs, ``(n, num_outputs)`` on the CPU; as :meth:`predict` otherwise."""
+        return self._run(inputs, batch_size)[0]
+
+    def _run(self, inputs: Any, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Logits and features of inputs in memory, on the CPU."""
+        if hasattr(inputs, "__len__") and not len(inputs) and not isinstance(inputs, str | bytes):
+            return torch.zeros(0, self.task.num_outputs), torch.zeros(0, self.module.dim)
+        columns = Columns(usual=self.columns)
+        samples, report = load_inputs(InMemory(inputs), columns, progress=False)
+        for name, fault in report.bad_inputs:
+            raise DataError(f"cannot read {name}: {fault}")
+        own, device = match_columns(samples, self.columns), next(self.module.parameters()).device
+        batches = run_student(self.module, self.inputs(own), batch_size=batch_size, device=device)
+        logits, features = zip(*batches, strict=True)
+        return torch.cat(logits).float().cpu(), torch.cat(features).float().cpu()
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors``, :attr:`Backbone.files`, and their description.
@@ -130,6 +165,9 @@ class SavedStudent:
         with reading(folder / WEIGHTS, StudentError, CURE):
             module.load_state_dict(load_file(folder / WEIGHTS))
         return cls(module.eval(), task, columns, backbone)
+
+
+load_student = SavedStudent.load
 
 
 def check_student(folder: Path) -> dict[str, Any]:

@@ -184,6 +184,13 @@ def check_content(out: Path, content: Mapping[str, str]) -> None:
         )
 
 
+def has_content(out: Path, data: DataSet) -> bool:
+    """Whether the rows of each split of some data are those of the run in a folder."""
+    before = read_json(out / DATA, ConfigError, "Train again with --overwrite").get("content", {})
+    rows = [{one[name] for name in one.keys() - {UNLABELLED}} for one in (before, data.content)]
+    return rows[0] == rows[1]
+
+
 def write_inputs(out: Path, config: TrainConfig, data: DataSet) -> None:
     """Write the options, a description of the data, and the list of unreadable inputs.
 

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from aft.config.groups import InMemory
 from aft.data.readers.find_columns import Columns
 from aft.data.readers.folders import read_file, read_folder
 from aft.data.readers.hub_data_sets import read_hub
+from aft.data.readers.in_memory import read_in_memory
 from aft.data.readers.label_values import merge_names
 from aft.data.readers.remote import fetch
 from aft.data.readers.rows import Request, Rows
 from aft.paths import find_source
 
 
-def read_source(source: str, columns: Columns, *, labelled: bool = True) -> Rows:
-    """Read a folder, file or Hugging Face data set.
+def read_source(source: str | InMemory, columns: Columns, *, labelled: bool = True) -> Rows:
+    """Read a folder, file, Hugging Face data set, or data in memory.
 
     Args:
         source: A folder of images, texts or tables, a table, a data set saved by `datasets`, the
-            address of one in object storage, or the name of a data set on the Hugging Face hub.
+            address of one in object storage, or the name of a data set on the Hugging Face hub; or
+            data in memory.
         columns: Names of the columns; without them the usual names are searched.
         labelled: Whether labels are required. If not, a flat folder or a single file is accepted.
 
     Raises:
         DataError: If the source does not exist, or a required column is missing.
     """
-    path = fetch(source) if "://" in source else find_source(source)
-    if path is None:
+    if isinstance(source, InMemory):
+        path, rows = None, read_in_memory(source.value, Request(columns, labelled))
+    elif (path := fetch(source) if "://" in source else find_source(source)) is None:
         rows = read_hub(source, Request(columns, labelled))
     elif path.is_dir():
         rows = read_folder(path, Request(columns, labelled, path))

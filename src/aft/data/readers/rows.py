@@ -183,7 +183,7 @@ def rows_of_table(
         splits = np.asarray(folders, dtype="<U10")
         notes = [f"the splits of {where} are the folders of its images"]
     class_names = None
-    values = {column: _label_values(table, column, where) for column in labels}
+    values = {name: label_values(read_column(table, name), name, where) for name in labels}
     if labels:
         feature = table.features[labels[0]]
         feature = getattr(feature, "feature", feature)  # that of the items of a list
@@ -295,17 +295,22 @@ def _column_names(rows: Rows) -> str:
     return ", ".join([*(column.name for column in rows.columns), *rows.labels])
 
 
-def _label_values(table: Dataset, column: str, where: str) -> list[Any]:
+def label_values(values: Sequence[Any], column: str, where: str) -> list[Any]:
+    """The values of a label column as plain texts, numbers, and lists of these.
+
+    Raises:
+        DataError: If a value is none of these.
+    """
     return [
         _label_value(value, f"row {i} of the label column {column!r} of {where}")
-        for i, value in enumerate(read_column(table, column))
+        for i, value in enumerate(values)
     ]
 
 
 def _label_value(value: Any, place: str) -> Any:
     if value is None or isinstance(value, (str, int, float)):
         return value
-    if isinstance(value, list) and not any(isinstance(part, list) for part in value):
+    if isinstance(value, list | tuple) and not any(isinstance(part, list) for part in value):
         return [_label_value(part, place) for part in value]
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
