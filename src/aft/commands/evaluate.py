@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from aft.commands.checks import check
-from aft.config.commands import EvaluateConfig, resolve
+from aft.config.commands import EvaluateConfig, ExportConfig, resolve
 from aft.data.loading import DataSet, load_data
 from aft.data.options import asked_columns, load_training_data
 from aft.data.samples import Samples, match_columns
@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     config = resolve(EvaluateConfig, config, options)
     check(config)
     student = SavedStudent.load(config.run, config.trust_remote_code)
-    data = _load(config, student)
+    data = load_for(config, student)
     for note in data.report.notes:
         print(note, file=sys.stderr)
     name: str = config.split or next(s for s in ORDER if s in data.splits)
@@ -90,7 +90,7 @@ def evaluate(config: EvaluateConfig | None = None, /, **options: Any) -> dict[st
     }
 
 
-def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
+def load_for(config: EvaluateConfig | ExportConfig, student: SavedStudent) -> DataSet:
     """The data of ``--data`` with its own splits, or the run's data, split as in training."""
     if config.data is not None:
         return load_data(
