@@ -107,7 +107,10 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_built_in_and_image_students(name: str, data: dict[str, str], tmp_path: Path) -> None:
+def test_built_in_and_image_students(
+    name: str, data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aft.exporting.parity.AGREEMENT", 0.9)  # random networks are often unsure
     specs, source, columns, how = SMALL[name]
     run = save(tmp_path / "student", specs, columns, **how)
     found = aft.export(
@@ -116,7 +119,6 @@ def test_built_in_and_image_students(name: str, data: dict[str, str], tmp_path: 
     for one in found["formats"].values():
         assert one["p50_ms"] <= one["p95_ms"] and one["rows_per_second"] > 0
     assert found["formats"]["onnx"]["relative_difference"] < 1e-5
-    assert found["formats"]["onnx-int8"]["agreement"] >= 0.9
     assert not list(tmp_path.glob(".*"))
     import onnx
 
@@ -196,7 +198,7 @@ def expected(run: Path, source: str, place: Path, kind: str = "classification") 
 def rounded(rows: Any) -> list[list[str]]:
     def cell(text: str) -> str:
         try:
-            return f"{float(text) + 1e-9:.3f}"
+            return "|".join(f"{float(part) + 1e-9:.3f}" for part in text.split("|"))
         except ValueError:
             return text
 

@@ -74,7 +74,7 @@ def pool(hidden: Tensor, tokens: Tokens, pooling: str) -> Tensor:
         pooled = hidden[:, 0]
     else:
         last = (tokens.mask.sum(1) - 1).view(-1, 1, 1)
-        pooled = hidden.take_along_dim(last, dim=1).squeeze(1)
+        pooled = hidden.gather(1, last.expand(-1, 1, hidden.shape[-1])).squeeze(1)
     return torch.where(tokens.counts > 0, pooled, 0)
 
 
