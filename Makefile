@@ -32,7 +32,7 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format $(SOURCES)
 
 # The suite comes late: it takes longest, and goes on where it was stopped.
-BENCHMARKS := overhead speed_loss speed_extract speed_start speed_steps speed_store scale product_memory checks faults fuzz many_classes text_extraction text_students survey demo_result noise metric_choice suite diagnose ablation trials advice
+BENCHMARKS := overhead speed_loss speed_extract speed_start speed_steps speed_store scale product_memory checks faults fuzz many_classes text_extraction text_students export survey demo_result noise metric_choice suite diagnose ablation trials advice
 bench: $(VENV)/.bench ## Run the benchmarks; results go to benchmarks/results
 	@set -e; for name in $(BENCHMARKS); do \
 		echo "[bench] $$name"; $(BIN)/python benchmarks/$$name.py; done
