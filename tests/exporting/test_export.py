@@ -24,7 +24,7 @@ pytest.importorskip("transformers")
 
 import aft
 from aft.data.readers.find_columns import InputColumn
-from aft.errors import AftError, ConfigError, ExportError
+from aft.errors import AftError, ConfigError, ExportError, ModelError
 from aft.students.backbone import load_backbone
 from aft.students.saved import SavedStudent
 from aft.students.student import new_student
@@ -174,6 +174,11 @@ def test_other_tasks(kind: Any, data: dict[str, str], tmp_path: Path) -> None:
     run = save(tmp_path / "student", "small:ngrams?dim=8", (TEXT,), Task(kind, ("x", "y")))
     out = tmp_path / "out"
     found = aft.export(run, data=data["text"], out=out, format=["onnx", "onnx-int8"])
+    import onnx
+
+    tables = onnx.load_model(str(out / "model-int8.onnx")).graph.initializer
+    vectors = SavedStudent.load(run).module.backbone.embedding.weight
+    assert (onnx.TensorProto.UINT8, [*vectors.shape]) in [(t.data_type, [*t.dims]) for t in tables]
     assert found["formats"]["onnx"]["agreement"] > 0.999
     assert answers(out, data["text"]) == expected(run, data["text"], tmp_path, kind)
 
@@ -302,6 +307,9 @@ def test_an_export_that_differs_is_not_written(
         aft.export(run, out=out)
     with pytest.raises(ExportError, match="--format onnx"):
         aft.export(run, data=data["image"], out=out, format="timm")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ModelError, match=r"\[openvino\]"):
+        aft.export(run, data=data["image"], out=out, format="openvino")
     monkeypatch.setattr("aft.exporting.parity.TOLERANCE", -1.0)
     with pytest.raises(AftError, match="relative"):
         aft.export(run, data=data["image"], out=out)

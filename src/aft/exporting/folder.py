@@ -31,11 +31,12 @@ FILES = {
     **{"openvino": "model.xml", "timm": "timm", "transformers": "transformers"},
 }
 """The file or folder of each format."""
+_RUNTIME = {"onnx": "onnx", "onnxruntime": "onnx"}
 EXTRAS = {
-    **{"onnx": ("onnx", "onnxruntime"), "onnx-int8": ("onnx", "onnxruntime"), "torch": ()},
-    **{"openvino": ("onnx", "openvino"), "timm": ("timm",), "transformers": ("transformers",)},
+    **{"onnx": _RUNTIME, "onnx-int8": _RUNTIME, "openvino": {**_RUNTIME, "openvino": "openvino"}},
+    **{"torch": {}, "timm": {"timm": "vision"}, "transformers": {"transformers": "text"}},
 }
-"""The libraries that each format needs."""
+"""The libraries that each format needs, with the extra that installs them."""
 _CALIBRATION = 256
 """Training rows that show how large the activations of a model of images get."""
 
@@ -48,9 +49,8 @@ def check_format(name: str, student: SavedStudent) -> None:
         ModelError: If a library is missing; it names the extra to install.
     """
     native.check_source(name, student)
-    for library in EXTRAS[name]:
-        extra = {"timm": "vision", "transformers": "text", "openvino": "openvino"}
-        require(library, extra.get(library, "onnx"))
+    for library, extra in EXTRAS[name].items():
+        require(library, extra)
 
 
 def write_program(folder: Path, student: SavedStudent) -> Predictor:
@@ -130,8 +130,7 @@ def write_formats(
     outputs = graph.Outputs(student).eval()
     _, speed = parity.measure(parity.torch_runner(outputs), batches, ones)
     weights = sum(tensor.nbytes for tensor in student.module.state_dict().values())
-    labels, task = held_out.labels, student.task
-    same = parity.compare(expected, expected, labels, task)
+    same = parity.compare(expected, expected, held_out.labels, student.task)
     found = {"student": {"file": "", "megabytes": weights / 1e6, **same, **speed}}
     for name in formats:
         say(f"{name}: writing {FILES[name]}, then comparing it on {len(held_out)} rows")
@@ -147,7 +146,7 @@ def write_formats(
                 f"cannot export {student.backbone.info['spec']} as {name}: {first_line(error)}; "
                 "use another --format"
             ) from error
-        one = parity.compare(computed, expected, labels, task)
+        one = parity.compare(computed, expected, held_out.labels, student.task)
         parity.check(name, one)
         found[name] = {"file": FILES[name], "megabytes": _size(folder, name), **one, **speed}
     if not {"onnx", "onnx-int8"} & {*formats}:  # it runs these only
@@ -160,22 +159,15 @@ def write_formats(
 def write_document(folder: Path, student: SavedStudent, document: dict[str, Any]) -> None:
     """Write ``export.json`` and ``README.md``."""
     write_json(folder / DOCUMENT, document)
-    names = ", ".join(student.task.names[:20]) + " …" * (len(student.task.names) > 20)
-    needs = {one["kind"] for one in Predictor(folder).config["inputs"]}
-    libraries = [{"image": "pillow", "text": "tokenizers"}[one] for one in sorted(needs)]
     lines = [
-        f"# {student.task.kind.capitalize()} of {', '.join(c.name for c in student.columns)}",
-        "",
-        f"Student {student.backbone.info['spec']}, exported by aft {__version__}. "
-        f"Outputs: {names}.",
-        "",
-        table(document["formats"]),
-        "",
+        f"# {student.task.kind.capitalize()} of {', '.join(c.name for c in student.columns)}\n",
+        f"Student {student.backbone.info['spec']}, exported by aft {__version__}.\n",
+        f"{table(document['formats'])}\n",
         f"Measured on {document['rows']} rows of {document['split']}.",
     ]
     if (folder / "predict.py").exists():
-        install = " ".join(["numpy", "onnxruntime", *libraries])
-        lines += ["", f"    pip install {install}", "    python predict.py FILE"]
+        lines.append("\n    pip install numpy onnxruntime pillow tokenizers")
+        lines.append("    python predict.py FILE")
     (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
 
 
@@ -211,9 +203,9 @@ def _write(
 ) -> None:
     onnx = folder / FILES["onnx"]
     if name in ("onnx", "onnx-int8", "openvino") and not onnx.exists():
-        settings = predictor.config
         metadata = {"version": __version__, "task": predictor.kind, "classes": predictor.names}
-        graph.write_onnx(onnx, student, example, {**metadata, "preprocessing": settings["inputs"]})
+        metadata["preprocessing"] = predictor.config["inputs"]
+        graph.write_onnx(onnx, student, example, metadata)
     if name == "onnx-int8":
         calibration: list[graph.Feeds] = []
         if any(one["kind"] == "image" for one in predictor.config["inputs"]):
@@ -234,6 +226,6 @@ def _write(
 def _size(folder: Path, name: str) -> float:
     """Megabytes of an export, without the program and the tokenizer."""
     place = folder / FILES[name]
-    files = place.rglob("*") if place.is_dir() else folder.glob(f"{place.stem}.*")
-    ours = [file for file in files if place.is_dir() or file.suffix in (place.suffix, ".bin")]
-    return sum(file.stat().st_size for file in ours if file.is_file()) / 1e6
+    files = [*place.rglob("*")] if place.is_dir() else [place]
+    files += [place.with_suffix(".bin")] if name == "openvino" else []
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,6 @@ def write_int8(file: Path, source: Path, batches: Sequence[Feeds]) -> None:
         batches: Inputs that show how large activations get, for a model with images; none for a
             model of texts, whose activations are measured when it runs.
     """
-    require("onnxruntime", "onnx")
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -86,14 +86,17 @@ def write_int8(file: Path, source: Path, batches: Sequence[Feeds]) -> None:
         model = onnx.load_model(str(prepared))
         options = {
             "op_types_to_quantize": list(_WORTH),
-            "nodes_to_exclude": _small_tables(model),
+            "nodes_to_exclude": _exact(model),
             "per_channel": True,
-            "reduce_range": True,  # sums of 8-bit products overflow on older processors
         }
         if batches:
-            quantization.quantize_static(str(prepared), str(file), _Calibration(batches), **options)
+            feeds = iter([dict(one) for one in batches])
+            reader: Any = SimpleNamespace(get_next=lambda: next(feeds, None))
+            options["reduce_range"] = True  # sums of 8-bit products overflow on older processors
+            quantization.quantize_static(str(prepared), str(file), reader, **options)
         else:
-            quantization.quantize_dynamic(str(prepared), str(file), **options)
+            kind = quantization.QuantType.QUInt8
+            quantization.quantize_dynamic(str(prepared), str(file), weight_type=kind, **options)
 
 
 def write_program(file: Path, student: SavedStudent, feeds: Feeds) -> None:
@@ -119,23 +122,16 @@ def _axes(array: NDArray[Any]) -> dict[int, str]:
     return {0: "rows"} if array.dtype.kind == "f" else {0: "rows", array.ndim - 1: "tokens"}
 
 
-def _small_tables(model: Any) -> list[str]:
-    """The look-ups in tables of single numbers, such as the weights of words: they stay exact."""
+def _exact(model: Any) -> list[str]:
+    """The nodes that keep floats.
+
+    These are the last layer, which is small, and on which predictions depend most, and look-ups in
+    tables of single numbers, such as the weights of words.
+    """
     flat = {one.name for one in model.graph.initializer if len(one.dims) < 2}
-    return [
-        node.name for node in model.graph.node if node.op_type == "Gather" and node.input[0] in flat
-    ]
-
-
-class _Calibration:
-    """Inputs one batch after the other, as ONNX Runtime asks for them."""
-
-    def __init__(self, batches: Sequence[Feeds]) -> None:
-        self._batches: Iterator[Feeds] = iter(batches)
-
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
-        feeds = next(self._batches, None)
-        return None if feeds is None else dict(feeds)
+    nodes = model.graph.node
+    tables = [one.name for one in nodes if one.op_type == "Gather" and one.input[0] in flat]
+    return [*tables, *[one.name for one in nodes if one.op_type in ("Gemm", "MatMul")][-1:]]
 
 
 def long_enough(feeds: Feeds) -> dict[str, NDArray[Any]]:

@@ -25,11 +25,6 @@ from aft.students.student import Rescale
 
 _NEARLY_LINEAR = 2.0**-11
 """Scale at which tanh changes an activation by less than the rounding of its sums."""
-_PROBLEMS = {
-    "classification": "single_label_classification",
-    "multilabel": "multi_label_classification",
-    "regression": "regression",
-}
 
 
 def check_source(name: str, student: SavedStudent) -> None:
@@ -114,7 +109,8 @@ def write_transformers(folder: Path, student: SavedStudent, feeds: Feeds) -> Non
     config: Any = copy.deepcopy(backbone.model.config)
     config.id2label = dict(enumerate(student.task.names))
     config.label2id = {name: place for place, name in config.id2label.items()}
-    config.problem_type = _PROBLEMS[student.task.kind]
+    kinds = {"multilabel": "multi_label_classification", "regression": "regression"}
+    config.problem_type = kinds.get(student.task.kind, "single_label_classification")
     kind = _auto_model(transformers, is_text)
     refusal = (
         f"transformers has no classifier for {type(backbone.model).__name__} that computes what "

@@ -32,8 +32,8 @@ _SECONDS = 2.0
 """Time to measure the latency, and the throughput, of an export."""
 
 
-def raw_inputs(samples: Samples) -> list[Any]:
-    """The inputs of samples as a user has them: texts, and paths or bytes of images."""
+def raw_inputs(samples: Samples) -> list[dict[str, Any]]:
+    """The inputs of samples, by column: texts, and paths or bytes of images, not yet decoded."""
 
     def value(row: int, column: int) -> Any:
         if not samples.present[row, column]:
@@ -44,8 +44,6 @@ def raw_inputs(samples: Samples) -> list[Any]:
         return read_text(found) if isinstance(found, bytes) else str(found)
 
     names = [column.name for column in samples.columns]
-    if len(names) == 1:
-        return [value(row, 0) for row in range(len(samples))]
     return [
         {name: value(row, column) for column, name in enumerate(names)}
         for row in range(len(samples))

@@ -65,10 +65,10 @@ class Predictor:
         if self.kind == "multilabel":
             found = []
             for row in 1 / (1 + np.exp(-logits)):
-                chosen = np.flatnonzero(row > 0.5)
-                label = "|".join(self.names[i] for i in chosen)
+                some = np.flatnonzero(row > 0.5)
+                names = "|".join(self.names[i] for i in some)
                 found.append(
-                    {"label": label, "probability": "|".join(f"{row[i]:.6f}" for i in chosen)}
+                    {"label": names, "probability": "|".join(f"{row[i]:.6f}" for i in some)}
                 )
             return found
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
