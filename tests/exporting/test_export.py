@@ -333,3 +333,18 @@ def test_folders(data: dict[str, str], tmp_path: Path) -> None:
     (out / "export.json").unlink()
     with pytest.raises(ConfigError, match="another --out"):
         aft.export(run, **options, overwrite=True)
+
+
+def test_the_held_out_rows_of_a_run(tmp_path: Path) -> None:
+    table = make_text_table(tmp_path / "t.jsonl", train=60, test=30)
+    options: dict[str, Any] = {"safety_net": False, "baselines": False, "progress": False}
+    run = aft.train(
+        data=str(table), student="small:static?dim=8", steps=20, out=tmp_path / "run", **options
+    )
+    found = aft.export(run.out, out=tmp_path / "out", rows=20)
+    one = found["formats"]["onnx"]
+    assert found["split"] == "test" and found["rows"] == 20
+    assert one["score"] == one["score_of_student"] and found["table"].count("\n") == 3
+    table.write_text(table.read_text().replace("sport", "food"))
+    with pytest.raises(ConfigError, match="--data"):
+        aft.export(run.out, out=tmp_path / "other")
