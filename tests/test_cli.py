@@ -396,6 +396,7 @@ OUTPUTS = {
     "compare": ("--data", "d.csv", "--student", "small:ngrams", "--teachers", "st:x", "--out"),
     "score": ("--data", "d.csv", "--teachers", "st:x", "--out"),
     "predict": ("--run", "run", "--data", "d.csv", "--out"),
+    "export": ("--run", "run", "--data", "d.csv", "--out"),
     "extract": ("--data", "d.csv", "--teachers", "st:x", "--features"),
     "inspect": ("--data", "d.csv", "--ids"),
     "demo": ("--out",),

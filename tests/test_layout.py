@@ -30,7 +30,7 @@ ORDER = [
         "trivial",
     ),
     *("config", "data", "backbones", "teachers", "features", "losses", "students", "linear"),
-    *("training", "comparison", "scoring", "report", "demo_data", "commands"),
+    *("training", "comparison", "scoring", "report", "exporting", "demo_data", "commands"),
     *("cli", "__main__", "__init__"),
 ]
 APART = {"data", "backbones", "losses"}

@@ -1,7 +1,8 @@
 """Adaptive feature transfer: the knowledge of large frozen models in small ones.
 
 The commands of the command line are functions here: :func:`extract`, :func:`score`,
-:func:`train`, :func:`compare`, :func:`evaluate`, :func:`predict`, :func:`inspect`, :func:`demo`.
+:func:`train`, :func:`compare`, :func:`evaluate`, :func:`predict`, :func:`export`,
+:func:`inspect`, :func:`demo`.
 Everything is imported when it is first used, so ``import aft`` costs nothing.
 """
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from aft.commands.compare import compare as compare
     from aft.commands.demo import demo as demo
     from aft.commands.evaluate import evaluate as evaluate
+    from aft.commands.export import export as export
     from aft.commands.extract import extract as extract
     from aft.commands.inspect import inspect as inspect
     from aft.commands.predict import predict as predict
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
     from aft.training.run_folder import TrainResult as TrainResult
     from aft.training.transfer_model import TransferModel as TransferModel
 
-_COMMANDS = ("extract", "score", "train", "compare", "evaluate", "predict", "inspect", "demo")
+_COMMANDS = (
+    *("extract", "score", "train", "compare", "evaluate", "predict", "export", "inspect", "demo"),
+)
 _HOMES = {
     **{command: f"aft.commands.{command}" for command in _COMMANDS},
     "AftError": "aft.errors",

@@ -68,6 +68,7 @@ COMMANDS = {
     "extract": Command(configs.ExtractConfig, lambda found: "\n".join(map(_show_pairs, found))),
     "evaluate": Command(configs.EvaluateConfig, _show_pairs),
     "predict": Command(configs.PredictConfig, _show_predictions),
+    "export": Command(configs.ExportConfig, lambda found: f"{found['table']}\n\n{found['out']}"),
     "inspect": Command(configs.InspectConfig, lambda found: "\n".join(found["lines"])),
     "demo": Command(configs.DemoConfig, _show_markdown),
 }

@@ -34,6 +34,10 @@ class StudentError(AftError):
     """A student cannot be built, loaded or trained."""
 
 
+class ExportError(AftError):
+    """A student cannot be exported in a format, or the export computes something else."""
+
+
 class StoreError(AftError):
     """The feature store on disk is incompatible, damaged or not writable."""
 

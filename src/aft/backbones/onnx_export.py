@@ -1,9 +1,10 @@
-"""Networks of images that are exported in memory and run by ONNX Runtime."""
+"""Networks converted to ONNX; those of images run by ONNX Runtime."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 
 import torch
@@ -60,10 +61,30 @@ def _run(session: OnnxSession, images: Tensor) -> Tensor:
     return torch.from_numpy(session.run(feeds, "features", images.device)).to(images.device)
 
 
-@torch.inference_mode(False)
 def _export(network: nn.Module, images: Tensor) -> bytes:
-    """The content of an ``.onnx`` file, for batches of any size."""
-    file, example = io.BytesIO(), images.new_zeros(2, *images.shape[1:])
+    example = images.new_zeros(2, *images.shape[1:])
+    axes = {"images": {0: "batch"}, "features": {0: "batch"}}
+    return to_onnx(network, (example,), ["images"], "features", axes)
+
+
+@torch.inference_mode(False)
+def to_onnx(
+    network: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    output: str,
+    axes: Mapping[str, Mapping[int, str]],
+) -> bytes:
+    """The content of an ``.onnx`` file.
+
+    Args:
+        network: The network, in eval mode; takes and returns tensors.
+        example: Inputs to trace it with.
+        inputs: Names of the inputs.
+        output: Name of the output.
+        axes: Names of the dynamic axes of inputs and output, by their position.
+    """
+    file = io.BytesIO()
     fast = torch.backends.mha.get_fastpath_enabled()  # has no counterpart in ONNX
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -71,11 +92,11 @@ def _export(network: nn.Module, images: Tensor) -> bytes:
             warnings.simplefilter("ignore")  # on the exporter's age, and constants in the graph
             torch.onnx.export(
                 network,
-                (example,),
+                example,
                 file,  # type: ignore[arg-type]
-                input_names=["images"],
-                output_names=["features"],
-                dynamic_axes={"images": {0: "batch"}, "features": {0: "batch"}},
+                input_names=list(inputs),
+                output_names=[output],
+                dynamic_axes=axes,
                 dynamo=False,  # the other exporter needs more packages
             )
     finally:

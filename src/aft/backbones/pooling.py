@@ -43,7 +43,9 @@ def read_tokens(batch: Tensor, padding: int = 0, most: int | None = None) -> Tok
         batch = torch.nn.functional.pad(batch, (0, 1), value=-1)
     ids, types = (batch[:, 0], batch[:, 1]) if batch.ndim == 3 else (batch, None)
     real = ids >= 0
-    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)[:, :most]
+    # Keys without ties: ONNX has no stable sort.
+    places = torch.arange(ids.shape[1], device=ids.device) + ids.shape[1] * (~real).long()
+    order = torch.argsort(places, dim=1)[:, :most]
     ids, real = ids.gather(1, order), real.gather(1, order)
     if types is not None:
         types = types.gather(1, order).clamp(min=0)
@@ -72,7 +74,7 @@ def pool(hidden: Tensor, tokens: Tokens, pooling: str) -> Tensor:
         pooled = hidden[:, 0]
     else:
         last = (tokens.mask.sum(1) - 1).view(-1, 1, 1)
-        pooled = hidden.take_along_dim(last, dim=1).squeeze(1)
+        pooled = hidden.gather(1, last.expand(-1, 1, hidden.shape[-1])).squeeze(1)
     return torch.where(tokens.counts > 0, pooled, 0)
 
 

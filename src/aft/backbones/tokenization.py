@@ -184,6 +184,26 @@ class Tokenization:
             words[number] = word
         return words
 
+    def plan(self) -> dict[str, Any]:
+        """What a program without aft needs to make the same tokens, beside the tokenizer.
+
+        Returns:
+            The settings, and ``pairs`` (two texts are encoded as a pair), ``side`` (the side that
+            is cut, in the words of `tokenizers`), ``places`` (the text in each field of a template
+            that stays whole; None if the filled template is cut) and ``room`` (the number of
+            tokens that such a template leaves to the texts).
+        """
+        whole = self._cuts_texts
+        return {
+            "max_tokens": self.max_tokens,
+            "template": self.template,
+            "token_types": self.token_types,
+            "pairs": self.template is None and self._separates_pairs,
+            "side": _direction(self.truncate),
+            "places": self._places if whole else None,
+            "room": self._room if whole else 0,
+        }
+
     # One text or many ---------------------------------------------------------------------------
 
     def _encode(self, values: Sequence[Text]) -> list[tuple[Tokens, bool]]:

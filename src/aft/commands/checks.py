@@ -16,7 +16,9 @@ from aft.hub import check_data_set
 from aft.training.run_folder import CONFIG, DATA, check_run, free_folder, is_finished, read_options
 
 OPTIONS_FILE, DOCUMENT, IDENTITY = "compare.yaml", "score.json", "teacher.json"
-"""The files by which the folders of a comparison, of scores and of features are recognised."""
+EXPORT = "export.json"
+"""The files by which the folders of a comparison, of scores, of features and of an export are
+recognised."""
 Writing = configs.TrainConfig | configs.CompareConfig | configs.ScoreConfig | configs.DemoConfig
 """Options of a command that writes a folder."""
 
@@ -44,6 +46,12 @@ def check(config: Options) -> None:
         _check_predict(config)
     elif isinstance(config, configs.InspectConfig):
         _check_inspect(config)
+    elif isinstance(config, configs.ExportConfig):
+        paths.find_student(config.run)
+        if paths.check_own_folder(config.out, "export", EXPORT) and not config.overwrite:
+            raise ConfigError(
+                f"{config.out} holds an export: use another --out, or --overwrite to replace it"
+            )
     if isinstance(config, Writing):
         out, first = out_folder(config), os.environ.get("RANK", "0") == "0"
         with paths.locked(out, first and (out / paths.LOCK).exists()):
@@ -110,6 +118,8 @@ def _sources(config: Options) -> dict[str, str]:
     if isinstance(config, configs.EvaluateConfig):
         paths.find_student(config.run)
         found = {"data": config.data or read_options(config.run).data}
+    elif isinstance(config, configs.ExportConfig) and config.data is None:
+        return {}  # the command itself says what is missing
     else:
         found = {name: getattr(config, name, None) for name in ("data", "unlabelled")}
     no_source = (None, groups.LEFT_OUT, groups.NOTHING)

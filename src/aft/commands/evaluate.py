@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from aft.commands.checks import check
-from aft.config.commands import EvaluateConfig
+from aft.config.commands import EvaluateConfig, ExportConfig
 from aft.config.groups import IN_MEMORY, InMemory
 from aft.config.typed import command
 from aft.data.loading import DataSet, load_data
@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     check(config)
     student = SavedStudent.load(config.run, config.trust_remote_code)
-    data = _load(config, student)
+    data = load_for(config, student)
     for note in data.report.notes:
         print(note, file=sys.stderr)
     name: str = config.split or next(s for s in ORDER if s in data.splits)
@@ -92,7 +92,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def _load(config: EvaluateConfig, student: SavedStudent) -> DataSet:
+def load_for(config: EvaluateConfig | ExportConfig, student: SavedStudent) -> DataSet:
     """The data of ``--data`` with its own splits, or the run's data, split as in training.
 
     Data in memory that are those of the run are split as in training too.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from aft.config.groups import (
     ComputeOptions,
@@ -32,6 +32,13 @@ from aft.config.groups import (
 )
 from aft.errors import ConfigError
 from aft.files import reading, write_whole
+
+Format = Literal["onnx", "onnx-int8", "torch", "openvino", "timm", "transformers"]
+Formats = Annotated[
+    tuple[Format, ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    Field(min_length=1),
+]
 
 
 class ExtractConfig(ReadOptions, FeatureOptions, TeacherOptions, DataOptions):
@@ -123,6 +130,33 @@ class PredictConfig(ComputeOptions, ReadOptions):
     """Replace --out."""
     batch_size: int = Field(default=64, ge=1)
     """Inputs per batch."""
+
+
+class ExportConfig(ReadOptions):
+    """Write a trained student in formats that run without aft.
+
+    Each export is compared with the student on held-out rows; if one computes something else,
+    nothing is written.
+    """
+
+    run: Path
+    """Folder of a run or a student."""
+    format: Formats = ("onnx",)
+    """Formats to write. onnx, and onnx-int8 with 8-bit weights, come with predict.py, which runs
+    them without torch. torch: a program of torch.export. openvino: made from onnx. timm,
+    transformers: a folder that this library loads, for timm: and hf: students."""
+    out: Path = Path("export")
+    """Folder of the export."""
+    data: Source | None = None
+    """Data to compare with, labelled or not. Default: the held-out rows of the run."""
+    rows: int = Field(default=1000, ge=1)
+    """Most rows to compare."""
+    trust_remote_code: bool = False
+    """Allow the file of a python: student to run."""
+    overwrite: bool = False
+    """Replace an export in --out."""
+    progress: bool = True
+    """Say what is done, and show progress bars."""
 
 
 class InspectConfig(TaskOption, ReadOptions, FeatureOptions):

@@ -68,7 +68,7 @@ class Towers(nn.Module):
         self.fusion = fusion
         # Lists, since column names need not be valid submodule names.
         self.towers = nn.ModuleList(towers.values())
-        widths = [dims[column] for column in self.columns]
+        self.widths = widths = [dims[column] for column in self.columns]
         self.maps = nn.ModuleList()
         if fusion == "product":
             self.maps.extend(_narrow(width) for width in widths)
@@ -79,9 +79,8 @@ class Towers(nn.Module):
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Features ``(B, dim)`` of a batch with one tensor per column."""
         parts = []
-        for column, tower in zip(self.columns, self.towers, strict=True):
-            features = tower(inputs[column])
-            parts.append(F.layer_norm(features, features.shape[-1:]))
+        for column, tower, width in zip(self.columns, self.towers, self.widths, strict=True):
+            parts.append(F.layer_norm(tower(inputs[column]), (width,)))
         if self.fusion == "concat":
             return torch.cat(parts, dim=1)
         # Multiply in float32: bf16 would round the sums in the head and the kernel.

@@ -1,0 +1,1 @@
+"""Students written in formats that other programs run, and compared with what they come from."""
