@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +13,8 @@ import numpy as np
 
 from aft.commands.checks import check
 from aft.commands.evaluate import ORDER, load_for
-from aft.config.commands import ExportConfig, resolve
+from aft.config.commands import ExportConfig
+from aft.config.typed import command
 from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
 from aft.data.samples import Samples, match_columns
@@ -24,12 +24,9 @@ from aft.files import writing
 from aft.students.saved import SavedStudent
 
 
-def export(config: ExportConfig | str | Path | None = None, /, **options: Any) -> dict[str, Any]:
-    """Export a student; options are those of :class:`aft.config.commands.ExportConfig`.
-
-    Args:
-        config: The options, or the folder of the run.
-        options: Options by name.
+@command(ExportConfig)
+def export(config: ExportConfig) -> dict[str, Any]:
+    """Write a trained student in formats that run without aft; the first argument may be its run.
 
     Returns:
         ``out``; ``formats``, by format its ``file`` and how it compares with the student, see
@@ -40,9 +37,6 @@ def export(config: ExportConfig | str | Path | None = None, /, **options: Any) -
         AftError: If the run or the data cannot be read, a library is missing, or an export
             computes something else than the student. Then nothing is written.
     """
-    if isinstance(config, str | Path):
-        config, options = None, {"run": config, **options}
-    config = resolve(ExportConfig, config, options)
     check(config)
     student = SavedStudent.load(config.run, config.trust_remote_code)
     formats = list(dict.fromkeys(config.format))

@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Callable
 from inspect import Parameter, Signature, cleandoc
+from pathlib import Path
 from textwrap import fill
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -21,12 +22,15 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Command(Protocol[P, C_contra, R_co]):
-    """A function of a configuration object, perhaps with changes, or of options by keyword."""
+    """A function of a configuration object, perhaps with changes, or of options by keyword.
+
+    The folder may come first where there is an option ``run``.
+    """
 
     __name__: str
 
     @overload
-    def __call__(self, config: C_contra, /, **options: Any) -> R_co: ...
+    def __call__(self, config: C_contra | str | Path, /, **options: Any) -> R_co: ...
     @overload
     def __call__(self, *args: P.args, **options: P.kwargs) -> R_co: ...
 
@@ -44,8 +48,10 @@ def command(kind: Callable[P, C]) -> Callable[[Callable[[C], R]], Command[P, C, 
 
     def decorate(function: Callable[[C], R]) -> Command[P, C, R]:
         @functools.wraps(function)
-        def run(config: C | None = None, /, **values: Any) -> R:
-            return function(cast("C", resolve(options, config, values)))
+        def run(config: C | str | Path | None = None, /, **values: Any) -> R:
+            if isinstance(config, str | Path) and "run" in options.model_fields:
+                config, values = None, {"run": config, **values}
+            return function(cast("C", resolve(options, cast("Options | None", config), values)))
 
         run.__signature__ = _signature(options, function)  # type: ignore[attr-defined]
         start, *rest = re.split(r"\n\n(?=Returns:|Raises:)", cleandoc(function.__doc__ or ""))
