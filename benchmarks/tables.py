@@ -105,10 +105,10 @@ def ours_table(found: Mapping[str, Any], words: Words) -> str:
     document = next(iter(found.values()))
     balanced = [words[n][0] for n, one in found.items() if one["metric"] == "balanced_accuracy"]
     return "\n".join(lines) + (
-        f"\n\nTest accuracy (balanced accuracy for {', '.join(balanced) or 'none'}), mean ± standard "
-        f"deviation over {document['seeds']} seeds; differences "
-        "are paired by seed. *Equal inputs*: the student alone takes as many steps as it needs to "
-        "see as many inputs as with the teachers.\n"
+        f"\n\nTest accuracy (balanced accuracy for {', '.join(balanced) or 'none'}), mean ± "
+        f"standard deviation over {document['seeds']} seeds; differences are paired by seed. "
+        "*Equal inputs*: the student alone takes as many steps as it needs to see as many inputs "
+        "as with the teachers.\n"
         f"Made by `python benchmarks/suite.py --ours --tasks {' '.join(found)}` "
         f"({document['machine']}, one thread per task).\n"
     )
