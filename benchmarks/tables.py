@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -103,15 +104,31 @@ def ours_table(found: Mapping[str, Any], words: Words) -> str:
             f"{_score(methods['alone'])} | **{_score(ours)}** | {_change(ours)} |"
         )
     document = next(iter(found.values()))
-    balanced = [words[n][0] for n, one in found.items() if one["metric"] == "balanced_accuracy"]
+    balanced = {words[n][0]: n for n, one in found.items() if one["metric"] == "balanced_accuracy"}
     return "\n".join(lines) + (
         f"\n\nTest accuracy (balanced accuracy for {', '.join(balanced) or 'none'}), mean ± "
         f"standard deviation over {document['seeds']} seeds; differences are paired by seed. "
         "*Equal inputs*: the student alone takes as many steps as it needs to see as many inputs "
         "as with the teachers.\n"
+        f"{_accuracies(found, words)}"
         f"Made by `python benchmarks/suite.py --ours --tasks {' '.join(found)}` "
         f"({document['machine']}, one thread per task).\n"
     )
+
+
+def _accuracies(found: Mapping[str, Any], words: Words) -> str:
+    """A sentence on the plain accuracy of students that were scored by balanced accuracy."""
+    parts = []
+    for name, document in found.items():
+        if document["metric"] == "balanced_accuracy":
+            methods = document["settings"][-1]["methods"]
+            alone, ours = (
+                statistics.mean(run["metrics"]["accuracy"] for run in methods[method]["runs"])
+                for method in ("alone", OURS)
+            )
+            rows = _rows(document)
+            parts.append(f"{words[name][0]}, {rows}: {alone:.3f} alone, {ours:.3f} with aft")
+    return f"Accuracy of the same students: {'; '.join(parts)}.\n" if parts else ""
 
 
 def short_table(found: Mapping[str, Any], words: Words) -> str:
