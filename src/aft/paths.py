@@ -18,6 +18,11 @@ LOCK = ".lock"
 """Name of the file that a command locks in the folder that it writes to."""
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 """File extensions of tables."""
+STDIO = "-"
+"""What --data and --out of predict call the standard input and output."""
+JSON_LINES = (".jsonl", ".ndjson")
+PREDICTIONS = (".csv", *JSON_LINES, ".parquet")
+"""File extensions of predictions."""
 LEFTOVERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 """Folders that zip programs, network drives and Windows leave behind."""
 MOST_BYTES = 2**30
