@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 CONFIG, RESULT, DATA = "config.yaml", "result.json", "data.json"
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.parquet"
 GATES, BAD_INPUTS = "feature_weights.safetensors", "bad_inputs.csv"
+BEGUN = (CONFIG, DATA, BAD_INPUTS)
+"""What a run writes before it trains."""
 STUDENT, CHECKPOINTS, REPORT = "student", "checkpoints", "report.html"
 LAST, BEST, BEST_ALONE = "last.pt", "best.safetensors", "best-alone.safetensors"
 FINISH_AGAIN = "Delete it and run again with --resume, which finishes the run from its checkpoint"
