@@ -161,13 +161,30 @@ def _read(path: Path, request: Request) -> _Table:
         raise DataError(f"cannot read the table {path}: the column names are {fault}") from None
     except (pyarrow.ArrowException, ValueError, OSError, RecursionError) as error:
         raise DataError(f"cannot read the table {path}: {error}") from None
-    kept = whole.rename_columns(list(map(_printable, whole.column_names)))
+    kept = None
+    if request.keep:
+        kept = whole.rename_columns(list(map(_printable, whole.column_names)))
+        kept = kept if path.suffix.lower() == ".parquet" else _only_text(kept)
     table = whole.select(_needed(whole.column_names, request, path))
     strange = {field.name: field.type for field in table.schema if not _is_readable(field.type)}
     names = [f"{name} ({strange[name]})" if name in strange else name for name in names]
     names = tuple(map(_printable, names))
     data = Dataset(table.drop_columns(list(strange)))
-    return _Table(data, names, kept if request.keep else None, notes)
+    return _Table(data, names, kept, notes)
+
+
+def _only_text(table: pyarrow.Table) -> pyarrow.Table:
+    """A table with the bytes escaped that are not UTF-8."""
+    import pyarrow
+
+    for i, column in enumerate(table.columns):
+        if column.type == pyarrow.large_binary():
+            texts = [
+                v if v is None else v.decode("utf-8", "backslashreplace")
+                for v in column.to_pylist()
+            ]
+            table = table.set_column(i, table.column_names[i], pyarrow.array(texts))
+    return table
 
 
 def _printable(name: str) -> str:
