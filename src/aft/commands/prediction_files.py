@@ -19,7 +19,7 @@ from aft.paths import JSON_LINES, STDIO
 if TYPE_CHECKING:
     import pyarrow
 
-Table = dict[str, Sequence[Any]]
+Table = Mapping[str, Sequence[Any]]
 
 
 def write_predictions(out: Path, end: str, kept: pyarrow.Table | None, new: Table) -> list[str]:
@@ -52,7 +52,7 @@ def write_predictions(out: Path, end: str, kept: pyarrow.Table | None, new: Tabl
         raw = [name for name, values in own.items() if any(map(_has_bytes, values))]
         if raw:
             notes.append(f"columns with bytes are left out, use .parquet: {', '.join(raw)}")
-        table = {name: values for name, values in own.items() if name not in raw} | new
+        table = {**{name: own[name] for name in own if name not in raw}, **new}
         content = (_as_json_lines if end in JSON_LINES else _as_csv)(table)
     if str(out) == STDIO:
         sys.stdout.buffer.write(content)
@@ -79,7 +79,7 @@ def _as_parquet(kept: pyarrow.Table | None, new: Table) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    table = pyarrow.table(new)
+    table = pyarrow.table(dict(new))
     if kept is not None:
         columns = [*kept.columns, *table.columns]
         table = pyarrow.table(columns, names=[*kept.column_names, *table.column_names])

@@ -15,7 +15,7 @@ from aft.data.images import image_suffixes
 from aft.data.readers.find_columns import InputColumn, Modality
 from aft.data.readers.hub_data_sets import read_saved
 from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, column_of, join_rows
-from aft.data.readers.table_files import TableFile, is_table
+from aft.data.readers.table_files import is_table, open_table
 from aft.data.readers.tables import read_beside_images, read_table, read_tables
 from aft.data.texts import to_utf8
 from aft.errors import DataError
@@ -113,7 +113,7 @@ def read_file(path: Path, request: Request) -> Rows:
     end = path.suffix.lower()
     if end in TABLES:
         return read_table(path, request)
-    if end in _TEXT_SUFFIXES and is_table(TableFile(path, request.content), request.columns):
+    if end in _TEXT_SUFFIXES and is_table(open_table(path, request), request.columns):
         rows = read_table(path, request)
         rows.notes.append(f"{path.name} is read as a table, since its first line names columns")
         return rows

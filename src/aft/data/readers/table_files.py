@@ -14,6 +14,7 @@ from aft.data.readers.find_columns import Columns
 from aft.data.readers.rows import Request
 from aft.data.texts import find_pointer, other_encoding, to_utf8
 from aft.errors import DataError
+from aft.paths import TABLES
 
 PARQUET = b"PAR1"
 """How Parquet begins."""
@@ -55,11 +56,11 @@ def open_table(path: Path, request: Request) -> TableFile:
         DataError: If its encoding is not the given one, or it stands for another file.
     """
     file = TableFile(path, request.content)
-    with file.open() as stream:
-        start = stream.read(1024)
-    encoding = other_encoding(start, request.columns.encoding)
     is_parquet = path.suffix.lower() == ".parquet"
     try:
+        with file.open() as stream:
+            start = stream.read(1024)
+        encoding = other_encoding(start, request.columns.encoding)
         if is_parquet and (fault := find_pointer(start)):
             raise DataError(fault)
         if is_parquet or request.content is not None:
@@ -68,8 +69,9 @@ def open_table(path: Path, request: Request) -> TableFile:
             to_utf8(start, None)
             return file
         return TableFile(path, to_utf8(path.read_bytes(), encoding), encoding)
-    except DataError as error:
-        raise DataError(f"cannot read the table {path}: {error}") from None
+    except (DataError, OSError) as error:
+        what = "the table " if path.suffix.lower() in TABLES else ""
+        raise DataError(f"cannot read {what}{path}: {error}") from None
 
 
 def find_delimiter(file: TableFile, columns: Columns) -> str:
