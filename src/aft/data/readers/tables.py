@@ -158,7 +158,10 @@ def _read(path: Path, request: Request) -> _Table:
         whole, names = _read_arrow(open_table(path, request), request, notes)
     except UnicodeDecodeError as error:
         fault = find_fault(error.object)
-        raise DataError(f"cannot read the table {path}: the column names are {fault}") from None
+        raise DataError(
+            f"cannot read the table {path}: the column names are {fault}; name the encoding with "
+            "--encoding, e.g. cp1252"
+        ) from None
     except (pyarrow.ArrowException, ValueError, OSError, RecursionError) as error:
         raise DataError(f"cannot read the table {path}: {error}") from None
     kept = None
