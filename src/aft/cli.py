@@ -121,10 +121,9 @@ def _run(name: str, arguments: list[str]) -> int:
     result = getattr(importlib.import_module(f"aft.commands.{name}"), name)(config)
     if os.environ.get("RANK", "0") != "0":  # with torchrun, only rank 0 prints
         return 0
-    if as_json:
-        print(json.dumps(strict_json(command.as_json(result)), default=str))
-    else:
-        print(command.show(result))
+    to_stdout = isinstance(config, configs.PredictConfig) and str(config.out) == "-"
+    text = json.dumps(strict_json(command.as_json(result)), default=str) if as_json else None
+    print(command.show(result) if text is None else text, file=sys.stderr if to_stdout else None)
     return 0
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +18,11 @@ LOCK = ".lock"
 """Name of the file that a command locks in the folder that it writes to."""
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 """File extensions of tables."""
+STDIO = "-"
+"""What --data and --out of predict call the standard input and output."""
+JSON_LINES = (".jsonl", ".ndjson")
+PREDICTIONS = (".csv", *JSON_LINES, ".parquet")
+"""File extensions of predictions."""
 LEFTOVERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 """Folders that zip programs, network drives and Windows leave behind."""
 MOST_BYTES = 2**30
@@ -77,12 +82,13 @@ def result_name(data: str) -> str:
 
 
 @contextmanager
-def locked(out: Path, enabled: bool = True) -> Iterator[None]:
+def locked(out: Path, enabled: bool = True, begun: Sequence[str] = ()) -> Iterator[None]:
     """Make a result folder, and keep other processes out of it.
 
     Args:
         out: The folder. Temporary files of killed processes are deleted from it.
         enabled: Whether to do anything: only the first process of a run does.
+        begun: Files that are no result. If the command fails and left no others, they are deleted.
 
     Raises:
         ConfigError: If the folder cannot be made, or another process uses it.
@@ -93,7 +99,7 @@ def locked(out: Path, enabled: bool = True) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     with writing(out, ConfigError, "Use another --out"):
-        existed = out.exists()
+        existed, parent_existed = out.exists(), out.parent.exists()
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK)
         with suppress(NotImplementedError):  # the file system has no locks
@@ -107,11 +113,18 @@ def locked(out: Path, enabled: bool = True) -> Iterator[None]:
         for folder in (out, *(one for one in out.glob("*") if one.is_dir())):
             remove_leftovers(folder)
         yield
+    except Exception:
+        if {one.name for one in out.iterdir()} <= {LOCK, *begun}:
+            for name in begun:
+                (out / name).unlink(missing_ok=True)
+        raise
     finally:
         lock.release()
         if not existed and [one.name for one in out.iterdir()] == [LOCK]:  # nothing was written
             (out / LOCK).unlink()
             out.rmdir()
+            if not parent_existed and not any(out.parent.iterdir()):
+                out.parent.rmdir()
 
 
 def find_student(folder: str | Path) -> Path:

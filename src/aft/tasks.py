@@ -25,6 +25,8 @@ _NUMBER = re.compile(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASC
 _LIKE_A_NUMBER = re.compile(
     r"[-+]?[$€£]? ?(\d{1,3}([.,' \u2019\u00a0\u202f]\d{3})+|\d+)([.,]\d+)? ?[%€$£]?"
 )
+_FEWEST_LISTS = 0.05
+"""Share of labels with a separator in them from which they may be lists."""
 _LARGEST = float(np.finfo(np.float32).max)
 _LOST = 1e-3
 
@@ -129,6 +131,41 @@ def infer_task(
     found = {part for v in values for part in _parts(v)} if kind == "multilabel" else set(values)
     names = dict.fromkeys(_name(value, None) for value in sorted(found, key=_order))
     return Task(kind, tuple(names))  # type: ignore[arg-type]
+
+
+def explain_guess(labels: Mapping[str, Sequence[Any]], found: Task, task: str) -> list[str]:
+    """Messages about labels that can be read in another way, with the option to do so.
+
+    Args:
+        labels: The values of each label column, those of unlabelled rows too.
+        found: The task.
+        task: The requested task, or ``auto``.
+    """
+    values = [value for column in labels.values() for value in column]
+    words = [value for value in values if isinstance(value, str)]
+    several = [word for word in words if len(_parts(word)) > 1]
+    numbers = {v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    notes = []
+    if task == "auto" and found.kind == "classification":
+        if len(numbers) > 2:
+            among = ", and words among them, which it does not allow" if any(words) else ""
+            notes.append(
+                f"{len(numbers)} different numbers are read as classes; --task regression "
+                f"predicts numbers{among}"
+            )
+        if len(several) >= _FEWEST_LISTS * len(values) > 0:
+            notes.append(
+                f"{len(several)} labels such as {several[0]!r} are read as one class each; --task "
+                "multilabel reads them as lists of labels"
+            )
+    empty = sum(_is_missing(value) for value in values)
+    if found.kind == "multilabel" and empty:
+        nothing = "| (or [] in JSON)" if len(labels) == 1 else "0"
+        notes.append(
+            f"{empty} empty label cells make rows without a label; write {nothing} where none of "
+            "the labels applies"
+        )
+    return notes
 
 
 def encode_labels(

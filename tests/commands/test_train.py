@@ -88,7 +88,7 @@ def test_predictions_need_the_student_alone(options: dict[str, Any], tmp_path: P
         run=options["out"],
         data=f"{options['data']}/test",
         out=tmp_path / "labels.csv",
-        all_probabilities=True,
+        probabilities=True,
         progress=False,
     )
     assert found["rows"] == 18

@@ -88,11 +88,11 @@ def test_texts_from_end_to_end(texts: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", [".csv", ".parquet"])
 def test_predictions_are_no_formulas(end: str, tmp_path: Path) -> None:
     """A spreadsheet runs cells that begin with =, +, - or @, unless they are numbers."""
-    from aft.commands.predict import _write
+    from aft.commands.prediction_files import write_predictions
 
     cells = ["=1+1", "+a", "-a", "@a", "\t=1", "\r=1", "a=1", "-1.5", "+2", "'=1", "", "ü"]
     table = {"label": cells, "=name": cells, "probability": [-0.5] * len(cells)}
-    _write(tmp_path / f"p{end}", table)
+    write_predictions(tmp_path / f"p{end}", end, None, table)
     if end == ".parquet":
         assert pyarrow.parquet.read_table(tmp_path / "p.parquet").to_pydict() == table
         return

@@ -171,11 +171,9 @@ def test_latin_1_is_named(tmp_path: Path, end: str, head: str) -> None:
     file.write_text(content, encoding="latin-1")
     with pytest.raises(DataError) as error:
         load(file, text=(head,))
-    assert says(error.value, "t" + end, "Latin-1", "0xe9", "UTF-8")
+    assert says(error.value, "t" + end, "Latin-1", "0xe9", "--encoding")
     file.write_text(content, encoding="utf-16")
-    with pytest.raises(DataError) as error:
-        load(file, text=(head,))
-    assert says(error.value, file, "UTF-16")
+    assert len(load(file, text=(head,)).splits["train"]) == 12
 
 
 # Size ---------------------------------------------------------------------------------------------

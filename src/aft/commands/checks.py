@@ -120,6 +120,8 @@ def _sources(config: Options) -> dict[str, str]:
         found = {"data": config.data or read_options(config.run).data}
     elif isinstance(config, configs.ExportConfig) and config.data is None:
         return {}  # the command itself says what is missing
+    elif isinstance(config, configs.PredictConfig) and config.data == paths.STDIO:
+        return {}
     else:
         found = {name: getattr(config, name, None) for name in ("data", "unlabelled")}
     no_source = (None, groups.LEFT_OUT, groups.NOTHING)
@@ -137,7 +139,8 @@ def _check_outputs(config: Options) -> None:
     """Check that what the command writes can be written; without --out, in the usual folder."""
     if hasattr(config, "out"):
         is_file = isinstance(config, configs.PredictConfig)
-        paths.check_writable(config.out or Path("runs"), "--out", is_file)
+        if not is_file or str(config.out) != paths.STDIO:
+            paths.check_writable(config.out or Path("runs"), "--out", is_file)
     if isinstance(config, configs.InspectConfig):
         if config.ids is not None:
             paths.check_writable(config.ids, "--ids", is_file=True)
@@ -206,9 +209,11 @@ def _check_teachers(config: configs.ScoreConfig | configs.ExtractConfig) -> None
 
 
 def _check_predict(config: configs.PredictConfig) -> None:
-    if config.out.suffix not in (".csv", ".parquet"):
-        raise ConfigError(f"expected --out to end in .csv or .parquet, got {config.out}")
-    if config.out.exists() and not config.overwrite:
+    to_file = str(config.out) != paths.STDIO
+    if to_file and config.out.suffix not in paths.PREDICTIONS:
+        ends = ", ".join(paths.PREDICTIONS)
+        raise ConfigError(f"expected --out to end in one of {ends}, or to be -, got {config.out}")
+    if to_file and config.out.exists() and not config.overwrite:
         raise ConfigError(f"{config.out} exists: use another --out, or --overwrite to replace it")
     paths.find_student(config.run)
 

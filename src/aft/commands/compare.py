@@ -68,7 +68,10 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     check(config)
     methods = [ALONE, *(method for method in dict.fromkeys(config.methods) if method != ALONE)]
     out = out_folder(config)
-    with separate_processes(config.device) as processes, locked(out, processes.rank == 0):
+    with (
+        separate_processes(config.device) as processes,
+        locked(out, processes.rank == 0, (OPTIONS_FILE,)),
+    ):
         return _compare_in(out, config, methods, processes)
 
 

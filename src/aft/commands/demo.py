@@ -73,7 +73,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     check(config)
     shown = DEMONSTRATIONS[config.data]
     cache = default_cache_dir() / "demo"
-    _announce(shown, cache)
+    if config.progress:
+        _announce(shown, cache)
     data = shown.fetch(cache, config.progress)
     given = config.model_dump(exclude={"data", "out"}, exclude_none=True)
     return compare(

@@ -41,6 +41,7 @@ from aft.training.prepare import (
     transfer_pool,
 )
 from aft.training.run_folder import (
+    BEGUN,
     CHECKPOINTS,
     REPORT,
     STUDENT,
@@ -75,7 +76,7 @@ def train(config: TrainConfig) -> TrainResult:
     check(config)
     accelerator = make_accelerator(choose_device(config.device), config.precision)
     out = out_folder(config)
-    with locked(out, accelerator.is_main_process):
+    with locked(out, accelerator.is_main_process, BEGUN):
         return _train(config, out, accelerator)
 
 
@@ -125,6 +126,9 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
     lines += start_words(config, saved, rows, accelerator)
     say(*lines, sep="\n", end="\n" * bool(lines))
     model = make_model(config, saved, train_rows, validation, pool, schedule, device)
+    pool_rows = 0 if more is None else len(more)
+    lines = _describe_cost(schedule, model, len(samples), pool_rows, views)
+    say(*lines, sep="\n", end="\n" * bool(lines))
     instead: list[dict[str, Any]] = []
     if main and config.baselines:
         instead = _score_baselines(data, saved, model, train_rows, validation, pool, device)
@@ -160,7 +164,7 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
             **summarize(config, data, saved, teachers, model, progress, schedule),
             "metric": metric,
             "seconds": round(time.perf_counter() - started, 1),
-            "rows_without_labels": 0 if more is None else len(more),
+            "rows_without_labels": pool_rows,
             "views": views,
             "notes": [*data.lines(), *notes],
             "baselines": instead,
@@ -238,6 +242,21 @@ def _describe_data(config: TrainConfig, data: DataSet, metric: str) -> list[str]
 def _describe_teacher(features: StoredFeatures) -> str:
     rows = f"{features.dim} features of {features.present.sum()} rows"
     return f"teacher {shorten_paths(features.spec)}: {rows}"
+
+
+def _describe_cost(
+    schedule: Schedule, model: TransferModel, rows: int, pool: int, views: int
+) -> list[str]:
+    """What a step costs, if it costs more than one on the labels alone."""
+    labelled = min(schedule.batch_size, rows)
+    added = schedule.inputs_per_step(rows, pool) - labelled
+    parts = ["a second student (--no-safety-net omits it)"] if model.alone is not None else []
+    if added:
+        what = f"of {views} stored views per row" if views else "rows without labels"
+        parts.append(f"{added} {what} beside {labelled} labelled rows (--unlabelled-batch-size)")
+    factor = 1 + added / labelled + (model.alone is not None)
+    about = f"each step costs about {factor:.2g} times one on the labels alone"
+    return [f"{about}: {' and '.join(parts)}"] if parts else []
 
 
 def _describe_student(saved: SavedStudent) -> str:

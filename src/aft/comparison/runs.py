@@ -257,7 +257,8 @@ class Runs:
             check_content(self.out / name, self.content)
             self._keep(name, TrainResult.load(self.out / name))
             return
-        print(f"\nrun {number} of {self.total}: {name}", file=sys.stderr)
+        if self.config.progress:
+            print(f"\nrun {number} of {self.total}: {name}", file=sys.stderr)
         try:
             result = self.train(options)
         except (AftError, RuntimeError) as error:  # for example out of GPU memory

@@ -121,10 +121,12 @@ class PredictConfig(ComputeOptions, ReadOptions):
     """Allow the file of a python: student to run."""
     data: Source
     """A folder of images or .txt files, one image, a .txt file with one text per line, or a table
-    with the columns that the student was trained on."""
+    with the columns that the student was trained on. -: the standard input, with JSON lines, CSV
+    whose header names an input column, or one text per line."""
     out: Place = Path("predictions.csv")
-    """Table of predictions to write, .csv or .parquet."""
-    all_probabilities: bool = False
+    """Predictions to write, beside the columns of a table: .csv, .jsonl or .parquet. -: the
+    standard output, as JSON lines if --data is such a file, else as CSV."""
+    probabilities: bool = False
     """Add one probability column per class."""
     overwrite: bool = False
     """Replace --out."""

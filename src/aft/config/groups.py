@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -130,6 +131,21 @@ class ComputeOptions(Options):
     """Show progress bars."""
 
 
+def _check_delimiter(value: str) -> str:
+    value = {"tab": "\t", "\\t": "\t"}.get(value.lower(), value)
+    if len(value) != 1 or not value.isascii() or value in '"\r\n\0':
+        raise ValueError("expected one character such as ; or tab")
+    return value
+
+
+def _check_encoding(value: str) -> str:
+    try:
+        "".encode(value)
+    except (LookupError, ValueError):
+        raise ValueError("expected an encoding such as cp1252, latin-1 or utf-16-le") from None
+    return value
+
+
 class ReadOptions(Options):
     """How to read the data."""
 
@@ -146,6 +162,12 @@ class ReadOptions(Options):
     """Column with the values train, validation and test. Default: split, if there is one."""
     allow_outside: bool = False
     """Allow a table to name images outside the data folder, by absolute paths or ../"""
+    delimiter: Annotated[str, AfterValidator(_check_delimiter)] | None = None
+    """Character between the cells of CSV tables; tab for a tab. Default: comma, semicolon, tab or
+    |, found in the first rows."""
+    encoding: Annotated[str, AfterValidator(_check_encoding)] | None = None
+    """Encoding of tables and texts, e.g. cp1252 or latin-1. Default: UTF-8, or UTF-16 or UTF-32
+    with a byte order mark."""
     on_bad_input: Literal["skip", "fail"] = "skip"
     """What to do with an input that cannot be read: skip it and report it, or fail."""
 

@@ -19,6 +19,7 @@ from aft.errors import did_you_mean
 GROUPS = {
     "data": (
         *("data", "run", "task", "text_column", "image_column", "label_column", "split_column"),
+        *("delimiter", "encoding"),
         *("split", "splits", "train_fraction", "train_fractions", "validation_fraction"),
         *("test_fraction", "on_bad_input"),
     ),
@@ -36,7 +37,7 @@ GROUPS = {
         *("loss", "beta", "unlabelled", "unlabelled_batch_size", "views", "safety_net"),
         *("kernel", "weights", "combine", "normalize", "loss_lr"),
     ),
-    "output": ("out", "baselines", "resume", "overwrite", "all_probabilities"),
+    "output": ("out", "baselines", "resume", "overwrite", "probabilities"),
     "compute": ("device", "precision", "num_workers", "shard_student", "progress"),
 }
 """The groups of the help, in order, and the options of each, the common ones first. What a command

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _TEXTS_AT_ONCE = 1000
+_OTHER_ENCODING = ". Convert the data to UTF-8, or name its encoding with --encoding, e.g. cp1252"
 _MOST_NOT_UTF_8 = 0.2
 """Data with a larger share of texts that are not UTF-8 is refused: it has another encoding."""
 
@@ -102,12 +103,13 @@ def check_inputs(
     report.bad_inputs = [(rows.files[asked[i]], faults[i]) for i in sorted(faults)]
     if len(faults) == len(asked) and not optional:
         first = f", e.g. {' - '.join(report.bad_inputs[0])}" if report.bad_inputs else ""
-        raise DataError(f"none of the {len(asked)} inputs can be read{first}")
+        hint = _OTHER_ENCODING if NOT_UTF_8 in first else ""
+        raise DataError(f"none of the {len(asked)} inputs can be read{first}{hint}")
     foreign = [i for i, fault in sorted(faults.items()) if fault.startswith(NOT_UTF_8)]
     if len(foreign) > _MOST_NOT_UTF_8 * len(asked):
         raise DataError(
             f"{len(foreign)} of {len(asked)} texts are {faults[foreign[0]]}, e.g. in "
-            f"{rows.files[asked[foreign[0]]]}. Convert the data to UTF-8"
+            f"{rows.files[asked[foreign[0]]]}{_OTHER_ENCODING}"
         )
     sound[list(faults)] = False
     kept = asked[sound]

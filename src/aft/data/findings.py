@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from aft.data.texts import NOT_UTF_8
+
 OnBadInput = Literal["skip", "fail"]
 SHOWN = 3
 
@@ -58,7 +60,11 @@ class DataReport:
         found = list(self.notes)
         if self.bad_inputs:
             names = some([f"{file} ({fault})" for file, fault in self.bad_inputs])
-            found.append(f"{len(self.bad_inputs)} unreadable or empty inputs skipped: {names}")
+            foreign = any(fault.startswith(NOT_UTF_8) for _, fault in self.bad_inputs)
+            hint = "; --encoding names another encoding" if foreign else ""
+            found.append(
+                f"{len(self.bad_inputs)} unreadable or empty inputs skipped: {names}{hint}"
+            )
         if self.unlabelled_used:
             found.append(f"{self.unlabelled_used} unlabelled rows, for the transfer only")
         if self.unlabelled_left_out:

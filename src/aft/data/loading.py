@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,10 @@ from aft.data.splits import (
 )
 from aft.data.unlabelled import join_unlabelled, read_named, read_own
 from aft.errors import DataError
-from aft.tasks import Task, encode_labels, infer_task, missing_labels
+from aft.tasks import Task, encode_labels, explain_guess, infer_task, missing_labels
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 @dataclass
@@ -161,6 +164,8 @@ def load_data(
     labels = {name: [values[i] for i in kept] for name, values in rows.labels.items()}
     found = known_task or infer_task(labels, rows.class_names, task, samples.files)
     samples.labels = encode_labels(labels, found, rows.class_names, samples.files)
+    if known_task is None and rows.class_names is None:
+        report.notes += explain_guess(rows.labels, found, task)
     splits = by_split(samples, rows, source, for_training)
     if not for_training or unlabelled == NOTHING:
         report.unlabelled_left_out = report.unlabelled
@@ -238,10 +243,36 @@ def load_inputs(
     Raises:
         DataError: If the source is missing, or has no readable inputs.
     """
+    found = load_table(
+        source,
+        columns,
+        on_bad_input=on_bad_input,
+        cache_dir=cache_dir,
+        progress=progress,
+        keep=False,
+    )
+    return found[:2]
+
+
+def load_table(
+    source: Any,
+    columns: Columns | None = None,
+    *,
+    on_bad_input: OnBadInput = "skip",
+    cache_dir: Path | None = None,
+    progress: bool = True,
+    keep: bool = True,
+) -> tuple[Samples, DataReport, pyarrow.Table | None]:
+    """As :func:`load_inputs`, with all columns of the readable rows, if the source is a table.
+
+    Raises:
+        DataError: If the source is missing, or has no readable inputs.
+    """
     source = as_source(source)
-    rows = read_source(source, columns or Columns(), labelled=False)
+    rows = read_source(source, columns or Columns(), labelled=False, keep=keep)
     if not len(rows):
         raise DataError(f"{source} has no rows")
     report = DataReport()
     everything = np.ones(len(rows), dtype=bool)
-    return check_inputs(rows, everything, report, on_bad_input, cache_dir, progress)[1], report
+    places, samples = check_inputs(rows, everything, report, on_bad_input, cache_dir, progress)
+    return samples, report, None if rows.kept is None else rows.kept.take(places)

@@ -25,6 +25,8 @@ def asked_columns(options: ReadOptions, usual: Sequence[InputColumn] = ()) -> Co
         split=options.split_column,
         usual=tuple(usual),
         allow_outside=options.allow_outside,
+        delimiter=options.delimiter,
+        encoding=options.encoding,
     )
 
 

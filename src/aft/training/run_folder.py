@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 CONFIG, RESULT, DATA = "config.yaml", "result.json", "data.json"
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.parquet"
 GATES, BAD_INPUTS = "feature_weights.safetensors", "bad_inputs.csv"
+BEGUN = (CONFIG, DATA, BAD_INPUTS)
+"""What a run writes before it trains."""
 STUDENT, CHECKPOINTS, REPORT = "student", "checkpoints", "report.html"
 LAST, BEST, BEST_ALONE = "last.pt", "best.safetensors", "best-alone.safetensors"
 FINISH_AGAIN = "Delete it and run again with --resume, which finishes the run from its checkpoint"
@@ -46,7 +48,7 @@ FINISH_AGAIN = "Delete it and run again with --resume, which finishes the run fr
 FREE_TO_CHANGE = {
     *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
     *("image_cache", "shard_student"),
-    *("trust_remote_code", "baselines", "allow_outside"),
+    *("trust_remote_code", "baselines", "allow_outside", "delimiter", "encoding"),
 }
 """Options that may differ when a run is resumed: they do not change the student."""
 

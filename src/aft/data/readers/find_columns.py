@@ -10,6 +10,7 @@ from aft.data.images import find_fault, image_suffixes
 from aft.errors import DataError
 
 if TYPE_CHECKING:
+    import pyarrow
     from datasets import Dataset
 
 Modality = Literal["image", "text"]
@@ -86,6 +87,8 @@ class Columns:
             and the columns that match them get their names and order.
         hint: Advice in the error about missing input columns, where the options do not apply.
         allow_outside: Whether a table may name images outside the data folder.
+        delimiter: What separates the cells of CSV tables; None finds it.
+        encoding: The encoding of tables and texts without a byte order mark; None is UTF-8.
     """
 
     image: str | None = None
@@ -95,6 +98,8 @@ class Columns:
     usual: tuple[InputColumn, ...] = ()
     hint: str = ""
     allow_outside: bool = False
+    delimiter: str | None = None
+    encoding: str | None = None
 
     @property
     def inputs(self) -> set[str]:
@@ -108,8 +113,12 @@ class Columns:
 
     def may_use(self, name: str) -> bool:
         """Whether a column of this name may be needed."""
+        return name in self.named or self.is_input(name) or name.lower() in _USUAL
+
+    def is_input(self, name: str) -> bool:
+        """Whether a column of this name may be an input."""
         usual = {column.name for column in self.usual}
-        return name in self.named | usual or name.lower() in _USUAL
+        return name in self.inputs | usual or name.lower() in _USUAL_INPUTS
 
 
 _USUAL_INPUTS = {
@@ -231,9 +240,13 @@ def kind_of(table: Dataset, column: str) -> str:
 
 def read_column(table: Dataset, column: str) -> list[Any]:
     """The values of a column; strings that are not UTF-8 are returned as bytes."""
+    return read_values(table.select_columns([column]).with_format("arrow")[:].column(column))
+
+
+def read_values(values: pyarrow.ChunkedArray) -> list[Any]:
+    """The values of an Arrow column; strings that are not UTF-8 are returned as bytes."""
     import pyarrow
 
-    values = table.select_columns([column]).with_format("arrow")[:].column(column)
     try:
         return values.to_pylist()  # type: ignore[no-any-return]
     except UnicodeDecodeError:

@@ -15,8 +15,9 @@ from aft.data.images import image_suffixes
 from aft.data.readers.find_columns import InputColumn, Modality
 from aft.data.readers.hub_data_sets import read_saved
 from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, column_of, join_rows
+from aft.data.readers.table_files import is_table, open_table
 from aft.data.readers.tables import read_beside_images, read_table, read_tables
-from aft.data.texts import find_encoding_fault, without_mark
+from aft.data.texts import to_utf8
 from aft.errors import DataError
 from aft.paths import LEFTOVERS, TABLES, is_utf8, printable
 from aft.paths import read_file as read_content
@@ -112,6 +113,10 @@ def read_file(path: Path, request: Request) -> Rows:
     end = path.suffix.lower()
     if end in TABLES:
         return read_table(path, request)
+    if end in _TEXT_SUFFIXES and is_table(open_table(path, request), request.columns):
+        rows = read_table(path, request)
+        rows.notes.append(f"{path.name} is read as a table, since its first line names columns")
+        return rows
     if end in image_suffixes() and not request.labelled:
         return _image_rows(path.parent, [_Found(path, "", "")])
     if end in _TEXT_SUFFIXES:
@@ -120,7 +125,7 @@ def read_file(path: Path, request: Request) -> Rows:
                 f"the texts in {path} have no labels; put each class in its own folder "
                 "(CLASS/*.txt) or give a table with the columns text,label"
             )
-        return _line_rows(path)
+        return _line_rows(path, request)
     raise DataError(f"expected a folder or one of {', '.join(TABLES)}, got the file {path}")
 
 
@@ -151,7 +156,10 @@ def _read_files(root: Path, suffixes: frozenset[str], modality: Modality, reques
             f"the {what} in {root} have no labels; put each class in its own folder "
             f"({root}/CLASS/*.{end}) or give a table with the columns {modality},label"
         )
-    rows = _image_rows(root, found) if modality == "image" else _text_rows(root, found)
+    if modality == "image":
+        rows = _image_rows(root, found)
+    else:
+        rows = _text_rows(root, found, request.columns.encoding)
     rows.split_names = tuple(dict.fromkeys(split for split in parts.values() if split))
     rows.notes += tree.notes()
     if request.labelled:
@@ -286,33 +294,33 @@ def _names(root: Path, found: Iterable[_Found]) -> list[str]:
     return [printable(item.path.relative_to(root).as_posix()) for item in found]
 
 
-def _text_rows(root: Path, found: list[_Found]) -> Rows:
+def _text_rows(root: Path, found: list[_Found], encoding: str | None) -> Rows:
     contents: list[bytes | None] = []
     faults = {}
     for i, item in enumerate(found):
         content = None
         try:
-            content = read_content(item.path)
+            content = to_utf8(read_content(item.path), encoding)
         except OSError as error:
             faults[i] = error.strerror or str(error)
-        if content is not None and (fault := find_encoding_fault(content)):
-            faults[i] = fault
+        except DataError as error:
+            faults[i] = str(error)
         if not is_utf8(item.path):
             faults[i] = _NOT_UTF8
-        contents.append(None if content is None else without_mark(content))
+        contents.append(content)
     columns = (InputColumn("text", "text"),)
     values = (column_of(contents, binary=True),)
     return Rows(columns, values, _names(root, found), _splits(found), faults=faults)
 
 
-def _line_rows(path: Path) -> Rows:
+def _line_rows(path: Path, request: Request) -> Rows:
     try:
-        content = read_content(path)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-    if fault := find_encoding_fault(content):
-        raise DataError(f"cannot read {path}: {fault}")
-    lines = without_mark(content).split(b"\n")
+        content = request.content
+        if content is None:
+            content = to_utf8(read_content(path), request.columns.encoding)
+    except (OSError, DataError) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
+    lines = content.split(b"\n")
     if not lines[-1]:
         lines.pop()
     found = [_Found(path, "", "") for _ in lines]

@@ -30,6 +30,7 @@ from aft.data.texts import find_fault
 from aft.errors import DataError
 
 if TYPE_CHECKING:
+    import pyarrow
     from datasets import Dataset
 
 VALUE = "value"
@@ -93,11 +94,15 @@ class Request:
         columns: The named columns.
         labelled: Whether labels are required. If not, a flat folder or a single file is accepted.
         folder: The data folder, which holds the images that tables name; None for the hub.
+        keep: Whether all columns of tables are kept.
+        content: The content of the file, as UTF-8 unless it is Parquet, if it is not on disk.
     """
 
     columns: Columns
     labelled: bool = True
     folder: Path | None = None
+    keep: bool = False
+    content: bytes | None = None
 
 
 @dataclass
@@ -117,6 +122,7 @@ class Rows:
         faults: The faults of rows that could not be read, by position.
         unused: Columns that are not an input, label or split column.
         notes: Readable messages about what was read differently than it is written, or left out.
+        kept: All columns of a table, if they were asked for.
     """
 
     columns: tuple[InputColumn, ...]
@@ -129,6 +135,7 @@ class Rows:
     faults: dict[int, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    kept: pyarrow.Table | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -260,7 +267,20 @@ def join_rows(parts: Sequence[Rows], where: str) -> Rows:
         },
         tuple(dict.fromkeys(name for part in parts for name in part.unused)),
         [note for part in parts for note in part.notes],
+        _join_kept([part.kept for part in parts]),
     )
+
+
+def _join_kept(parts: Sequence[pyarrow.Table | None]) -> pyarrow.Table | None:
+    import pyarrow
+
+    tables = [part for part in parts if part is not None]
+    if len(tables) < max(1, len(parts)):
+        return None
+    try:
+        return pyarrow.concat_tables(tables, promote_options="permissive")
+    except pyarrow.ArrowException:  # the columns differ in their types
+        return None
 
 
 def _alike(tables: list[Dataset]) -> list[Dataset]:
@@ -320,7 +340,10 @@ def _label_value(value: Any, place: str) -> Any:
             f"{type(value).__name__} {value!r:.80}"
         )
     if fault := find_fault(value):
-        raise DataError(f"{place} is invalid ({fault}); convert the table to UTF-8")
+        raise DataError(
+            f"{place} is invalid ({fault}); convert the table to UTF-8, or "
+            "name its encoding with --encoding"
+        )
     return value.decode("utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aft.data.readers.find_columns import IMAGE_NAMES
 from aft.data.readers.rows import SPLIT_NAMES, Request, Rows, join_rows, rows_of_table
-from aft.data.texts import find_encoding_fault, find_fault, find_pointer, without_mark
+from aft.data.readers.table_files import TableFile, describe, find_delimiter, open_table
+from aft.data.texts import find_fault, without_mark
 from aft.errors import DataError
 from aft.paths import LEFTOVERS, TABLES
 
@@ -35,6 +37,9 @@ class _Table(NamedTuple):
     table: Dataset
     names: tuple[str, ...]
     """All columns of the file, including those that were not loaded."""
+    kept: pyarrow.Table | None
+    """All columns that have a name of their own, if they were asked for."""
+    notes: list[str]
 
 
 def read_table(path: Path, request: Request, split: str = "") -> Rows:
@@ -130,7 +135,7 @@ def _rows(path: Path, request: Request, split: str, beside_images: bool = False)
     if beside_images and ids and not lower.keys() & {*IMAGE_NAMES} and not request.columns.inputs:
         request = replace(request, columns=replace(request.columns, image=ids[0]))
         found = _read(path, request)
-    return rows_of_table(
+    rows = rows_of_table(
         found.table,
         request,
         str(path),
@@ -139,42 +144,75 @@ def _rows(path: Path, request: Request, split: str, beside_images: bool = False)
         path=path,
         split=split,
     )
+    rows.notes[:0] = found.notes
+    rows.kept = found.kept
+    return rows
 
 
 def _read(path: Path, request: Request) -> _Table:
     import pyarrow
     from datasets import Dataset
 
+    notes: list[str] = []
     try:
-        table, names = _read_arrow(path, request)
+        whole, names = _read_arrow(open_table(path, request), request, notes)
     except UnicodeDecodeError as error:
         fault = find_fault(error.object)
-        raise DataError(f"cannot read the table {path}: the column names are {fault}") from None
+        raise DataError(
+            f"cannot read the table {path}: the column names are {fault}; name the encoding with "
+            "--encoding, e.g. cp1252"
+        ) from None
     except (pyarrow.ArrowException, ValueError, OSError, RecursionError) as error:
         raise DataError(f"cannot read the table {path}: {error}") from None
+    kept = None
+    if request.keep:
+        kept = whole.rename_columns(list(map(_printable, whole.column_names)))
+        kept = kept if path.suffix.lower() == ".parquet" else _only_text(kept)
+    table = whole.select(_needed(whole.column_names, request, path))
     strange = {field.name: field.type for field in table.schema if not _is_readable(field.type)}
     names = [f"{name} ({strange[name]})" if name in strange else name for name in names]
-    printable = (name.encode("utf-8", "backslashreplace").decode() for name in names)
-    return _Table(Dataset(table.drop_columns(list(strange))), tuple(printable))
+    names = tuple(map(_printable, names))
+    data = Dataset(table.drop_columns(list(strange)))
+    return _Table(data, names, kept, notes)
 
 
-def _read_arrow(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence[str]]:
-    """The columns that may be needed, and the names of all columns."""
-    end = path.suffix.lower()
-    with path.open("rb") as file:
-        start = file.read(1024)
-    if fault := find_pointer(start) if end == ".parquet" else find_encoding_fault(start):
-        raise DataError(f"cannot read the table {path}: {fault}")
+def _only_text(table: pyarrow.Table) -> pyarrow.Table:
+    """A table with the bytes escaped that are not UTF-8."""
+    import pyarrow
+
+    for i, column in enumerate(table.columns):
+        if column.type == pyarrow.large_binary():
+            texts = [
+                v if v is None else v.decode("utf-8", "backslashreplace")
+                for v in column.to_pylist()
+            ]
+            table = table.set_column(i, table.column_names[i], pyarrow.array(texts))
+    return table
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _read_arrow(
+    file: TableFile, request: Request, notes: list[str]
+) -> tuple[pyarrow.Table, Sequence[str]]:
+    """The columns that may be needed or are to be kept, and the names of all columns."""
+    path, end = file.path, file.path.suffix.lower()
     if end == ".parquet":
-        return _read_parquet(path, request)
-    if end in (".csv", ".tsv"):
-        return _read_csv(path, request)
-    if end == ".json":
-        content = without_mark(path.read_bytes())
-        if content.lstrip().startswith(b"["):
-            return _from_records(path, request, _array_records(content, path))
-    with path.open("rb") as file:
-        return _from_records(path, request, _line_records(file, path))
+        return _read_parquet(file, request)
+    if end in (".csv", ".tsv", ".txt"):
+        delimiter = find_delimiter(file, request.columns)
+        notes += describe(file, request.columns, delimiter)
+        return _read_csv(file, request, delimiter)
+    notes += describe(file, request.columns, "")
+    with file.open() as stream:
+        if end == ".json":
+            content = without_mark(stream.read())
+            if content.lstrip().startswith(b"["):
+                return _from_records(path, request, _array_records(content, path))
+            stream.seek(0)
+        return _from_records(path, request, _line_records(stream, path))
 
 
 def _is_readable(kind: pyarrow.DataType) -> bool:
@@ -195,13 +233,20 @@ def _needed(names: Sequence[str], request: Request, path: Path) -> list[str]:
     return needed
 
 
-def _read_parquet(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence[str]]:
+def _loaded(names: Sequence[str], request: Request, path: Path) -> list[str]:
+    """The columns that are needed or, if asked for, all that have a name of their own."""
+    needed = _needed(names, request, path)
+    return [n for n in names if names.count(n) == 1] if request.keep else needed
+
+
+def _read_parquet(file: TableFile, request: Request) -> tuple[pyarrow.Table, Sequence[str]]:
     """Read in small batches: repeated values take no space in the file, but do in memory."""
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
-        schema, size = file.schema_arrow, path.stat().st_size
-        needed = _needed(schema.names, request, path)
+    path, size = file.path, file.size
+    with file.open() as stream, pyarrow.parquet.ParquetFile(stream) as content:
+        schema = content.schema_arrow
+        needed = _loaded(schema.names, request, path)
         fields = [
             field.with_type(getattr(field.type, "value_type", field.type))
             if pyarrow.types.is_dictionary(field.type)
@@ -210,7 +255,7 @@ def _read_parquet(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence
         ]
         plain = pyarrow.schema(fields, schema.metadata)
         parts, left = [plain.empty_table()], max(_LEAST_LIMIT, _MOST_GROWTH * size)
-        for batch in file.iter_batches(_BATCH_ROWS, columns=needed):
+        for batch in content.iter_batches(_BATCH_ROWS, columns=needed):
             parts.append(pyarrow.Table.from_batches([batch]).cast(plain))
             left -= parts[-1].nbytes
             if left < 0:
@@ -225,58 +270,58 @@ def _read_parquet(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence
 # ---------------------------------------------------------------------------- CSV
 
 
-def _read_csv(path: Path, request: Request) -> tuple[pyarrow.Table, Sequence[str]]:
+def _read_csv(
+    file: TableFile, request: Request, delimiter: str
+) -> tuple[pyarrow.Table, Sequence[str]]:
     """Read every needed column as text; column names lose the white space around them."""
     import pyarrow
     import pyarrow.csv
 
-    with path.open("rb") as file:
-        first = file.readline()
-    delimiter = ";" if b";" in first and b"," not in first else ","
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter
-    is_quoted = delimiter != "\t" or _is_quoted(path)
+    path, size = file.path, file.size
+    is_quoted = delimiter != "\t" or _is_quoted(file)
     parse = pyarrow.csv.ParseOptions(
         delimiter=delimiter, quote_char='"' if is_quoted else False, newlines_in_values=True
     )
 
     def read(block_size: int) -> tuple[pyarrow.Table, Sequence[str]]:
         reading = pyarrow.csv.ReadOptions(block_size=block_size)
-        with pyarrow.csv.open_csv(path, reading, parse) as reader:
+        with file.open() as stream, pyarrow.csv.open_csv(stream, reading, parse) as reader:
             given = reader.schema.names
         names = [name.strip() for name in given]
-        needed = _needed(names, request, path)
+        needed = _loaded(names, request, path)
         columns = [given[names.index(name)] for name in needed]
         convert = pyarrow.csv.ConvertOptions(
             include_columns=columns, column_types=dict.fromkeys(columns, pyarrow.binary())
         )
-        table = pyarrow.csv.read_csv(path, reading, parse, convert)
+        with file.open() as stream:
+            table = pyarrow.csv.read_csv(stream, reading, parse, convert)
         return table.select(columns).rename_columns(needed), names
 
     try:
         table, names = read(2**20)
     except pyarrow.ArrowInvalid as error:
         if "straddling" not in str(error):
-            _check_quotes(path, delimiter)
+            _check_quotes(file, delimiter)
             raise
-        table, names = read(min(path.stat().st_size + 1, _LARGEST_BLOCK))
-    with path.open("rb") as file:
-        lines = sum(bool(line.strip(b"\r\n")) for line in file)
+        table, names = read(min(size + 1, _LARGEST_BLOCK))
+    with file.open() as stream:
+        lines = sum(bool(line.strip(b"\r\n")) for line in stream)
     if is_quoted and lines != len(table) + 1:
-        _check_quotes(path, delimiter)
+        _check_quotes(file, delimiter)
     for i, name in enumerate(table.schema.names):
         table = table.set_column(i, name, _as_text(table.column(i)))
     return table, names
 
 
-def _is_quoted(path: Path) -> bool:
+def _is_quoted(file: TableFile) -> bool:
     """Whether quotation marks in a TSV file enclose cells.
 
     They do not if a mark is opened but not closed in a cell, although every line has as many
     cells as the first.
     """
     opened, tabs = False, -1
-    with path.open("rb") as file:
-        for line in file:
+    with file.open() as stream:
+        for line in stream:
             tabs = line.count(b"\t") if tabs < 0 else tabs
             if line.count(b"\t") != tabs and line.strip():
                 return True
@@ -285,21 +330,21 @@ def _is_quoted(path: Path) -> bool:
     return not opened
 
 
-def _check_quotes(path: Path, delimiter: str) -> None:
+def _check_quotes(file: TableFile, delimiter: str) -> None:
     """Refuse a file in which a quotation mark that is not closed swallows lines.
 
     Raises:
         DataError: If a quoted cell does not end where the cell ends.
     """
     csv.field_size_limit(_LARGEST_BLOCK)
-    with path.open(encoding="latin-1", newline="") as file:
-        reader, start = csv.reader(file, delimiter=delimiter, strict=True), 1
+    with io.TextIOWrapper(file.open(), encoding="latin-1", newline="") as lines:
+        reader, start = csv.reader(lines, delimiter=delimiter, strict=True), 1
         try:
             for _ in reader:
                 start = reader.line_num + 1
         except csv.Error:
             raise DataError(
-                f"cannot read the table {path}: a quotation mark that begins a cell in line "
+                f"cannot read the table {file.path}: a quotation mark that begins a cell in line "
                 f"{start} is not closed where the cell ends, but in line {reader.line_num}. Write "
                 'texts with quotation marks in the form "a ""b"" c"'
             ) from None
@@ -344,7 +389,7 @@ def _from_records(
     import pyarrow
 
     names: dict[str, None] = {}
-    chunks = []
+    chunks, everything = [], []
     while some := list(islice(records, _CHUNK_LINES)):
         for place, record in some:
             if not isinstance(record, dict):
@@ -362,6 +407,7 @@ def _from_records(
         if not needed:  # a table without columns has no number of rows
             columns[""] = pyarrow.nulls(len(some))
         chunks.append(pyarrow.table(columns))
+        everything += [record for _, record in some] if request.keep else []
     if not chunks:
         raise DataError(f"{path} has no rows")
     try:
@@ -370,7 +416,23 @@ def _from_records(
         raise DataError(
             f"cannot read the table {path}: a column has values of mixed types: {error}"
         ) from None
-    return table.select(_needed(list(names), request, path)), list(names)
+    needed = _needed(list(names), request, path)
+    table = table.select(needed)
+    for name in _loaded(list(names), request, path):
+        if name not in needed:
+            table = table.append_column(name, _any_values([one.get(name) for one in everything]))
+    return table.select(_loaded(list(names), request, path)), list(names)
+
+
+def _any_values(values: list[Any]) -> pyarrow.Array:
+    """Values as they are if they have one type, otherwise as text."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(values)
+    except (pyarrow.ArrowException, ValueError, OverflowError):
+        texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+        return pyarrow.array([v if v is None else _printable(v) for v in texts])
 
 
 def _to_arrow(values: list[Any], name: str, place: str) -> pyarrow.Array:
