@@ -123,7 +123,7 @@ MakeUp = Callable[[MadeUp], MadeUp]
 
 def test_all_see_as_many_inputs(options: dict[str, Any], make_up: MakeUp, capsys: Any) -> None:
     train = make_up(MadeUp(small_gain))
-    found = aft.compare(**options, eval_every=4)
+    found = aft.compare(**{**options, "eval_every": 4, "progress": True})
     (setting,) = found["settings"]
     steps = {name: config.steps for name, config in train.configs.items()}
     assert steps == {

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 import aft
-from aft.commands.predict import _as_csv
+from aft.commands.prediction_files import _as_csv
 from aft.config.commands import TrainConfig, read_config_file
 from aft.errors import ConfigError, StudentError
 from aft.training.run_folder import read_metrics

@@ -168,7 +168,7 @@ class TestRowsWithoutLabels:
         assert [inputs.shape[0] for _, (inputs, _) in seen] == [5, 5]
 
     def test_processes_that_would_have_none(self) -> None:
-        config = resolve(TrainConfig, None, {"data": "d", "student": "s", "batch_size": 8})
+        config = resolve(TrainConfig, None, {"data": "d", "student": "small:cnn", "batch_size": 8})
         five, one = ([None] * n for n in (5, 1))
         check: Any = check_options
         task = Task("regression", ("y",))

@@ -88,6 +88,7 @@ def _read_teacher(
         folder, store_identity(teacher, config.features_dtype, config.extract_precision)
     )
     lacking = _count_lacking(store, [inputs])
+    processes.wait()  # until all have counted
     start = time.perf_counter()
     store = extract_features(
         teacher,
