@@ -192,6 +192,8 @@ def check_writable(path: Path, option: str, is_file: bool = False) -> None:
     try:
         if not is_utf8(path) or "\0" in str(path):
             raise ValueError("it is not UTF-8 text")
+        if re.match(r"\w{2,}:[/\\]", str(path)):  # "s3://a" as a path is "s3:/a"
+            raise ValueError("expected a local folder, got an address; copy it there afterwards")
         there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
         if there.is_dir() == (is_file and there == path):
             raise ValueError(f"{there} is {'a' if there.is_dir() else 'not a'} folder")
