@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from aft.errors import TeacherError
+from aft.ids import content_id
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.loading import load_teacher
 from helpers.damage import DAMAGES, HEADERS
@@ -123,7 +124,7 @@ def test_tables_of_the_wrong_form(tmp_path: Path) -> None:
     refused(parquet, "features", "1, 2")
     pq.write_table(pa.table({"file": FILES, "features": [[1.0, 2.0]] * 5 + [None]}), parquet)
     refused(parquet, " 1 ")
-    pq.write_table(pa.table({"file": FILES, "text": FILES}), parquet)
+    pq.write_table(pa.table({"file": FILES, "words": FILES}), parquet)
     refused(parquet, "object")
     parquet.write_bytes(b"PAR1 no")
     refused(parquet)
@@ -175,3 +176,39 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "x.ids.txt").write_bytes(b"\xff\xfe\n" * 6)
     with pytest.raises(TeacherError, match=r"x\.ids\.txt"):
         load_teacher(spec)
+
+
+def test_soft_labels_have_names_and_a_scale(tmp_path: Path) -> None:
+    rows = np.abs(ROWS) / np.abs(ROWS).sum(1, keepdims=True)
+    spec = write(tmp_path, "parquet ids columns", rows)
+    known = load_teacher(f"{spec}?soft=probabilities").identity
+    assert (known["soft"], known["rows_sum_to_1"]) == ("probabilities", True)
+    assert known["columns"] == ["f0", "f1", "f2"]
+    assert load_teacher(f"{spec}?soft=logits&prefix=f").identity["columns"] == ["0", "1", "2"]
+    with pytest.raises(TeacherError):
+        load_teacher(f"{spec}?soft=logits&columns=a,b,c")
+    array = write(tmp_path, "npy ids", 0.5 * rows)
+    known = load_teacher(f"{array}?soft=probabilities&columns=b,a,c").identity
+    assert (known["columns"], known["rows_sum_to_1"]) == (["b", "a", "c"], False)
+    for wrong in ("", "&columns=a,b", "&columns=a,a,b", "&columns=a,b,c&prefix=f"):
+        with pytest.raises(TeacherError):
+            load_teacher(f"{array}?soft=probabilities{wrong}")
+    with pytest.raises(TeacherError) as error:
+        load_teacher(f"{write(tmp_path, 'parquet ids columns')}?soft=probabilities")
+    assert says(error.value, f"{ROWS.min():.6g}", f"{ROWS.max():.6g}")
+    with pytest.raises(TeacherError):
+        load_teacher(f"{spec}?soft=percent")
+
+
+def test_rows_are_found_by_their_text(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    texts = ["good film", "böse", "a\nb"]
+    columns = {"text": texts, "label": ["a", "b", "a"], "p_a": [0.9, 0.2, 0.5]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    table = load_teacher(f"features:{tmp_path / 'x.parquet'}?prefix=p_")
+    assert isinstance(table, FeatureTable)
+    ids = np.stack([np.frombuffer(content_id(text.encode()), np.uint8) for text in texts[::-1]])
+    np.testing.assert_array_equal(table.rows(ids, ["x"] * 3)[:, 0], np.float32([0.5, 0.2, 0.9]))
+    with pytest.raises(TeacherError):
+        load_teacher(f"features:{tmp_path / 'x.parquet'}")  # the label is no number

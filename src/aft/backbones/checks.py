@@ -24,10 +24,12 @@ MODULES = {
 """The module of `aft.backbones` that builds the networks of a source."""
 TABLES = (".parquet", ".safetensors", ".npy")
 """File extensions of precomputed features."""
+SOFT_LABELS = ("probabilities", "logits", "values")
+"""What a file of soft labels holds; values are for regression."""
 
 _TEXTS = "max_tokens=1 template truncate"
 OPTIONS = {
-    "features": "",
+    "features": "soft prefix columns",
     "hf": "weights seed=0 pooling layer=1 layers=1 tower hidden_size=1 heads=1 intermediate_size=1 "
     f"size=1 device_map {_TEXTS}",
     "onnx": f"output pooling tokenizer size=1 mean std {_TEXTS}",
@@ -107,6 +109,8 @@ def check(spec: Spec) -> None:
     for name, least in _options(spec).items():
         if least:
             integer_option(spec, name, None)
+    if spec.source == "features":
+        _check_soft_labels(spec)
     source = spec.options.get("weights", "random")
     if spec.source == "small" and source == "pretrained":
         raise ModelError(f"{key} has no pretrained weights; use weights=random or weights=FILE")
@@ -118,6 +122,14 @@ def check(spec: Spec) -> None:
     is_file = spec.source in _WEIGHTS and source not in _WEIGHTS[spec.source].split()
     if is_file or (spec.source == "torchvision" and Path(source).suffix):
         find_weights(source)
+
+
+def _check_soft_labels(spec: Spec) -> None:
+    soft = spec.options.get("soft")
+    if soft not in (None, *SOFT_LABELS):
+        raise ModelError(f"expected soft={' or soft='.join(SOFT_LABELS)}, got soft={soft}")
+    if soft is None and spec.options.get("columns"):
+        raise ModelError(f"columns= names the classes of soft labels; add soft=…, got {spec}")
 
 
 def check_options(spec: Spec, allowed: Collection[str]) -> None:

@@ -214,12 +214,7 @@ class SoftLabelLoss(HeadLoss):
         dims = infer_teacher_dims(teacher_features)
         features = join_teachers(teacher_features, dims)
         head = fit_task_head(features, labels, kind, num_outputs, seed, progress=progress)
-        std = None
-        if kind == "regression":
-            targets = labels.to(head.weight).reshape(len(labels), num_outputs)
-            std = targets.std(dim=0, correction=0)
-            # The bias alone predicts a constant target, so its scale does not matter.
-            std = torch.where(std > 1e-6 * targets.mean(dim=0).abs() + 1e-12, std, 1.0)
+        std = target_std(labels, num_outputs) if kind == "regression" else None
         return cls(dims, head, kind=kind, target_std=std, temperature=temperature)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -239,6 +234,19 @@ class SoftLabelLoss(HeadLoss):
             f"teacher_dims={list(self.teacher_dims)}, kind={self.kind!r}, "
             f"num_outputs={len(self.weight)}, temperature={self.temperature}"
         )
+
+
+def target_std(labels: Tensor, num_outputs: int) -> Tensor:
+    """Standard deviation of each regression target, ``(C,)``; 1 for a constant one.
+
+    Args:
+        labels: ``(n,)`` or ``(n, C)``.
+        num_outputs: C, the number of targets.
+    """
+    targets = labels.float().reshape(len(labels), num_outputs)
+    std = targets.std(dim=0, correction=0)
+    # The bias alone predicts a constant target, so its scale does not matter.
+    return torch.where(std > 1e-6 * targets.mean(dim=0).abs() + 1e-12, std, 1.0)
 
 
 def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

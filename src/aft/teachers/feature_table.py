@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,19 @@ from aft.backbones.specs import Spec
 from aft.backbones.weights import file_hash, read_safetensors
 from aft.errors import TeacherError
 from aft.files import reading
+from aft.ids import ID_BYTES, content_id
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_HEX_DIGITS = 32
-_ID_BYTES = _HEX_DIGITS // 2
+_HEX_DIGITS = 2 * ID_BYTES
 _SHOWN = 3
+_ROUNDING = 0.02
+"""Deviation of a sum of rounded probabilities from 1."""
 
 Matrix = NDArray[Any]
+_Read = tuple[Matrix, list[bytes | str], list[Path], list[str] | None]
+"""Features, what names each row, the files read, and the names of the columns if they have any."""
 
 
 @dataclass
@@ -33,7 +37,8 @@ class FeatureTable:
     Attributes:
         spec: The specification as the user wrote it.
         dim: Feature dimension.
-        identity: JSON values that determine the features.
+        identity: JSON values that determine the features; for soft labels their scale as ``soft``,
+            the names of their ``columns``, and whether all rows sum to 1.
         features: All rows, ``(n, dim)``, in the file's precision.
         row_of: Row number by sample id (16 bytes) or file name (str).
     """
@@ -55,7 +60,7 @@ class FeatureTable:
         check(spec)
         path = find_table(spec)
         with reading(path, TeacherError):
-            features, keys, files = _READERS[path.suffix](path)
+            features, keys, files, columns = _READERS[path.suffix](path, spec.options)
         if features.ndim != 2 or features.dtype.kind not in "fiu" or 0 in features.shape:
             raise TeacherError(
                 f"expected a numeric matrix (n, dim) in {path}, got shape {features.shape} and "
@@ -68,6 +73,8 @@ class FeatureTable:
             )
         dim = int(features.shape[1])
         identity = {"source": "features", "sha256": file_hash(*files), "dim": dim}
+        if "soft" in spec.options:
+            identity |= _describe_soft_labels(spec, path, features, columns)
         return cls(str(spec), dim, identity, features, _index(path, keys, features))
 
     def rows(self, ids: NDArray[np.uint8], files: Sequence[str]) -> NDArray[np.float32]:
@@ -119,7 +126,33 @@ def _index(path: Path, keys: Iterable[bytes | str], features: Matrix) -> dict[by
     return row_of
 
 
-def _read_npy(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
+def _describe_soft_labels(
+    spec: Spec, path: Path, features: Matrix, names: list[str] | None
+) -> dict[str, Any]:
+    scale = spec.options["soft"]
+    if "columns" in spec.options:
+        if names is not None:
+            raise TeacherError(f"{path} has names of columns: leave out columns= in {spec}")
+        names = spec.options["columns"].split(",")
+    if names is None or len(names) != features.shape[1] or len(set(names)) != len(names):
+        raise TeacherError(
+            f"expected a different name for each of the {features.shape[1]} soft labels of {path}, "
+            f"got {', '.join(names) if names else 'none'}; name the classes in the order of the "
+            "columns: ?soft=…&columns=CLASS,CLASS"
+        )
+    rows = features.astype(np.float64)
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    if scale == "probabilities" and ((rows < 0) | (rows > 1 + _ROUNDING)).any():
+        raise TeacherError(
+            f"expected probabilities from 0 to 1 in {path}, got values from {rows.min():.6g} to "
+            f"{rows.max():.6g}; for outputs before a softmax or sigmoid use soft=logits"
+        )
+    sums = bool((np.abs(rows.sum(axis=1) - 1) <= _ROUNDING).all())
+    return {"soft": scale, "columns": names, "rows_sum_to_1": sums}
+
+
+def _read_npy(path: Path, options: Mapping[str, str]) -> _Read:
+    _check_no_prefix(path, options)
     names = path.with_suffix(".ids.txt")
     if not names.is_file():
         raise TeacherError(
@@ -129,10 +162,11 @@ def _read_npy(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
     with reading(names, TeacherError):
         lines = names.read_text(encoding="utf-8").splitlines()
     features = np.load(path, mmap_mode="r", allow_pickle=False)
-    return features, [_key(line.strip()) for line in lines], [path, names]
+    return features, [_key(line.strip()) for line in lines], [path, names], None
 
 
-def _read_safetensors(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
+def _read_safetensors(path: Path, options: Mapping[str, str]) -> _Read:
+    _check_no_prefix(path, options)
     tensors = read_safetensors(path, TeacherError)
     if {"features", "sample_ids"} - set(tensors):
         raise TeacherError(
@@ -143,34 +177,48 @@ def _read_safetensors(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]
     if features.is_floating_point() and features.element_size() == 2:
         features = features.float()  # numpy has no bfloat16
     ids = tensors["sample_ids"].numpy()
-    if ids.dtype != np.uint8 or ids.ndim != 2 or ids.shape[1] != _ID_BYTES:
+    if ids.dtype != np.uint8 or ids.ndim != 2 or ids.shape[1] != ID_BYTES:
         raise TeacherError(
-            f"expected sample_ids of shape (n, {_ID_BYTES}) and type uint8 in {path}, got "
+            f"expected sample_ids of shape (n, {ID_BYTES}) and type uint8 in {path}, got "
             f"{ids.shape} and {ids.dtype}"
         )
-    return features.numpy(), [row.tobytes() for row in ids], [path]
+    return features.numpy(), [row.tobytes() for row in ids], [path], None
 
 
-def _read_parquet(path: Path) -> tuple[Matrix, list[bytes | str], list[Path]]:
+def _read_parquet(path: Path, options: Mapping[str, str]) -> _Read:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    named = [name for name in ("sample_id", "file") if name in table.column_names]
+    named = [name for name in _KEYS if name in table.column_names]
     if not named:
         raise TeacherError(
-            f"expected a column sample_id (32 hex digits) or file in {path}, got "
-            f"{', '.join(table.column_names)}"
+            f"expected a column {', '.join(_KEYS)} in {path}, which names the sample of each row, "
+            f"got {', '.join(table.column_names)}"
         )
     names = table.column(named[0]).to_pylist()
-    keys = [_plain(str(name)) if named[0] == "file" else _hex_key(name) for name in names]
+    keys = [_KEYS[named[0]](name) for name in names]
     if None in keys:
         wrong = [repr(name) for name, key in zip(names, keys, strict=True) if key is None]
+        what = f"sample ids of {_HEX_DIGITS} hex digits" if named[0] == "sample_id" else "texts"
         raise TeacherError(
-            f"expected sample ids of {_HEX_DIGITS} hex digits in {path}, got {len(wrong)} invalid "
-            f"ids: {_list(wrong)}"
+            f"expected {what} in the column {named[0]} of {path}, got {len(wrong)} other values: "
+            f"{_list(wrong)}"
         )
-    features = _parquet_features(path, table.drop_columns(named))
-    return features, [key for key in keys if key is not None], [path]
+    prefix = options.get("prefix", "")
+    chosen = [name for name in table.column_names if name.startswith(prefix)]
+    table = table.select([name for name in chosen if name not in named])
+    features = _parquet_features(path, table)
+    columns = [name.removeprefix(prefix) for name in table.column_names]
+    unnamed = "features" in table.column_names
+    return features, [key for key in keys if key is not None], [path], None if unnamed else columns
+
+
+def _check_no_prefix(path: Path, options: Mapping[str, str]) -> None:
+    if "prefix" in options:
+        raise TeacherError(
+            f"the columns of {path} have no names, so prefix={options['prefix']} selects none; "
+            "use a .parquet file"
+        )
 
 
 def _parquet_features(path: Path, table: pa.Table) -> Matrix:
@@ -215,6 +263,14 @@ def _plain(file: str) -> str:
     return file.replace("\\", "/").removeprefix("./")
 
 
+def _file_key(file: object) -> str | None:
+    return _plain(file) if isinstance(file, str) else None
+
+
+def _text_key(text: object) -> bytes | None:
+    return content_id(text.encode()) if isinstance(text, str) else None
+
+
 def _summary(mask: NDArray[np.bool_], files: Sequence[str]) -> str:
     chosen = np.flatnonzero(mask)
     return f"{len(chosen)} of {len(mask)} samples: {_list([files[i] for i in chosen[:4]])}"
@@ -224,4 +280,8 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
 
 
+_KEYS: dict[str, Callable[[object], bytes | str | None]] = {
+    **{"sample_id": _hex_key, "file": _file_key, "file_name": _file_key, "text": _text_key}
+}
+"""What a column makes of a cell to find the row of a sample, in the order of preference."""
 _READERS = {".parquet": _read_parquet, ".safetensors": _read_safetensors, ".npy": _read_npy}

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from aft.backbones.specs import split_column
 from aft.config.commands import TrainConfig
 from aft.config.groups import LossOptions
 from aft.data.samples import Samples
-from aft.errors import ConfigError
+from aft.errors import ConfigError, InputError
 from aft.features.stored import StoredFeatures
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_no_kernel import NoKernelAFTLoss
@@ -22,12 +22,13 @@ from aft.losses.aft_soft import AFTSoftLoss
 from aft.losses.btuning import BTuningLoss
 from aft.losses.cka import CKALoss
 from aft.losses.ft import FTLoss, fit_autoencoder
+from aft.losses.given_labels import Given, GivenLabelLoss, check_scale
 from aft.losses.kd import KDLoss
 from aft.losses.kdep import KDEPLoss
 from aft.losses.kernel_kd import KernelKDLoss
 from aft.losses.logit_kd import LogitKDLoss
 from aft.losses.rkd import RKDLoss
-from aft.losses.soft_labels import SoftLabelLoss
+from aft.losses.soft_labels import SoftLabelLoss, target_std
 from aft.students.inputs import StudentInputs, Transform
 from aft.students.run_student import run_student
 from aft.students.student import Student
@@ -110,7 +111,7 @@ def make_loss(
     if options.loss == "logit-kd":
         return LogitKDLoss.fit(features, labels, num_classes=task.num_outputs, seed=seed)
     if options.loss in SOFT:
-        soft = SoftLabelLoss.fit(
+        soft = _given_labels(teachers, labels, task) or SoftLabelLoss.fit(
             features,
             labels,
             kind=task.kind,
@@ -129,6 +130,47 @@ def make_loss(
     start = torch.cat([features.float().cpu() for _, features in batches])
     classes = task.num_outputs if task.kind == "classification" else None
     return BTuningLoss.fit(start, features, labels, num_classes=classes)
+
+
+def _given_labels(
+    teachers: Sequence[StoredFeatures], labels: Tensor, task: Task
+) -> SoftLabelLoss | None:
+    """The loss of soft labels that are among the teachers; None if there are none.
+
+    Raises:
+        ConfigError: If their columns are not the classes, labels or targets of the task, or their
+            scale is not one for the task.
+    """
+    given = [_find_given(one, task) for one in teachers]
+    if not any(given):
+        return None
+    dims = [one.dim for one in teachers]
+    std = target_std(labels, task.num_outputs) if task.kind == "regression" else None
+    return GivenLabelLoss(dims, given, kind=task.kind, target_std=std)
+
+
+def _find_given(teacher: StoredFeatures, task: Task) -> Given | None:
+    found = teacher.store.identity
+    if "soft" not in found:
+        return None
+    columns, names = found["columns"], list(task.names)
+    if sorted(columns) != sorted(names):
+        raise ConfigError(
+            f"expected soft labels for {', '.join(names)} from {teacher.spec}, got columns "
+            f"{', '.join(columns)}; name the columns like the classes, labels or targets, or like "
+            "them after a prefix: ?soft=…&prefix=PREFIX"
+        )
+    try:
+        check_scale(found["soft"], task.kind)
+    except InputError as error:
+        raise ConfigError(f"{teacher.spec}: {error}") from None
+    one_class = task.kind == "classification" and found["soft"] == "probabilities"
+    if one_class and not found["rows_sum_to_1"]:
+        raise ConfigError(
+            f"expected probabilities that sum to 1 in each row of {teacher.spec}, since each row "
+            "has one class; for outputs before the softmax use soft=logits"
+        )
+    return Given(found["soft"], [columns.index(name) for name in names])
 
 
 def count_views(config: TrainConfig, unlabelled: bool) -> int:
