@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 PADDING = -1
 """Value that pads shorter texts in a batch; never a valid token id."""
@@ -48,6 +48,8 @@ def to_device(batch: T, device: torch.device) -> T:
 def _stack(inputs: Sequence[Tensor]) -> Tensor:
     if inputs[0].is_floating_point():
         return torch.stack(list(inputs))
+    if inputs[0].ndim == 1:
+        return nn.utils.rnn.pad_sequence(list(inputs), batch_first=True, padding_value=PADDING)
     length = max(one.shape[-1] for one in inputs)
     batch = torch.full((len(inputs), *inputs[0].shape[:-1], length), PADDING, dtype=torch.int64)
     for row, one in zip(batch, inputs, strict=True):

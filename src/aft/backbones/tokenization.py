@@ -272,6 +272,8 @@ class Tokenization:
 
     def _texts(self, value: Text) -> list[str]:
         """The one or two texts to tokenize for a value."""
+        if self.template is None and isinstance(value, str):
+            return [value]
         texts = self._parts(value)
         if self.template is not None:
             fields = _count_fields(self.template)
