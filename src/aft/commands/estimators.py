@@ -108,7 +108,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _fitted(self, X: Any) -> SavedStudent:
         """The student, after a check of its inputs."""
-        check_is_fitted(self)
+        check_is_fitted(self, "student_")
         self._check(X, reset=False)
         self.student_.module.to(choose_device(self.device))
         return self.student_
