@@ -12,6 +12,8 @@ def calls() -> float:
     config = TrainConfig(data=[{"text": "a"}], student=["small:cnn"])
     aft.train(config, steps=3)
     aft.predict(run="runs/a", data=["a"], out="out.csv")
+    aft.AFTClassifier("small:cnn", teachers=["st:a"], patience=3).fit(["a"], ["b"]).predict(["a"])
+    aft.AFTRegressor("small:cnn", steps="many")  # type: ignore[arg-type]
     aft.train(student="small:cnn")  # type: ignore[call-overload]
     aft.train(data="d", student="small:cnn", stepz=3)  # type: ignore[call-overload]
     aft.train(data="d", student="small:cnn", steps="many")  # type: ignore[call-overload]

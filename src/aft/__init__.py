@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from aft.backbones.tokenization import Tokenization as Tokenization
     from aft.commands.compare import compare as compare
     from aft.commands.demo import demo as demo
+    from aft.commands.estimators import AFTClassifier as AFTClassifier
+    from aft.commands.estimators import AFTRegressor as AFTRegressor
     from aft.commands.evaluate import evaluate as evaluate
     from aft.commands.export import export as export
     from aft.commands.extract import extract as extract
@@ -48,6 +50,8 @@ _COMMANDS = (
 )
 _HOMES = {
     **{command: f"aft.commands.{command}" for command in _COMMANDS},
+    "AFTClassifier": "aft.commands.estimators",
+    "AFTRegressor": "aft.commands.estimators",
     "AftError": "aft.errors",
     "FeatureStore": "aft.features.store",
     "FeatureWriter": "aft.features.store",

@@ -14,7 +14,7 @@ class ConfigError(AftError):
     """An option, a configuration file or a combination of options is wrong."""
 
 
-class DataError(AftError):
+class DataError(AftError, ValueError):
     """The data set cannot be read or cannot be used for the task."""
 
 

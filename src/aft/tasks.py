@@ -129,7 +129,7 @@ def infer_task(
         )
     values = next(iter(labels.values()))
     found = {part for v in values for part in _parts(v)} if kind == "multilabel" else set(values)
-    names = dict.fromkeys(_name(value, None) for value in sorted(found, key=_order))
+    names = dict.fromkeys(class_name(value) for value in sorted(found, key=_order))
     return Task(kind, tuple(names))  # type: ignore[arg-type]
 
 
@@ -199,7 +199,7 @@ def encode_labels(
         encoded = encoded.astype(np.int64)
     for row, value in enumerate(values):
         for part in _parts(value) if several else [value]:
-            name = _name(part, class_names)
+            name = class_name(part, class_names)
             place = index.get(name, truth.get(name.lower()))
             if place is None:
                 unknown[name] = unknown.get(name, 0) + 1
@@ -212,7 +212,7 @@ def encode_labels(
     return encoded
 
 
-def _name(value: Any, class_names: tuple[str, ...] | None) -> str:
+def class_name(value: Any, class_names: tuple[str, ...] | None = None) -> str:
     """The class name of a label; 1, 1.0 and "1" have the same name."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

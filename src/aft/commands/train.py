@@ -174,9 +174,10 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         known = len(summary["notes"])
         finish(out, data, saved, score, summary)
         say(*summary["notes"][known:], sep="\n")
-        _report(out, data)
+        if config.report:
+            _report(out, data)
     accelerator.wait_for_everyone()
-    say(f"report: {out / REPORT}")
+    say(f"report: {out / REPORT}" if config.report else f"run: {out}")
     return TrainResult.load(out)
 
 

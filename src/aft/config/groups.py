@@ -274,6 +274,8 @@ class RunOptions(StudentOptions):
     baselines: bool = True
     """Also score what people would use instead of a student, when that takes seconds: TF-IDF with a
     linear model, and a linear model on the features of a pre-trained student."""
+    report: bool = True
+    """Write report.html."""
     shard_student: bool = False
     """With torchrun: divide the student's weights and moments among the processes (FSDP) when they
     are too large for one GPU. Same results."""

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class SavedStudent:
         logits, features = zip(*batches, strict=True)
         return torch.cat(logits).float().cpu(), torch.cat(features).float().cpu()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors``, :attr:`Backbone.files`, and their description.
 
         ``student.json``, which is written last, holds the SHA-256 of the other files.
@@ -120,6 +121,7 @@ class SavedStudent:
         Raises:
             StudentError: If a file cannot be written.
         """
+        folder = Path(folder)
         state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
         texts = {name: text.encode() for name, text in self.backbone.files.items()}
         files = {WEIGHTS: save(state), **texts}
@@ -166,8 +168,24 @@ class SavedStudent:
             module.load_state_dict(load_file(folder / WEIGHTS))
         return cls(module.eval(), task, columns, backbone)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the files that :meth:`save` writes, so that a pickle depends on no folder."""
+        with TemporaryDirectory() as folder:
+            self.save(folder)
+            paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+            return _unpickle, ({str(p.relative_to(folder)): p.read_bytes() for p in paths},)
+
 
 load_student = SavedStudent.load
+
+
+def _unpickle(files: dict[str, bytes]) -> SavedStudent:
+    """The student of these files, on the CPU."""
+    with TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_bytes(data)
+        return SavedStudent.load(folder, trust_remote_code=True)  # as a pickle may run any code
 
 
 def check_student(folder: Path) -> dict[str, Any]:

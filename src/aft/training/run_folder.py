@@ -48,7 +48,7 @@ FINISH_AGAIN = "Delete it and run again with --resume, which finishes the run fr
 FREE_TO_CHANGE = {
     *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
     *("image_cache", "shard_student"),
-    *("trust_remote_code", "baselines", "allow_outside", "delimiter", "encoding"),
+    *("trust_remote_code", "baselines", "report", "allow_outside", "delimiter", "encoding"),
 }
 """Options that may differ when a run is resumed: they do not change the student."""
 

@@ -162,6 +162,8 @@ def _read(path: Path, request: Request) -> _Table:
             f"cannot read the table {path}: the column names are {fault}; name the encoding with "
             "--encoding, e.g. cp1252"
         ) from None
+    except DataError:
+        raise
     except (pyarrow.ArrowException, ValueError, OSError, RecursionError) as error:
         raise DataError(f"cannot read the table {path}: {error}") from None
     kept = None
