@@ -161,6 +161,24 @@ class ExportConfig(ReadOptions):
     """Say what is done, and show progress bars."""
 
 
+class PushConfig(Options):
+    """Publish a trained student, or an export, on the Hugging Face Hub.
+
+    RUN and REPO may stand without their flags. The token is that of `hf auth login` or HF_TOKEN.
+    """
+
+    run: Place
+    """Folder of a run, a student or an export."""
+    repo: str
+    """Name of the repository on the Hub, USER/NAME; it is made if there is none."""
+    private: bool = False
+    """Make a new repository private."""
+    revision: str | None = None
+    """Branch to write to; it is made if there is none. Default: main."""
+    message: str = "Push from aft"
+    """Message of the commit."""
+
+
 class InspectConfig(TaskOption, ReadOptions, FeatureOptions):
     """Show what is in a run, a feature store or a data set.
 
