@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from aft.config.groups import (
-    IN_MEMORY,
-    LEFT_OUT,
-    NOTHING,
-    UNLABELLED,
-    as_source,
-    check_left_out,
-)
+from aft.config.groups import LEFT_OUT, NOTHING, UNLABELLED, as_source, check_left_out
 from aft.data.checking import check_inputs
 from aft.data.findings import DataReport, OnBadInput
 from aft.data.readers.find_columns import Columns
@@ -34,7 +27,6 @@ from aft.data.splits import (
 )
 from aft.data.unlabelled import join_unlabelled, read_named, read_own
 from aft.errors import DataError
-from aft.paths import find_source
 from aft.tasks import Task, encode_labels, explain_guess, infer_task, missing_labels
 
 if TYPE_CHECKING:
@@ -74,13 +66,9 @@ class DataSet:
 
     def origin(self) -> dict[str, Any]:
         """``name`` of the source, without its folder or address, ``on_hub`` and ``content``."""
-        try:
-            place = None if self.source == IN_MEMORY else find_source(self.source)
-            on_hub = place is None and "://" not in self.source and self.source != IN_MEMORY
-        except DataError:  # deleted since
-            place, on_hub = Path(self.source), False
-        address = PurePosixPath(urlsplit(self.source).path) if "://" in self.source else place
-        name = self.source if address is None else Path(address).resolve().name
+        is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", self.source)
+        on_hub = bool(is_name) and not Path(self.source).exists()
+        name = self.source if on_hub else Path(self.source.partition("?")[0]).name
         return {"name": name, "on_hub": on_hub, "content": self.content}
 
     def lines(self) -> list[str]:

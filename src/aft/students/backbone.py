@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -103,17 +103,6 @@ def load_backbone(
         },
         files=network.files,
     )
-
-
-def licence_of(info: Mapping[str, Any]) -> str | None:
-    """Licence of the weights that a student started from; None if all of them were random.
-
-    Args:
-        info: :attr:`Backbone.info`. A licence that its source does not state is ``unknown``.
-    """
-    parts = list(info.get("towers", {}).values()) or [info]
-    found = {one["licence"] or "unknown" for one in parts if one["weights"] != "random"}
-    return " + ".join(sorted(found)) or None
 
 
 def _architecture(network: Network) -> Spec:

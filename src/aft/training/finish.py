@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from aft.backbones.specs import shorten_paths
+from aft.backbones.network import licence_of
 from aft.config.commands import TrainConfig
 from aft.data.loading import DataSet
 from aft.errors import StudentError
@@ -26,7 +26,6 @@ from aft.linear.baselines import describe_baselines
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
 from aft.metrics import bootstrap_intervals, compute_metrics, explain_undefined
-from aft.students.backbone import licence_of
 from aft.students.predictions import compare_with_labels
 from aft.students.run_student import compute_logits
 from aft.students.saved import DESCRIPTION, SavedStudent
@@ -117,23 +116,16 @@ def finish(
 
 
 def _about(summary: Mapping[str, Any], data: DataSet, saved: SavedStudent) -> dict[str, Any]:
-    """What a student's folder says about its origin; names of files without their folders."""
-    how = ("loss", "seed", "steps", "training_seconds", "rows_without_labels", "views")
-    teachers = [{**one, "spec": shorten_paths(one["spec"])} for one in summary["teachers"]]
+    """What a student's folder says about its origin."""
+    own = ["version", "student_weights", "num_parameters", "teachers", "loss", "seed", "steps"]
+    own += ["training_seconds", "rows", "rows_without_labels", "views", "notes"]
     return {
-        "version": __version__,
+        **{name: summary[name] for name in own},
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "weights": shorten_paths(summary["student_weights"]),
         "licence": licence_of(saved.backbone.info),
-        "num_parameters": summary["num_parameters"],
-        "teachers": teachers,
-        "data": {**data.origin(), "rows": summary["rows"]},
-        "scores": {name: summary[name] for name in ("metric", "split", "metrics", "intervals")},
-        "training": {
-            **{name: summary[name] for name in how},
-            "labels_alone": bool(summary.get("safety_net", {}).get("fell_back")),
-        },
-        "notes": [shorten_paths(note) for note in summary["notes"]],
+        "data": data.origin(),
+        "scores": {one: summary[one] for one in ("metric", "split", "metrics", "intervals")},
+        "labels_alone": summary.get("safety_net", {}).get("fell_back", False),
     }
 
 
