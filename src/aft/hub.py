@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from aft.errors import AftError, DataError, ExportError, StudentError
@@ -91,14 +90,21 @@ def download_student(address: str | Path) -> Path | None:
     return Path(folder)
 
 
-def upload(repository: str, files: Mapping[str, Path | bytes], **options: Any) -> str:
+def upload(
+    repository: str,
+    files: Mapping[str, Path | bytes],
+    message: str,
+    private: bool = False,
+    revision: str | None = None,
+) -> str:
     """Upload files to a repository, which is made if necessary, in one commit.
 
     Args:
         repository: Its name, ``user/name``.
         files: The files or their contents, by name.
-        options: ``private``, for a new repository; ``revision``, a branch, which is made if
-            necessary; ``message`` of the commit.
+        message: Message of the commit.
+        private: Whether a new repository is private.
+        revision: The branch, which is made if necessary; None for the main one.
 
     Returns:
         The commit's address.
@@ -109,26 +115,21 @@ def upload(repository: str, files: Mapping[str, Path | bytes], **options: Any) -
     """
     import huggingface_hub as hub
 
-    private, revision, message = (options.get(one) for one in ("private", "revision", "message"))
     what = f"cannot push to {repository}"
     if repository.count("/") != 1:
         raise ExportError(f"{what}: expected the name of a repository as USER/NAME")
-    with explained(what, ExportError):
-        hub.utils.validate_repo_id(repository)
     if reason := why_unreachable():
         raise ExportError(f"{what}: the hub cannot be reached ({reason})")
     if hub.get_token() is None:
         raise ExportError(f"{what}: no token; run `hf auth login`, or set HF_TOKEN")
-    api = hub.HfApi(endpoint())
     operations = [hub.CommitOperationAdd(name, one) for name, one in files.items()]
     with explained(what, ExportError):
-        api.create_repo(repository, private=private, exist_ok=True)
+        api = hub.HfApi(endpoint())
+        api.create_repo(repository, private=private or None, exist_ok=True)
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        commit = api.create_commit(
-            repository, operations, commit_message=message, revision=revision
-        )
-    return str(commit.commit_url)
+        made = api.create_commit(repository, operations, commit_message=message, revision=revision)
+    return str(made.commit_url)
 
 
 @contextmanager
@@ -152,4 +153,4 @@ def explained(what: str, error: type[AftError], reason: str | None = None) -> It
             404: "there is no such repository or revision, or the token may not see it",
         }
         first = (str(caught).strip() or type(caught).__name__).splitlines()[0]
-        raise error(f"{what}: {reason or words.get(status, first)}") from caught
+        raise error(f"{what}: {reason or words.get(status or 0, first)}") from caught
