@@ -162,6 +162,10 @@ def test_damage_is_an_error(damage: dict[str, Any], tmp_path: Path) -> None:
         ({"weights": "pretrained (hub a/b)", "licence": "own terms"}, "own terms", "other"),
         ({"weights": "w.pth", "licence": None}, "unknown", None),
         (
+            {"weights": "pretrained (torchvision V1)", "licence": "not stated; trained as in x"},
+            *("not stated; trained as in x", None),
+        ),
+        (
             {
                 "towers": {
                     "a": {"weights": "random", "licence": None},
@@ -171,7 +175,7 @@ def test_damage_is_an_error(damage: dict[str, Any], tmp_path: Path) -> None:
                 **{"weights": "pretrained (…)", "licence": "mit"},
             },
             "mit + unknown",
-            "other",
+            None,
         ),
     ],
 )

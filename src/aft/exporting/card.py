@@ -117,7 +117,7 @@ def _metadata(known: Mapping[str, Any], task: Task, is_student: bool) -> str:
         "tags": ["adaptive-feature-transfer", "knowledge-distillation"],
         "datasets": [data["name"].partition(":")[0]] if data.get("on_hub") else None,
     }
-    if licence == UNKNOWN:
+    if UNKNOWN in licence or "not stated" in licence:
         del values["license"]
     if defined := {name: value for name, value in metrics.items() if value is not None}:
         source = {"dataset_type": data["name"].partition(":")[0], "dataset_name": data["name"]}
