@@ -115,7 +115,7 @@ def licence_of(info: Mapping[str, Any]) -> str | None:
         info: ``Backbone.info``. A licence that its source does not state is ``unknown``.
     """
     parts = list(info.get("towers", {}).values()) or [info]
-    found = {one["licence"] or "unknown" for one in parts if one["weights"] != "random"}
+    found = {one.get("licence") or "unknown" for one in parts if one.get("weights") != "random"}
     return " + ".join(sorted(found)) or None
 
 

@@ -100,8 +100,11 @@ def _compare_in(
         return read_json(out / "compare.json", ConfigError)
     write_config_file(out / OPTIONS_FILE, saved)
     write_json(out / "compare.json", document, sealed=False)
-    for student in out.rglob(f"{STUDENT}/{DESCRIPTION}"):
-        write_card(student.parent)  # now that the comparison is known
+    try:
+        for student in out.rglob(f"{STUDENT}/{DESCRIPTION}"):
+            write_card(student.parent)  # now that the comparison is known
+    except AftError as error:
+        print(f"no card: {error}", file=sys.stderr)
     try:
         print(f"\nreport: {write_methods_report(out, document, _opener(scored))}", file=sys.stderr)
     except AftError as error:
