@@ -1,7 +1,7 @@
 """Adaptive feature transfer: the knowledge of large frozen models in small ones.
 
 The commands of the command line are functions here: :func:`extract`, :func:`score`,
-:func:`train`, :func:`compare`, :func:`evaluate`, :func:`predict`, :func:`export`,
+:func:`train`, :func:`compare`, :func:`evaluate`, :func:`predict`, :func:`export`, :func:`push`,
 :func:`inspect`, :func:`demo`.
 Everything is imported when it is first used, so ``import aft`` costs nothing.
 """
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aft.commands.extract import extract as extract
     from aft.commands.inspect import inspect as inspect
     from aft.commands.predict import predict as predict
+    from aft.commands.push import push as push
     from aft.commands.score import ScoreResult as ScoreResult
     from aft.commands.score import score as score
     from aft.commands.train import train as train
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
     from aft.training.transfer_model import TransferModel as TransferModel
 
 _COMMANDS = (
-    *("extract", "score", "train", "compare", "evaluate", "predict", "export", "inspect", "demo"),
+    *("extract", "score", "train", "compare", "evaluate", "predict", "export", "push", "inspect"),
+    "demo",
 )
 _HOMES = {
     **{command: f"aft.commands.{command}" for command in _COMMANDS},

@@ -35,7 +35,7 @@ class StudentError(AftError):
 
 
 class ExportError(AftError):
-    """A student cannot be exported in a format, or the export computes something else."""
+    """A student cannot be exported or pushed, or the export computes something else."""
 
 
 class StoreError(AftError):

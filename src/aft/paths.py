@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aft.errors import ConfigError, DataError, StudentError
 from aft.files import remove_leftovers, writing
+from aft.hub import download_student
 
 LOCK = ".lock"
 """Name of the file that a command locks in the folder that it writes to."""
@@ -131,12 +132,13 @@ def find_student(folder: str | Path) -> Path:
     """The folder of a saved student.
 
     Args:
-        folder: A run folder, or the ``student`` folder in it.
+        folder: A run folder, the ``student`` folder in it, or ``hf://user/name`` on the Hub, which
+            is downloaded.
 
     Raises:
-        StudentError: If it contains no student.
+        StudentError: If it contains no student, or cannot be downloaded.
     """
-    folder = Path(folder)
+    folder = download_student(folder) or Path(folder)
     if (folder / "student" / "student.json").exists():
         folder = folder / "student"
     if (folder / "student.json").exists():

@@ -97,6 +97,14 @@ def test_end_to_end(found: dict[str, Any], options: dict[str, Any]) -> None:
     best = setting["best"]
     own = {run["folder"] for run in setting["methods"][best["method"]]["runs"]}
     assert best["folder"] in own and best["folder"] in text and best["folder"] in page.text
+    values = setting["methods"]["kd"]
+    for run in values["runs"]:
+        card = (out / run["folder"] / "student/README.md").read_text()
+        assert "seeds 0, 1" in card and f"{values['mean']:.4f}" in card
+        assert f"{values['low']:+.3f} to {values['high']:+.3f}" in card
+    others = trained - {run["folder"] for one in setting["methods"].values() for run in one["runs"]}
+    for name in others:
+        assert "aft compare" not in (out / name / "student/README.md").read_text()
 
 
 def test_methods_that_are_left_out_are_named(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,17 @@ def seeded(seed: int, build: Callable[[], _T]) -> _T:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
+
+
+def licence_of(info: Mapping[str, Any]) -> str | None:
+    """Licence of the weights that a student started from; None if all of them were random.
+
+    Args:
+        info: ``Backbone.info``. A licence that its source does not state is ``unknown``.
+    """
+    parts = list(info.get("towers", {}).values()) or [info]
+    found = {one.get("licence") or "unknown" for one in parts if one.get("weights") != "random"}
+    return " + ".join(sorted(found)) or None
 
 
 def spread_out(module: nn.Module) -> nn.Module:

@@ -73,6 +73,5 @@ def build(
         preprocessing=Preprocessing(integer_option(spec, "size", 64)),
         weights=source,
         layer="global average pool",
-        licence="Apache-2.0" if source == "random" else None,
         versions=versions("torch"),
     )

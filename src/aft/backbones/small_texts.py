@@ -176,7 +176,6 @@ def text_network(
         preprocessing=tokenization,
         weights=weights,
         layer=layer,
-        licence="Apache-2.0" if weights == "random" else None,
         versions=versions("tokenizers", "torch"),
         pooling="mean",
         files={"tokenizer.json": tokenization.tokenizer_json},

@@ -46,6 +46,8 @@ def check(config: Options) -> None:
         _check_predict(config)
     elif isinstance(config, configs.InspectConfig):
         _check_inspect(config)
+    elif isinstance(config, configs.PushConfig):
+        pushed_folder(config.run)
     elif isinstance(config, configs.ExportConfig):
         paths.find_student(config.run)
         if paths.check_own_folder(config.out, "export", EXPORT) and not config.overwrite:
@@ -61,6 +63,15 @@ def check(config: Options) -> None:
         _check_models(config)
     for name in on_hub:
         check_data_set(sources[name], f"--{name} {sources[name]}: " * (name == "unlabelled"))
+
+
+def pushed_folder(run: Path) -> Path:
+    """The folder that `aft push` writes: that of an export, or of the student of a run.
+
+    Raises:
+        StudentError: If it is neither.
+    """
+    return run if (run / EXPORT).is_file() else paths.find_student(run)
 
 
 def out_folder(config: Writing) -> Path:

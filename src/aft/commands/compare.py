@@ -34,13 +34,16 @@ from aft.data.options import load_training_data
 from aft.data.samples import Samples
 from aft.devices import Processes, separate_processes
 from aft.errors import AftError, ConfigError
+from aft.exporting.card import write_card
 from aft.features.stored import extract_teachers, open_teacher
 from aft.files import read_json, write_json
 from aft.metrics import choose_metric
 from aft.paths import empty_folder, locked
 from aft.report import write_methods_report
 from aft.scoring.ceilings import score_ceilings
+from aft.students.saved import DESCRIPTION
 from aft.training.prepare import transfer_pool
+from aft.training.run_folder import STUDENT
 from aft.training.transfer_loss import check_loss
 from aft.version import __version__
 
@@ -97,6 +100,11 @@ def _compare_in(
         return read_json(out / "compare.json", ConfigError)
     write_config_file(out / OPTIONS_FILE, saved)
     write_json(out / "compare.json", document, sealed=False)
+    try:
+        for student in out.rglob(f"{STUDENT}/{DESCRIPTION}"):
+            write_card(student.parent)  # now that the comparison is known
+    except AftError as error:
+        print(f"no card: {error}", file=sys.stderr)
     try:
         print(f"\nreport: {write_methods_report(out, document, _opener(scored))}", file=sys.stderr)
     except AftError as error:

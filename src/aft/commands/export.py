@@ -19,7 +19,7 @@ from aft.data.loading import load_inputs
 from aft.data.options import asked_columns
 from aft.data.samples import Samples, match_columns
 from aft.errors import AftError, ConfigError, DataError, ExportError
-from aft.exporting.folder import check_format, table, write_document, write_formats
+from aft.exporting.folder import check_format, show_formats, write_document, write_formats
 from aft.files import writing
 from aft.students.saved import SavedStudent
 
@@ -50,14 +50,14 @@ def export(config: ExportConfig) -> dict[str, Any]:
         try:
             found = write_formats(made, student, formats, held_out, training, _say(config.progress))
             result = {"split": split, "rows": len(held_out), "formats": found}
-            write_document(made, student, result)
+            write_document(made, config.run, result)
             if place.exists():  # an export, or empty: checked above
                 shutil.rmtree(place)
             os.replace(made, place)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
-    return {"out": str(config.out), **result, "table": table(found)}
+    return {"out": str(config.out), **result, "table": show_formats(found)}
 
 
 def _say(enabled: bool) -> Callable[[str], None]:

@@ -20,6 +20,7 @@ from aft.data.loading import DataSet
 from aft.data.options import load_training_data
 from aft.devices import choose_device
 from aft.errors import AftError
+from aft.exporting.card import write_card
 from aft.features.stored import StoredFeatures, keep_in_memory
 from aft.linear.baselines import Baselines
 from aft.linear.rows import PreparedRows, soft_labels_of
@@ -159,7 +160,6 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         if choice:
             notes.append(choice["safety_net"]["sentence"])
             say(notes[-1])
-        saved.save(out / STUDENT)
         summary = {
             **summarize(config, data, saved, teachers, model, progress, schedule),
             "metric": metric,
@@ -173,6 +173,7 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         }
         known = len(summary["notes"])
         finish(out, data, saved, score, summary)
+        write_card(out / STUDENT)
         say(*summary["notes"][known:], sep="\n")
         if config.report:
             _report(out, data)

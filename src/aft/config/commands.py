@@ -101,7 +101,7 @@ class EvaluateConfig(ComputeOptions, ReadOptions):
     """Score a trained student on labelled data."""
 
     run: Place
-    """Folder of a run or a student."""
+    """Folder of a run or a student, or hf://USER/NAME on the Hugging Face Hub."""
     trust_remote_code: bool = False
     """Allow the file of a python: student to run."""
     data: Source | None = None
@@ -116,7 +116,7 @@ class PredictConfig(ComputeOptions, ReadOptions):
     """Predict labels of new inputs with a trained student."""
 
     run: Place
-    """Folder of a run or a student."""
+    """Folder of a run or a student, or hf://USER/NAME on the Hugging Face Hub."""
     trust_remote_code: bool = False
     """Allow the file of a python: student to run."""
     data: Source
@@ -142,7 +142,7 @@ class ExportConfig(ReadOptions):
     """
 
     run: Path
-    """Folder of a run or a student."""
+    """Folder of a run or a student, or hf://USER/NAME on the Hugging Face Hub."""
     format: Formats = ("onnx",)
     """Formats to write. onnx, and onnx-int8 with 8-bit weights, come with predict.py, which runs
     them without torch. torch: a program of torch.export. openvino: made from onnx. timm,
@@ -159,6 +159,24 @@ class ExportConfig(ReadOptions):
     """Replace an export in --out."""
     progress: bool = True
     """Say what is done, and show progress bars."""
+
+
+class PushConfig(Options):
+    """Publish a trained student, or an export, on the Hugging Face Hub.
+
+    RUN and REPO may stand without their flags. The token is that of `hf auth login` or HF_TOKEN.
+    """
+
+    run: Place
+    """Folder of a run, a student or an export."""
+    repo: str
+    """Name of the repository on the Hub, USER/NAME; it is made if there is none."""
+    private: bool = False
+    """Make a new repository private."""
+    revision: str | None = None
+    """Branch to write to; it is made if there is none. Default: main."""
+    message: str = "Push from aft"
+    """Message of the commit."""
 
 
 class InspectConfig(TaskOption, ReadOptions, FeatureOptions):

@@ -71,10 +71,14 @@ def parse_flags(name: str, kind: type[Options], arguments: Sequence[str]) -> dic
         SystemExit: After printing the help, for ``--help``.
     """
     flags = [_as_flag(word) for word in arguments]
-    values, unknown = make_parser(name, kind).parse_known_args(flags)
+    found, unknown = make_parser(name, kind).parse_known_args(flags)
+    values = {key: value for key, value in vars(found).items() if value is not None}
+    for option in positional(kind):
+        if option not in values and unknown and not unknown[0].startswith("-"):
+            values[option] = unknown.pop(0)
     if unknown:
         raise UsageError(_explain_unknown(unknown[0], kind))
-    return {key: value for key, value in vars(values).items() if value is not None}
+    return values
 
 
 def make_parser(name: str, kind: type[Options]) -> argparse.ArgumentParser:
@@ -113,9 +117,9 @@ def arrange(kind: type[Options]) -> dict[str, list[str]]:
     return {title: names for title, names in parts.items() if names}
 
 
-def positional(kind: type[Options]) -> str | None:
-    """The option that may stand without its flag."""
-    return "path" if "path" in kind.model_fields else None
+def positional(kind: type[Options]) -> tuple[str, ...]:
+    """The options that may stand without their flags."""
+    return ("run", "repo") if "repo" in kind.model_fields else ()
 
 
 def _add(group: Any, name: str, field: FieldInfo) -> None:
@@ -184,9 +188,10 @@ def _usage(name: str, kind: type[Options]) -> str:
     parts = [
         f"--{one.replace('_', '-')} {_metavar(one, _flatten(field.annotation))}"
         for one, field in kind.model_fields.items()
-        if field.is_required()
+        if field.is_required() and one not in positional(kind)
     ]
-    parts += ["[PATH]"] if positional(kind) else []
+    parts += [one.upper() for one in positional(kind)]
+    parts += ["[PATH]"] if "path" in kind.model_fields else []
     if "teachers" in kind.model_fields:
         parts.append("[--teachers SPEC ...]")
     return " ".join([f"aft {name}", *parts, "[options]"])

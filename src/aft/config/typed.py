@@ -24,13 +24,13 @@ R_co = TypeVar("R_co", covariant=True)
 class Command(Protocol[P, C_contra, R_co]):
     """A function of a configuration object, perhaps with changes, or of options by keyword.
 
-    The folder may come first where there is an option ``run``.
+    Where there is an option ``run``, the required options may come first, in their order.
     """
 
     __name__: str
 
     @overload
-    def __call__(self, config: C_contra | str | Path, /, **options: Any) -> R_co: ...
+    def __call__(self, config: C_contra | str | Path, /, *more: Any, **options: Any) -> R_co: ...
     @overload
     def __call__(self, *args: P.args, **options: P.kwargs) -> R_co: ...
 
@@ -48,9 +48,11 @@ def command(kind: Callable[P, C]) -> Callable[[Callable[[C], R]], Command[P, C, 
 
     def decorate(function: Callable[[C], R]) -> Command[P, C, R]:
         @functools.wraps(function)
-        def run(config: C | str | Path | None = None, /, **values: Any) -> R:
-            if isinstance(config, str | Path) and "run" in options.model_fields:
-                config, values = None, {"run": config, **values}
+        def run(config: C | str | Path | None = None, /, *more: Any, **values: Any) -> R:
+            fields = options.model_fields
+            if isinstance(config, str | Path) and "run" in fields:
+                required = [name for name, field in fields.items() if field.is_required()]
+                config, values = None, dict(zip(required, (config, *more), strict=False)) | values
             return function(cast("C", resolve(options, cast("Options | None", config), values)))
 
         run.__signature__ = _signature(options, function)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,13 @@ class DataSet:
     unlabelled: Samples | None = None
     unlabelled_source: str | None = None
     content: dict[str, str] = field(default_factory=dict)
+
+    def origin(self) -> dict[str, Any]:
+        """``name`` of the source, without its folder or address, ``on_hub`` and ``content``."""
+        is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", self.source)
+        on_hub = bool(is_name) and not Path(self.source).exists()
+        name = self.source if on_hub else Path(self.source.partition("?")[0]).name
+        return {"name": name, "on_hub": on_hub, "content": self.content}
 
     def lines(self) -> list[str]:
         """Readable messages about the rows that are used, and the problems found."""

@@ -18,8 +18,10 @@ from aft.backbones.tokenization import Tokenization
 from aft.data.samples import Samples
 from aft.errors import AftError, ExportError
 from aft.exporting import graph, native, parity
+from aft.exporting.card import CARD, make_card, table
 from aft.exporting.predict import Predictor
 from aft.files import write_json
+from aft.paths import find_student
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
 from aft.students.towers import ColumnPreprocessing, column_folder
@@ -31,6 +33,15 @@ FILES = {
     **{"openvino": "model.xml", "timm": "timm", "transformers": "transformers"},
 }
 """The file or folder of each format."""
+_LOADS = {
+    "onnx": '`onnxruntime.InferenceSession("model.onnx")`',
+    "onnx-int8": '`onnxruntime.InferenceSession("model-int8.onnx")`',
+    "torch": '`torch.export.load("model.pt2").module()`',
+    "openvino": '`openvino.Core().compile_model("model.xml")`',
+    "timm": '`timm.create_model("local-dir:timm", pretrained=True)`',
+    "transformers": '`from_pretrained("transformers")` of the class in `transformers/config.json`',
+}
+"""How each format is loaded, for the card."""
 _RUNTIME = {"onnx": "onnx", "onnxruntime": "onnx"}
 EXTRAS = {
     **{"onnx": _RUNTIME, "onnx-int8": _RUNTIME, "openvino": {**_RUNTIME, "openvino": "openvino"}},
@@ -156,26 +167,25 @@ def write_formats(
     return found
 
 
-def write_document(folder: Path, student: SavedStudent, document: dict[str, Any]) -> None:
-    """Write ``export.json`` and ``README.md``."""
+def write_document(folder: Path, run: Path, document: dict[str, Any]) -> None:
+    """Write ``export.json``, and ``README.md``, which is the card of the student of a run."""
     write_json(folder / DOCUMENT, document)
-    lines = [
-        f"# {student.task.kind.capitalize()} of {', '.join(c.name for c in student.columns)}\n",
-        f"Student {student.backbone.info['spec']}, exported by aft {__version__}.\n",
-        f"{table(document['formats'])}\n",
-        f"Measured on {document['rows']} rows of {document['split']}.",
-    ]
+    loads = [f"- {name}: {_LOADS[name]}" for name in document["formats"] if name in _LOADS]
+    use = "\n".join(loads)
     if (folder / "predict.py").exists():
-        lines.append("\n    pip install numpy onnxruntime pillow tokenizers")
-        lines.append("    python predict.py FILE")
-    (folder / "README.md").write_text("\n".join(lines) + "\n", "utf-8")
+        run_it = "pip install numpy onnxruntime pillow tokenizers\npython predict.py FILE"
+        use = f"```bash\n{run_it}\n```\n\n{use}".strip()
+    checks = (
+        f"## Checks of the export\n\n{show_formats(document['formats'])}\n\n"
+        f"Measured on {document['rows']} rows of {document['split']}."
+    )
+    (folder / CARD).write_text(make_card(find_student(run), folder, use, checks), "utf-8")
 
 
-def table(formats: dict[str, dict[str, Any]]) -> str:
+def show_formats(formats: dict[str, dict[str, Any]]) -> str:
     """The comparison as a Markdown table."""
     heads = ["format", "difference", "agreement", "score", "MB"]
-    heads += ["p50 ms", "p95 ms", f"rows/s, batch {parity.BATCH}"]
-    rows = [heads, ["---"] * len(heads)]
+    rows = [[*heads, "p50 ms", "p95 ms", f"rows/s, batch {parity.BATCH}"]]
     for name, one in formats.items():
         score = one.get("score")
         rows.append(
@@ -189,8 +199,7 @@ def table(formats: dict[str, dict[str, Any]]) -> str:
                 f"{one['rows_per_second']:,.0f}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+    return table(rows)
 
 
 def _write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from aft.backbones.preprocessing import Preprocessing
 from aft.config.groups import InMemory
 from aft.data.loading import load_inputs
 from aft.data.readers.find_columns import Columns, InputColumn
@@ -28,9 +29,10 @@ from aft.students.inputs import StudentInputs
 from aft.students.predictions import list_predictions, probabilities_of
 from aft.students.run_student import run_student
 from aft.students.student import Student, new_student
+from aft.students.towers import ColumnPreprocessing
 from aft.tasks import Task
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "student.json"
+WEIGHTS, DESCRIPTION, ABOUT = "model.safetensors", "student.json", "about"
 CURE = "Copy the student again from where it came, or train it again"
 
 
@@ -43,12 +45,15 @@ class SavedStudent:
         task: The task.
         columns: The input columns that it takes.
         backbone: Holds the preprocessing and the origin of the weights.
+        about: Where it comes from, as JSON values: ``version``, ``date``, ``licence``,
+            ``teachers``, ``data``, ``scores`` and ``training``; empty if it was not recorded.
     """
 
     module: Student
     task: Task
     columns: tuple[InputColumn, ...]
     backbone: Backbone
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def transform(self) -> Callable[[Any], Any]:
@@ -132,6 +137,11 @@ class SavedStudent:
             "dim": self.module.dim,
             "info": self.backbone.info,
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+            "shapes": {
+                "inputs": _shape(self.backbone.preprocessing),
+                "outputs": ["rows", self.task.num_outputs],
+            },
+            ABOUT: self.about,
         }
         with writing(folder, StudentError, "Free some space and run again with --resume"):
             for name, data in files.items():
@@ -143,10 +153,11 @@ class SavedStudent:
     def load(
         cls, folder: str | Path, trust_remote_code: bool | Collection[str] = False
     ) -> SavedStudent:
-        """Load a saved student; needs neither teachers nor internet access.
+        """Load a saved student; needs no teachers, and internet access only to download it.
 
         Args:
-            folder: A run folder, or the ``student`` folder in it.
+            folder: A run folder, the ``student`` folder in it, or ``hf://user/name``, perhaps with
+                ``@revision``, for one that `aft push` wrote to the Hub.
             trust_remote_code: Whether to run Python code that the student needs: the file of a
                 ``python:`` function, or code that is part of a hub model. Or the specifications
                 that the user gave, of which the files of ``python:`` students may run.
@@ -166,7 +177,7 @@ class SavedStudent:
             module = new_student(backbone, task)
         with reading(folder / WEIGHTS, StudentError, CURE):
             module.load_state_dict(load_file(folder / WEIGHTS))
-        return cls(module.eval(), task, columns, backbone)
+        return cls(module.eval(), task, columns, backbone, description.get(ABOUT, {}))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the files that :meth:`save` writes, so that a pickle depends on no folder."""
@@ -186,6 +197,14 @@ def _unpickle(files: dict[str, bytes]) -> SavedStudent:
             (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
             (Path(folder) / name).write_bytes(data)
         return SavedStudent.load(folder, trust_remote_code=True)  # as a pickle may run any code
+
+
+def _shape(prepare: Any) -> Any:
+    """Shape of a batch of inputs."""
+    if isinstance(prepare, ColumnPreprocessing):
+        return {name: _shape(part) for name, part in prepare.parts.items()}
+    is_image = isinstance(prepare, Preprocessing)
+    return ["rows", 3, prepare.size, prepare.size] if is_image else ["rows", "tokens"]
 
 
 def check_student(folder: Path) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
+from aft.backbones.network import licence_of
 from aft.config.commands import TrainConfig
 from aft.data.loading import DataSet
 from aft.errors import StudentError
@@ -74,7 +76,7 @@ def finish(
     score: Scorer,
     summary: dict[str, Any],
 ) -> None:
-    """Score the best checkpoint, then write ``result.json``, which marks the run as finished.
+    """Score the student, save it, then write ``result.json``, which marks the run as finished.
 
     Args:
         out: Folder of the run.
@@ -105,10 +107,26 @@ def finish(
                 pyarrow.table(compare_with_labels(logits, samples, data.task)), table
             )
             write_whole(out / EVALUATION, table.getvalue())
+    saved.about = _about(summary, data, saved)
+    saved.save(out / STUDENT)
     written = (CONFIG, METRICS, EVALUATION, GATES, f"{STUDENT}/{DESCRIPTION}")
     files = {name: sha256_of(out / name) for name in written if (out / name).exists()}
     with writing(out, StudentError, "Free some space and run again with --resume"):
         write_json(out / RESULT, {**summary, "files": files})
+
+
+def _about(summary: Mapping[str, Any], data: DataSet, saved: SavedStudent) -> dict[str, Any]:
+    """What a student's folder says about its origin."""
+    own = ["version", "student_weights", "num_parameters", "teachers", "loss", "seed", "steps"]
+    own += ["training_seconds", "rows", "rows_without_labels", "views", "notes"]
+    return {
+        **{name: summary[name] for name in own},
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "licence": licence_of(saved.backbone.info),
+        "data": data.origin(),
+        "scores": {one: summary[one] for one in ("metric", "split", "metrics", "intervals")},
+        "labels_alone": summary.get("safety_net", {}).get("fell_back", False),
+    }
 
 
 def summarize(
@@ -130,7 +148,11 @@ def summarize(
         "columns": [asdict(column) for column in data.splits["train"].columns],
         "student_columns": [column.name for column in saved.columns],
         "teachers": [
-            {"spec": one.spec, "dim": one.dim, "folder": one.store.path.name} for one in teachers
+            {
+                **{"spec": one.spec, "dim": one.dim, "folder": one.store.path.name},
+                "licence": one.store.identity.get("licence"),
+            }
+            for one in teachers
         ],
         "loss": None if model.transfer_loss is None else config.loss,
         "beta": model.beta,
