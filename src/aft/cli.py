@@ -69,6 +69,7 @@ COMMANDS = {
     "evaluate": Command(configs.EvaluateConfig, _show_pairs),
     "predict": Command(configs.PredictConfig, _show_predictions),
     "export": Command(configs.ExportConfig, lambda found: f"{found['table']}\n\n{found['out']}"),
+    "serve": Command(configs.ServeConfig, _show_pairs),
     "inspect": Command(configs.InspectConfig, lambda found: "\n".join(found["lines"])),
     "demo": Command(configs.DemoConfig, _show_markdown),
 }

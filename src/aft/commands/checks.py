@@ -46,6 +46,8 @@ def check(config: Options) -> None:
         _check_predict(config)
     elif isinstance(config, configs.InspectConfig):
         _check_inspect(config)
+    elif isinstance(config, configs.ServeConfig):
+        paths.find_student(config.run)
     elif isinstance(config, configs.ExportConfig):
         paths.find_student(config.run)
         if paths.check_own_folder(config.out, "export", EXPORT) and not config.overwrite:

@@ -1,0 +1,179 @@
+"""Answers of a student, and of a linear model on its teachers' features beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aft.config.commands import check_code
+from aft.config.groups import IN_MEMORY
+from aft.data.options import load_training_data
+from aft.data.samples import Samples
+from aft.errors import ConfigError
+from aft.features.engine import choose_engine
+from aft.features.extraction import store_identity
+from aft.features.run_teacher import Compute, compute_features
+from aft.features.store import FeatureStore
+from aft.features.stored import StoredFeatures, features_folder, open_teacher
+from aft.files import strict_json
+from aft.losses.heads import LinearHead, fit_task_head
+from aft.serving.questions import Question
+from aft.students.predictions import list_predictions, probabilities_of
+from aft.students.run_student import compute_logits
+from aft.students.saved import SavedStudent
+from aft.tasks import Task
+from aft.teachers.feature_table import FeatureTable
+from aft.teachers.teacher import Teacher
+from aft.training.run_folder import CONFIG, check_content, read_options
+from aft.training.transfer_loss import MOST_FITTED_ROWS
+
+
+@dataclass(frozen=True)
+class TeachersHead:
+    """A linear model on the features of the teachers of a run.
+
+    Attributes:
+        teachers: Each teacher, with the stored features of the training rows.
+        head: The linear model on the features of all, side by side.
+        how: How teachers are run on inputs whose features are not stored.
+    """
+
+    teachers: list[tuple[Teacher | FeatureTable, StoredFeatures]]
+    head: LinearHead
+    how: Compute
+
+    @classmethod
+    def fit(
+        cls, run: Path, student: SavedStudent, how: Compute, trust_remote_code: bool
+    ) -> TeachersHead:
+        """Load the teachers of a run, and fit the linear model to the stored training rows.
+
+        Args:
+            run: The run folder.
+            student: Its student.
+            how: How to run the teachers; the precision is that of the run.
+            trust_remote_code: Whether to run Python code that the run names.
+
+        Raises:
+            AftError: If the run has no teachers, its data or features have changed or are
+                missing, or a teacher cannot be loaded.
+        """
+        options = read_options(run)
+        if not options.teachers or options.data == IN_MEMORY:
+            lack = "its data were in memory" if options.teachers else "it has no teachers"
+            raise ConfigError(f"--with-teachers cannot be used with {run}: {lack}")
+        named = {"teachers": list(options.teachers)}
+        check_code(str(run / CONFIG), named, {"trust_remote_code": trust_remote_code})
+        options = options.model_copy(update={"trust_remote_code": trust_remote_code})
+        data = load_training_data(options, student.task, unlabelled=False)
+        check_content(run, data.content)
+        train = data.splits["train"]
+        rows = np.sort(np.random.default_rng(0).permutation(len(train))[:MOST_FITTED_ROWS])
+        folder, taken = features_folder(options.features), [one.name for one in student.columns]
+        found = []
+        for text in options.teachers:
+            teacher, samples = open_teacher(text, train, trust_remote_code)
+            if other := [one.name for one in samples.columns if one.name not in taken]:
+                raise ConfigError(
+                    f"--with-teachers cannot be used with {run}: {text} reads the column "
+                    f"{other[0]!r}, which the student does not take"
+                )
+            teacher = choose_engine(teacher, samples, options, folder, how.device)
+            identity = store_identity(teacher, options.features_dtype, options.extract_precision)
+            store = FeatureStore.open(folder, identity, create=False)
+            found.append((teacher, StoredFeatures(text, store, samples, [])))
+        features = torch.cat([stored.gather(rows) for _, stored in found], dim=1)
+        labels, task = torch.from_numpy(np.asarray(train.labels)[rows]), student.task
+        head = fit_task_head(features, labels, task.kind, task.num_outputs)
+        how = Compute(how.batch_size, how.batch_tokens, 0, how.device, options.extract_precision)
+        return cls(found, head, how)
+
+    def logits(self, samples: Samples) -> NDArray[np.float64]:
+        """Outputs of the linear model ``(n, C)``; NaN where a table of features lacks the input.
+
+        Args:
+            samples: Inputs with the student's columns; stored features are used if there are any.
+        """
+        features = []
+        for teacher, stored in self.teachers:
+            own = samples.only(*(column.name for column in stored.samples.columns))
+            present = np.asarray(own.present.any(axis=1))
+            places = stored.store.locate(own.ids)
+            found = stored.statistics().mean.repeat(len(own), 1)  # where the input is missing
+            kept, new = (np.flatnonzero(present & is_kept) for is_kept in (places >= 0, places < 0))
+            found[kept] = stored.store.gather(own.ids[kept])
+            if isinstance(teacher, FeatureTable):
+                found[new] = torch.nan
+            elif len(new):
+                # Batches are filled up to their size.
+                size = min(len(new), self.how.batch_size)
+                how = Compute(size, self.how.batch_tokens, 0, self.how.device, self.how.precision)
+                for rows, values in compute_features(teacher, own, new, how):
+                    found[rows] = values
+            features.append(found)
+        joined = torch.cat(features, dim=1).double()
+        return (joined @ self.head.weight.T.double() + self.head.bias.double()).numpy()
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Answers questions with a student.
+
+    Attributes:
+        student: The student, on its device.
+        batch_size: Most inputs per forward pass.
+        teachers: The linear model on the teachers' features, if it is wanted.
+    """
+
+    student: SavedStudent
+    batch_size: int = 64
+    teachers: TeachersHead | None = None
+
+    def answer(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
+        """The answers as JSON values: ``predictions`` and, if asked for, ``teachers``.
+
+        Both have one dictionary per input, as :meth:`SavedStudent.predict` returns them, with
+        ``probabilities`` by class if asked for. It is None where the teachers have no answer.
+
+        Raises:
+            DataError: If an input cannot be read.
+        """
+        student, counts = self.student, [len(one.rows) for one in questions]
+        columns = {
+            column.name: [row[place] for one in questions for row in one.rows]
+            for place, column in enumerate(student.columns)
+        }
+        inputs = columns if len(columns) > 1 else next(iter(columns.values()))
+        samples = student.read(inputs)
+        device = next(student.module.parameters()).device
+        own = student.inputs(samples)
+        logits = compute_logits(student.module, own, batch_size=self.batch_size, device=device)
+        taught = np.full(logits.shape, np.nan)
+        asked = np.flatnonzero(np.repeat([one.teachers for one in questions], counts))
+        if self.teachers is not None and len(asked):
+            taught[asked] = self.teachers.logits(samples.subset(asked))
+        ends = np.cumsum(counts)[:-1]
+        found = []
+        for one, own_part, part in zip(
+            questions, np.split(logits, ends), np.split(taught, ends), strict=True
+        ):
+            reply = {"predictions": _describe(own_part, student.task, one.probabilities)}
+            if one.teachers:
+                reply["teachers"] = _describe(part, student.task, one.probabilities)
+            found.append(strict_json(reply))
+        return found
+
+
+def _describe(logits: NDArray[Any], task: Task, probabilities: bool) -> list[Any]:
+    found: list[Any] = list_predictions(logits, task)
+    if probabilities:
+        for one, row in zip(found, probabilities_of(logits, task), strict=True):
+            one["probabilities"] = dict(zip(task.names, row.tolist(), strict=True))
+    known = np.isfinite(logits).all(axis=1)
+    return [one if is_known else None for one, is_known in zip(found, known, strict=True)]
