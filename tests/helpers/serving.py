@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from aft.data.readers.find_columns import InputColumn
 from aft.report.rendering import render
 from aft.serving.answers import Answerer, TeachersHead
 from aft.serving.app import Service
-from aft.serving.questions import Limits
 from aft.students.backbone import load_backbone
 from aft.students.saved import SavedStudent
 from aft.students.student import new_student
@@ -56,18 +55,13 @@ def save_student(folder: Path, *columns: InputColumn, task: Task = CLASSES) -> S
     return aft.load_student(folder)
 
 
-def make_service(
-    folder: Path,
-    limits: Limits | None = None,
-    teachers: TeachersHead | None = None,
-    hosts: Sequence[str] = ("localhost", "127.0.0.1"),
-) -> Service:
-    """The service of a saved student."""
-    student = aft.load_student(folder)
-    limits = limits or Limits(inputs=100, body_bytes=200_000, waiting=1000)
-    about = describe(ServeConfig(run=folder), student, teachers, limits)
-    page = render("serve.html.j2", title="Try it", about=about)
-    return Service(Answerer(student, 8, teachers), about, page, limits, hosts)
+def make_service(folder: Path, teachers: TeachersHead | None = None, **options: Any) -> Service:
+    """The service of a saved student; options are those of the command."""
+    answerer = Answerer(aft.load_student(folder), 8, teachers)
+    limits = {"max_inputs": 100, "max_megabytes": 0.2, "max_waiting": 1000}
+    about = describe(ServeConfig(run=folder, **{**limits, **options}), answerer)
+    page = render("serve.html.j2", about=about)
+    return Service(answerer, about, page, ("localhost", "127.0.0.1"))
 
 
 async def post(

@@ -16,10 +16,8 @@ from aft.config.commands import ServeConfig
 from aft.config.typed import command
 from aft.devices import choose_device
 from aft.errors import ConfigError
-from aft.features.run_teacher import Compute
 from aft.paths import find_student
 from aft.serving.answers import Answerer, TeachersHead
-from aft.serving.questions import Limits
 from aft.students.saved import DESCRIPTION, SavedStudent
 from aft.version import __version__
 
@@ -43,76 +41,64 @@ def serve(config: ServeConfig) -> dict[str, Any]:
         require(library, "serve")
     import uvicorn
 
-    from aft.report.rendering import render, student_name
+    from aft.report.rendering import render
     from aft.serving.app import Service
 
-    student = SavedStudent.load(config.run, config.trust_remote_code)
-    device = choose_device(config.device)
-    student.module.to(device)
-    teachers = None
-    if config.with_teachers:
-        how = Compute(config.batch_size, num_workers=0, device=device)
-        teachers = TeachersHead.fit(config.run, student, how, config.trust_remote_code)
-        rows = len(teachers.teachers[0][1].samples)
-        print(f"linear model on the teachers' features of {rows} training rows", file=sys.stderr)
-    limits = Limits(config.max_inputs, int(config.max_megabytes * 1e6), config.max_waiting)
-    about = describe(config, student, teachers, limits)
-    title = f"Try {student_name(about['student'])}"
-    page = render("serve.html.j2", title=title, about=about)
+    answerer = _load(config)
+    about = describe(config, answerer)
     with _listen(config.host, config.port) as listener:
         host, port = listener.getsockname()[:2]
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        hosts = set(config.allow_hosts)
-        if is_here := ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-            hosts |= {"localhost", "127.0.0.1", "::1", host, config.host}
-        answerer = Answerer(student, config.batch_size, teachers)
-        service = Service(answerer, about, page, limits, {one.lower() for one in hosts} or None)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        here = ipaddress.ip_address(host).is_loopback
+        own = {"localhost", "127.0.0.1", "::1", host, config.host} if here else set()
+        hosts = {name.lower() for name in own.union(config.allow_hosts)}
+        service = Service(answerer, about, render("serve.html.j2", about=about), hosts)
         print(f"serving {config.run} at {address} (stop with Ctrl-C)", file=sys.stderr, flush=True)
-        if not is_here:
-            print(
-                f"warning: everyone who reaches {config.host} can use it, as there is no "
-                "authentication",
-                file=sys.stderr,
-                flush=True,
-            )
-        options = uvicorn.Config(
-            service.app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=_LAST_SECONDS,
+        if not here:
+            lack = "as there is no authentication"
+            print(f"warning: everyone who reaches {host} can use it, {lack}", file=sys.stderr)
+        server = uvicorn.Config(
+            service.app, log_level="warning", ws="none", timeout_graceful_shutdown=_LAST_SECONDS
         )
         with suppress(KeyboardInterrupt):  # raised again after all requests are answered
-            uvicorn.Server(options).run(sockets=[listener])
+            uvicorn.Server(server).run(sockets=[listener])
     return {"address": address, "answered": service.answered, "refused": service.refused}
 
 
-def describe(
-    config: ServeConfig, student: SavedStudent, teachers: TeachersHead | None, limits: Limits
-) -> dict[str, Any]:
-    """What ``/version`` answers; ``version`` are the first digits of the student's checksum."""
+def _load(config: ServeConfig) -> Answerer:
+    student = SavedStudent.load(config.run, config.trust_remote_code)
+    student.module.to(choose_device(config.device))
+    if not config.with_teachers:
+        return Answerer(student, config.batch_size)
+    teachers = TeachersHead.fit(config.run, student, config.trust_remote_code)
+    rows = len(teachers.teachers[0][1].samples)
+    print(f"linear model on the teachers' features of {rows} training rows", file=sys.stderr)
+    return Answerer(student, config.batch_size, teachers)
+
+
+def describe(config: ServeConfig, answerer: Answerer) -> dict[str, Any]:
+    """What ``/version`` answers; ``version`` is the start of the student's checksum."""
     content = (find_student(config.run) / DESCRIPTION).read_bytes()  # has those of its files
-    checksum, task = hashlib.sha256(content).hexdigest(), student.task
+    checksum, student = hashlib.sha256(content).hexdigest(), answerer.student
+    teachers = answerer.teachers.teachers if answerer.teachers else []
+    size = int(config.max_megabytes * 1e6)
     return {
         "aft": __version__,
         "student": str(student.backbone.info["spec"]),
         "version": checksum[:12],
         "checksum": checksum,
-        "task": task.kind,
-        "targets" if task.kind == "regression" else "classes": list(task.names),
+        "task": student.task.kind,
+        "targets" if student.task.kind == "regression" else "classes": list(student.task.names),
         "columns": [asdict(column) for column in student.columns],
-        "teachers": [stored.spec for _, stored in teachers.teachers] if teachers else [],
-        "limits": asdict(limits),
+        "teachers": [stored.spec for _, stored in teachers],
+        "limits": {"inputs": config.max_inputs, "bytes": size, "waiting": config.max_waiting},
     }
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except (OSError, UnicodeError) as error:
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}; "
-            "use another --port or --host"
-        ) from None
+        message = f"cannot listen on {host}, port {port}: {getattr(error, 'strerror', error)}"
+        raise ConfigError(f"{message}; use another --port or --host") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aft.config.commands import check_code
 from aft.config.groups import IN_MEMORY
 from aft.data.options import load_training_data
-from aft.data.samples import Samples
+from aft.data.samples import Samples, match_columns
 from aft.errors import ConfigError
 from aft.features.engine import choose_engine
 from aft.features.extraction import store_identity
@@ -27,7 +27,6 @@ from aft.serving.questions import Question
 from aft.students.predictions import list_predictions, probabilities_of
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
-from aft.tasks import Task
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.teacher import Teacher
 from aft.training.run_folder import CONFIG, check_content, read_options
@@ -49,49 +48,39 @@ class TeachersHead:
     how: Compute
 
     @classmethod
-    def fit(
-        cls, run: Path, student: SavedStudent, how: Compute, trust_remote_code: bool
-    ) -> TeachersHead:
+    def fit(cls, run: Path, student: SavedStudent, trust_remote_code: bool) -> TeachersHead:
         """Load the teachers of a run, and fit the linear model to the stored training rows.
 
         Args:
             run: The run folder.
-            student: Its student.
-            how: How to run the teachers; the precision is that of the run.
+            student: Its student, on the device that the teachers run on, too.
             trust_remote_code: Whether to run Python code that the run names.
 
         Raises:
             AftError: If the run has no teachers, its data or features have changed or are
-                missing, or a teacher cannot be loaded.
+                missing, or a teacher cannot be loaded or reads other columns than the student.
         """
-        options = read_options(run)
+        options, task, device = read_options(run), student.task, student.device
         if not options.teachers or options.data == IN_MEMORY:
             lack = "its data were in memory" if options.teachers else "it has no teachers"
             raise ConfigError(f"--with-teachers cannot be used with {run}: {lack}")
         named = {"teachers": list(options.teachers)}
         check_code(str(run / CONFIG), named, {"trust_remote_code": trust_remote_code})
-        options = options.model_copy(update={"trust_remote_code": trust_remote_code})
-        data = load_training_data(options, student.task, unlabelled=False)
+        data = load_training_data(options, task, unlabelled=False)
         check_content(run, data.content)
-        train = data.splits["train"]
+        train = match_columns(data.splits["train"], student.columns)
         rows = np.sort(np.random.default_rng(0).permutation(len(train))[:MOST_FITTED_ROWS])
-        folder, taken = features_folder(options.features), [one.name for one in student.columns]
-        found = []
+        folder, found = features_folder(options.features), []
         for text in options.teachers:
             teacher, samples = open_teacher(text, train, trust_remote_code)
-            if other := [one.name for one in samples.columns if one.name not in taken]:
-                raise ConfigError(
-                    f"--with-teachers cannot be used with {run}: {text} reads the column "
-                    f"{other[0]!r}, which the student does not take"
-                )
-            teacher = choose_engine(teacher, samples, options, folder, how.device)
+            teacher = choose_engine(teacher, samples, options, folder, device)
             identity = store_identity(teacher, options.features_dtype, options.extract_precision)
             store = FeatureStore.open(folder, identity, create=False)
             found.append((teacher, StoredFeatures(text, store, samples, [])))
         features = torch.cat([stored.gather(rows) for _, stored in found], dim=1)
-        labels, task = torch.from_numpy(np.asarray(train.labels)[rows]), student.task
+        labels = torch.from_numpy(np.asarray(train.labels)[rows])
         head = fit_task_head(features, labels, task.kind, task.num_outputs)
-        how = Compute(how.batch_size, how.batch_tokens, 0, how.device, options.extract_precision)
+        how = Compute(num_workers=0, device=device, precision=options.extract_precision)
         return cls(found, head, how)
 
     def logits(self, samples: Samples) -> NDArray[np.float64]:
@@ -103,17 +92,15 @@ class TeachersHead:
         features = []
         for teacher, stored in self.teachers:
             own = samples.only(*(column.name for column in stored.samples.columns))
-            present = np.asarray(own.present.any(axis=1))
-            places = stored.store.locate(own.ids)
+            present, places = own.present.any(axis=1), stored.store.locate(own.ids)
             found = stored.statistics().mean.repeat(len(own), 1)  # where the input is missing
-            kept, new = (np.flatnonzero(present & is_kept) for is_kept in (places >= 0, places < 0))
+            kept, new = np.flatnonzero(places >= 0), np.flatnonzero(present & (places < 0))
             found[kept] = stored.store.gather(own.ids[kept])
             if isinstance(teacher, FeatureTable):
                 found[new] = torch.nan
             elif len(new):
-                # Batches are filled up to their size.
-                size = min(len(new), self.how.batch_size)
-                how = Compute(size, self.how.batch_tokens, 0, self.how.device, self.how.precision)
+                size = min(len(new), self.how.batch_size)  # batches are filled up to it
+                how = replace(self.how, batch_size=size)
                 for rows, values in compute_features(teacher, own, new, how):
                     found[rows] = values
             features.append(found)
@@ -132,48 +119,39 @@ class Answerer:
     """
 
     student: SavedStudent
-    batch_size: int = 64
+    batch_size: int
     teachers: TeachersHead | None = None
 
     def answer(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
-        """The answers as JSON values: ``predictions`` and, if asked for, ``teachers``.
+        """The answers as JSON values: ``predictions`` and, if there are any, ``teachers``.
 
         Both have one dictionary per input, as :meth:`SavedStudent.predict` returns them, with
-        ``probabilities`` by class if asked for. It is None where the teachers have no answer.
+        ``probabilities`` by class if asked for; None where the teachers have no answer.
 
         Raises:
             DataError: If an input cannot be read.
         """
-        student, counts = self.student, [len(one.rows) for one in questions]
-        columns = {
-            column.name: [row[place] for one in questions for row in one.rows]
-            for place, column in enumerate(student.columns)
-        }
-        inputs = columns if len(columns) > 1 else next(iter(columns.values()))
-        samples = student.read(inputs)
-        device = next(student.module.parameters()).device
-        own = student.inputs(samples)
-        logits = compute_logits(student.module, own, batch_size=self.batch_size, device=device)
-        taught = np.full(logits.shape, np.nan)
-        asked = np.flatnonzero(np.repeat([one.teachers for one in questions], counts))
-        if self.teachers is not None and len(asked):
-            taught[asked] = self.teachers.logits(samples.subset(asked))
-        ends = np.cumsum(counts)[:-1]
-        found = []
-        for one, own_part, part in zip(
-            questions, np.split(logits, ends), np.split(taught, ends), strict=True
-        ):
-            reply = {"predictions": _describe(own_part, student.task, one.probabilities)}
-            if one.teachers:
-                reply["teachers"] = _describe(part, student.task, one.probabilities)
-            found.append(strict_json(reply))
-        return found
+        student, rows = self.student, [row for one in questions for row in one.rows]
+        values = [list(column) for column in zip(*rows, strict=True)]
+        names = [column.name for column in student.columns]
+        samples = student.read(dict(zip(names, values, strict=True)) if names[1:] else values[0])
+        inputs, size = student.inputs(samples), self.batch_size
+        logits = compute_logits(student.module, inputs, batch_size=size, device=student.device)
+        found: dict[str, NDArray[Any]] = {"predictions": logits}
+        if self.teachers is not None:
+            found["teachers"] = self.teachers.logits(samples)
+        ends = np.cumsum([len(one.rows) for one in questions])[:-1]
+        parts = {name: np.split(outputs, ends) for name, outputs in found.items()}
+        return [
+            {name: self._describe(part[i], one.probabilities) for name, part in parts.items()}
+            for i, one in enumerate(questions)
+        ]
 
-
-def _describe(logits: NDArray[Any], task: Task, probabilities: bool) -> list[Any]:
-    found: list[Any] = list_predictions(logits, task)
-    if probabilities:
-        for one, row in zip(found, probabilities_of(logits, task), strict=True):
-            one["probabilities"] = dict(zip(task.names, row.tolist(), strict=True))
-    known = np.isfinite(logits).all(axis=1)
-    return [one if is_known else None for one, is_known in zip(found, known, strict=True)]
+    def _describe(self, logits: NDArray[Any], probabilities: bool) -> Any:
+        task = self.student.task
+        found = list_predictions(logits, task)
+        if probabilities and task.kind != "regression":
+            for one, row in zip(found, probabilities_of(logits, task), strict=True):
+                one["probabilities"] = dict(zip(task.names, row.tolist(), strict=True))
+        known = np.isfinite(logits).all(axis=1).tolist()
+        return strict_json([one if ok else None for one, ok in zip(found, known, strict=True)])

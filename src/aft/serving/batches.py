@@ -28,10 +28,7 @@ class Batches:
     """
 
     def __init__(
-        self,
-        answer: Callable[[Sequence[Question]], list[Any]],
-        batch_size: int,
-        most_waiting: int,
+        self, answer: Callable[[Sequence[Question]], list[Any]], batch_size: int, most_waiting: int
     ) -> None:
         self.inputs = 0
         self._answer, self._batch_size, self._most = answer, batch_size, most_waiting
@@ -61,22 +58,20 @@ class Batches:
 
     async def _answer_all(self) -> None:
         await asyncio.sleep(WAIT)
-        loop = asyncio.get_running_loop()
         while self._waiting:
-            batch = [self._waiting.popleft()]
-            size = len(batch[0][0].rows)
-            while self._waiting and size + len(self._waiting[0][0].rows) <= self._batch_size:
+            batch, room = [], self._batch_size
+            while self._waiting and (not batch or len(self._waiting[0][0].rows) <= room):
                 batch.append(self._waiting.popleft())
-                size += len(batch[-1][0].rows)
+                room -= len(batch[-1][0].rows)
             questions = [question for question, _ in batch]
+            loop = asyncio.get_running_loop()
             found = await loop.run_in_executor(self._thread, self._each, questions)
             for (_, future), one in zip(batch, found, strict=True):
-                if future.done():  # its request was cancelled
-                    continue
-                if isinstance(one, Exception):
-                    future.set_exception(one)
-                else:
-                    future.set_result(one)
+                if not future.done():  # otherwise its request was cancelled
+                    set_it = (
+                        future.set_exception if isinstance(one, Exception) else future.set_result
+                    )
+                    set_it(one)
 
     def _each(self, questions: Sequence[Question]) -> list[Any]:
         """The answers; an exception in the place of a question that cannot be answered."""

@@ -54,6 +54,11 @@ class SavedStudent:
         """Maps a sample's input to the network's input."""
         return self.backbone.preprocessing.evaluate()
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self.module.parameters()).device
+
     def inputs(self, samples: Samples) -> StudentInputs:
         """Its inputs for samples, of whose columns it uses its own."""
         own = samples.only(*(column.name for column in self.columns))
@@ -103,8 +108,8 @@ class SavedStudent:
         """Logits and features of inputs in memory, on the CPU."""
         if hasattr(inputs, "__len__") and not len(inputs) and not isinstance(inputs, str | bytes):
             return torch.zeros(0, self.task.num_outputs), torch.zeros(0, self.module.dim)
-        own, device = self.inputs(self.read(inputs)), next(self.module.parameters()).device
-        batches = run_student(self.module, own, batch_size=batch_size, device=device)
+        own = self.inputs(self.read(inputs))
+        batches = run_student(self.module, own, batch_size=batch_size, device=self.device)
         logits, features = zip(*batches, strict=True)
         return torch.cat(logits).float().cpu(), torch.cat(features).float().cpu()
 
