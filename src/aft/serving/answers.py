@@ -60,6 +60,8 @@ class TeachersHead:
             AftError: If the run has no teachers, its data or features have changed or are
                 missing, or a teacher cannot be loaded or reads other columns than the student.
         """
+        if not (run / CONFIG).exists():
+            raise ConfigError(f"--with-teachers needs a run, which has a {CONFIG}; {run} has none")
         options, task, device = read_options(run), student.task, student.device
         if not options.teachers or options.data == IN_MEMORY:
             lack = "its data were in memory" if options.teachers else "it has no teachers"

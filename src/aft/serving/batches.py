@@ -14,6 +14,8 @@ WAIT = 0.003
 """Seconds that the first question after a pause waits for others. Later ones wait no longer than
 the batch before them takes."""
 
+_Waiting = tuple[Question, asyncio.Future[Any]]
+
 
 class Batches:
     """Questions that wait, and those that are being answered; used from one event loop.
@@ -32,7 +34,7 @@ class Batches:
     ) -> None:
         self.inputs = 0
         self._answer, self._batch_size, self._most = answer, batch_size, most_waiting
-        self._waiting: deque[tuple[Question, asyncio.Future[Any]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._thread = ThreadPoolExecutor(1, "student")
         self._work: asyncio.Task[None] | None = None
 
@@ -59,7 +61,8 @@ class Batches:
     async def _answer_all(self) -> None:
         await asyncio.sleep(WAIT)
         while self._waiting:
-            batch, room = [], self._batch_size
+            batch: list[_Waiting] = []
+            room = self._batch_size
             while self._waiting and (not batch or len(self._waiting[0][0].rows) <= room):
                 batch.append(self._waiting.popleft())
                 room -= len(batch[-1][0].rows)
@@ -67,11 +70,12 @@ class Batches:
             loop = asyncio.get_running_loop()
             found = await loop.run_in_executor(self._thread, self._each, questions)
             for (_, future), one in zip(batch, found, strict=True):
-                if not future.done():  # otherwise its request was cancelled
-                    set_it = (
-                        future.set_exception if isinstance(one, Exception) else future.set_result
-                    )
-                    set_it(one)
+                if future.done():  # its request was cancelled
+                    continue
+                if isinstance(one, Exception):
+                    future.set_exception(one)
+                else:
+                    future.set_result(one)
 
     def _each(self, questions: Sequence[Question]) -> list[Any]:
         """The answers; an exception in the place of a question that cannot be answered."""
