@@ -30,7 +30,16 @@ ORDER = [
         "trivial",
     ),
     *("config", "data", "backbones", "teachers", "features", "losses", "students", "linear"),
-    *("training", "comparison", "scoring", "report", "exporting", "demo_data", "commands"),
+    *(
+        "training",
+        "comparison",
+        "scoring",
+        "report",
+        "exporting",
+        "serving",
+        "demo_data",
+        "commands",
+    ),
     *("cli", "__main__", "__init__"),
 ]
 APART = {"data", "backbones", "losses"}

@@ -2,7 +2,7 @@
 
 The commands of the command line are functions here: :func:`extract`, :func:`score`,
 :func:`train`, :func:`compare`, :func:`evaluate`, :func:`predict`, :func:`export`, :func:`push`,
-:func:`inspect`, :func:`demo`.
+:func:`serve`, :func:`inspect`, :func:`demo`.
 Everything is imported when it is first used, so ``import aft`` costs nothing.
 """
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aft.commands.push import push as push
     from aft.commands.score import ScoreResult as ScoreResult
     from aft.commands.score import score as score
+    from aft.commands.serve import serve as serve
     from aft.commands.train import train as train
     from aft.data.loading import load_data as load_data
     from aft.data.views import make_views as make_views
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from aft.training.transfer_model import TransferModel as TransferModel
 
 _COMMANDS = (
-    *("extract", "score", "train", "compare", "evaluate", "predict", "export", "push", "inspect"),
-    "demo",
+    *("extract", "score", "train", "compare", "evaluate", "predict"),
+    *("export", "push", "serve", "inspect", "demo"),
 )
 _HOMES = {
     **{command: f"aft.commands.{command}" for command in _COMMANDS},

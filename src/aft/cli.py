@@ -70,6 +70,7 @@ COMMANDS = {
     "predict": Command(configs.PredictConfig, _show_predictions),
     "export": Command(configs.ExportConfig, lambda found: f"{found['table']}\n\n{found['out']}"),
     "push": Command(configs.PushConfig, _show_pairs),
+    "serve": Command(configs.ServeConfig, _show_pairs),
     "inspect": Command(configs.InspectConfig, lambda found: "\n".join(found["lines"])),
     "demo": Command(configs.DemoConfig, _show_markdown),
 }

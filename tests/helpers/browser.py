@@ -69,7 +69,8 @@ LOOK = """() => {
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let text = walk.nextNode(); text; text = walk.nextNode()) {
     const node = text.parentElement;
-    if (!text.textContent.trim() || node.closest("style, title, desc, defs, .zero")) continue;
+    if (!text.textContent.trim() || node.closest("style, script, title, desc, defs, .zero"))
+      continue;
     const range = document.createRange();
     range.selectNodeContents(text);
     const shown = [...range.getClientRects()].some(rect => rect.width > 0 && rect.height > 0);

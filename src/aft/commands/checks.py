@@ -48,6 +48,8 @@ def check(config: Options) -> None:
         _check_inspect(config)
     elif isinstance(config, configs.PushConfig):
         pushed_folder(config.run)
+    elif isinstance(config, configs.ServeConfig):
+        paths.find_student(config.run)
     elif isinstance(config, configs.ExportConfig):
         paths.find_student(config.run)
         if paths.check_own_folder(config.out, "export", EXPORT) and not config.overwrite:

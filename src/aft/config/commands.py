@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from aft.config.groups import (
     ComputeOptions,
     DataOptions,
+    Device,
     FeatureOptions,
     LossDetails,
     LossOptions,
@@ -177,6 +178,39 @@ class PushConfig(Options):
     """Branch to write to; it is made if there is none. Default: main."""
     message: str = "Push from aft"
     """Message of the commit."""
+
+
+class ServeConfig(Options):
+    """Answer requests over HTTP with a trained student: JSON, and a page to try it.
+
+    There is no authentication, so by default only this machine can reach it.
+    """
+
+    run: Place
+    """Folder of a run or a student."""
+    host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0: every address of this machine, for everyone who reaches
+    it."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on. 0: a free one."""
+    allow_hosts: Texts = ()
+    """Names under which requests may address the server. Default: localhost and --host if only
+    this machine can reach it, else every name."""
+    with_teachers: bool = False
+    """Load the teachers of the run, too, and fit a linear model to their stored features. The page
+    shows its answer beside that of the student."""
+    batch_size: int = Field(default=64, ge=1)
+    """Inputs per forward pass; requests that arrive together share one."""
+    max_inputs: int = Field(default=1000, ge=1)
+    """Most inputs of one request."""
+    max_megabytes: float = Field(default=20.0, gt=0)
+    """Largest request."""
+    max_waiting: int = Field(default=10_000, ge=1)
+    """Most inputs that wait for an answer; above, requests are refused until there are fewer."""
+    device: Device = "auto"
+    """Where to compute. auto: CUDA, else Apple MPS, else CPU."""
+    trust_remote_code: bool = False
+    """Allow the file of a python: student or teacher of the run to run."""
 
 
 class InspectConfig(TaskOption, ReadOptions, FeatureOptions):

@@ -72,7 +72,8 @@ def probabilities_of(logits: NDArray[np.float32], task: Task) -> NDArray[np.floa
     """The probability of each class, shape ``(n, num_classes)``; not for regression."""
     wide = logits.astype(np.float64)
     if task.kind == "multilabel":
-        return np.asarray(1 / (1 + np.exp(-wide)))
+        with np.errstate(over="ignore"):  # of labels that never occur: the probability is 0
+            return np.asarray(1 / (1 + np.exp(-wide)))
     shifted = np.exp(wide - wide.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 

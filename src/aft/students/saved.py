@@ -60,6 +60,11 @@ class SavedStudent:
         """Maps a sample's input to the network's input."""
         return self.backbone.preprocessing.evaluate()
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return next(self.module.parameters()).device
+
     def inputs(self, samples: Samples) -> StudentInputs:
         """Its inputs for samples, of whose columns it uses its own."""
         own = samples.only(*(column.name for column in self.columns))
@@ -109,14 +114,22 @@ class SavedStudent:
         """Logits and features of inputs in memory, on the CPU."""
         if hasattr(inputs, "__len__") and not len(inputs) and not isinstance(inputs, str | bytes):
             return torch.zeros(0, self.task.num_outputs), torch.zeros(0, self.module.dim)
+        own = self.inputs(self.read(inputs))
+        batches = run_student(self.module, own, batch_size=batch_size, device=self.device)
+        logits, features = zip(*batches, strict=True)
+        return torch.cat(logits).float().cpu(), torch.cat(features).float().cpu()
+
+    def read(self, inputs: Any) -> Samples:
+        """Inputs as :meth:`predict` takes them, at least one, as samples with its columns.
+
+        Raises:
+            DataError: If an input cannot be read; it names the position.
+        """
         columns = Columns(usual=self.columns)
         samples, report = load_inputs(InMemory(inputs), columns, progress=False)
         for name, fault in report.bad_inputs:
             raise DataError(f"cannot read {name}: {fault}")
-        own, device = match_columns(samples, self.columns), next(self.module.parameters()).device
-        batches = run_student(self.module, self.inputs(own), batch_size=batch_size, device=device)
-        logits, features = zip(*batches, strict=True)
-        return torch.cat(logits).float().cpu(), torch.cat(features).float().cpu()
+        return match_columns(samples, self.columns)
 
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors``, :attr:`Backbone.files`, and their description.

@@ -1,0 +1,1 @@
+"""Answer requests with a trained student; needs the extra ``serve``."""
