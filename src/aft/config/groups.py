@@ -227,7 +227,7 @@ class StoreOptions(Options):
     features_dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     """Number format of stored features."""
     extract_batch_size: int = Field(default=64, ge=1)
-    """Images per batch of a teacher."""
+    """Images per batch of a teacher; also texts per call of a python: function."""
     extract_batch_tokens: int = Field(default=1024, ge=1)
     """Text tokens per batch of a teacher; larger is faster on a GPU."""
     extract_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
