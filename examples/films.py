@@ -1,10 +1,10 @@
-"""Made-up film reviews for the examples: few have a label, and the others use other words."""
+"""Made-up film reviews for the examples."""
 
 import random
 
-GOOD = "great wonderful brilliant superb delightful moving charming gripping clever beautiful".split()
-BAD = "awful terrible dreadful boring tedious clumsy dull pathetic lifeless annoying".split()
-PARTS = "plot cast script ending music camera dialogue pace story direction".split()
+GOOD = ("great", "superb", "brilliant", "lovely", "moving", "charming", "gripping", "clever")
+BAD = ("awful", "terrible", "dreadful", "boring", "tedious", "clumsy", "dull", "lifeless")
+PARTS = ("plot", "cast", "script", "ending", "music", "camera", "dialogue", "pace", "direction")
 FRAMES = (
     "the {part} of this film was {word}",
     "a {word} {part}, and i would say so again",
@@ -14,7 +14,7 @@ FRAMES = (
 )
 
 
-def films(rows, words=10, seed=0):
+def films(rows, words=8, seed=0):
     """Texts, and whether each praises the film: 1 or 0.
 
     Args:
@@ -27,7 +27,7 @@ def films(rows, words=10, seed=0):
     for number in range(rows):
         label = number % 2
         word = draw.choice((GOOD if label else BAD)[:words])
-        frame = draw.choice(FRAMES)
-        texts.append(frame.format(part=draw.choice(PARTS), word=word, number=number))
+        text = draw.choice(FRAMES).format(part=draw.choice(PARTS), word=word, number=number)
+        texts.append(text)
         labels.append(label)
     return texts, labels

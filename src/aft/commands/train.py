@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,13 @@ def train(config: TrainConfig) -> TrainResult:
     check(config)
     accelerator = make_accelerator(choose_device(config.device), config.precision)
     out = out_folder(config)
-    with locked(out, accelerator.is_main_process, BEGUN):
-        return _train(config, out, accelerator)
+    with locked(out, accelerator.is_main_process, BEGUN), ExitStack() as logs:
+        return _train(config, out, accelerator, logs)
 
 
-def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainResult:
+def _train(
+    config: TrainConfig, out: Path, accelerator: Accelerator, logs: ExitStack
+) -> TrainResult:
     main, device = accelerator.is_main_process, accelerator.device
     say = partial(accelerator.print, file=sys.stderr)
     if main:
@@ -150,8 +153,8 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
     if config.resume and trainer.last.exists():
         trainer.restore()
         say(f"resuming after step {trainer.progress.step} of {schedule.steps}")
-    with RunLog(out, trainer.progress.step, main) as log:
-        progress = trainer.fit(log)
+    log = RunLog(out, trainer.progress.step, main, config.model_dump(mode="json"))
+    progress = trainer.fit(logs.enter_context(log))
 
     if main:
         score = Scorer(config, data, device)
@@ -173,6 +176,7 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         }
         known = len(summary["notes"])
         finish(out, data, saved, score, summary)
+        log.track(progress.step, "final", summary["metrics"])
         say(*summary["notes"][known:], sep="\n")
         _report(out, data)
     accelerator.wait_for_everyone()

@@ -24,11 +24,17 @@ MetricName = Literal[
 Augmentation = Literal["none", "flip", "standard"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["auto", "torch", "onnx"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 if TYPE_CHECKING:  # what callers may pass; pydantic converts it
     Place = Any
     Texts = Sequence[str]
+    Trackers = Sequence[str]
 else:
     Place = Path
+    Trackers = Annotated[
+        tuple[Tracker, ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    ]
     Texts = Annotated[
         tuple[str, ...],
         BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
@@ -274,6 +280,10 @@ class RunOptions(StudentOptions):
     baselines: bool = True
     """Also score what people would use instead of a student, when that takes seconds: TF-IDF with a
     linear model, and a linear model on the features of a pre-trained student."""
+    log_to: Trackers = ()
+    """Where to log besides metrics.jsonl: tensorboard, wandb (Weights & Biases, offline unless
+    WANDB_MODE says otherwise) or mlflow (where MLFLOW_TRACKING_URI says). Default: tensorboard, if
+    it is installed."""
     shard_student: bool = False
     """With torchrun: divide the student's weights and moments among the processes (FSDP) when they
     are too large for one GPU. Same results."""

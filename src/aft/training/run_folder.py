@@ -47,7 +47,7 @@ FINISH_AGAIN = "Delete it and run again with --resume, which finishes the run fr
 
 FREE_TO_CHANGE = {
     *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
-    *("image_cache", "shard_student"),
+    *("image_cache", "shard_student", "log_to"),
     *("trust_remote_code", "baselines", "allow_outside", "delimiter", "encoding"),
 }
 """Options that may differ when a run is resumed: they do not change the student."""
@@ -248,28 +248,38 @@ def options_hash(config: TrainConfig) -> str:
 
 
 class RunLog:
-    """Appends metrics to ``metrics.jsonl`` and to TensorBoard events.
+    """Appends metrics to ``metrics.jsonl`` and to trackers, see :mod:`aft.training.trackers`.
 
     Args:
         folder: The run folder.
         step: Step from which the run resumes; logged lines of later steps are removed.
         enabled: False in all processes but the first.
+        options: Options of the run, with the trackers as ``log_to``.
+
+    Raises:
+        ConfigError: If a tracker cannot be started.
     """
 
-    def __init__(self, folder: Path, step: int = 0, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        step: int = 0,
+        enabled: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.enabled = enabled
         self.path = folder / METRICS
-        self.board: Any = None
+        self.trackers: list[Any] = []
         if not enabled:
             return
         lines = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        purge = step + 1 if step else None
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=purge)
+        from aft.training.trackers import start_trackers
+
+        options = options or {}
+        earlier = [(line.pop("step"), _named(line.pop("split"), line)) for line in lines]
+        names = options.get("log_to", ())
+        self.trackers = start_trackers(names, folder, options, step, earlier)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Append one line with the step, the split and the values."""
@@ -278,9 +288,12 @@ class RunLog:
         with self.path.open("a") as file:
             line = strict_json({"step": step, "split": split, **values})
             file.write(json.dumps(line, allow_nan=False) + "\n")
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{split}/{name}", value, step)
+        self.track(step, split, values)
+
+    def track(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Send values to the trackers only."""
+        for tracker in self.trackers:
+            tracker.log(_named(split, values), step=step)
 
     def __enter__(self) -> RunLog:
         return self
@@ -289,9 +302,13 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Close the TensorBoard file."""
-        if self.board is not None:
-            self.board.close()
+        """End the runs of the trackers."""
+        for tracker in self.trackers:
+            tracker.finish()
+
+
+def _named(split: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in values.items()}
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
