@@ -53,7 +53,7 @@ def accuracy(student, dataset):
     return torch.cat(right).float().mean().item()
 
 
-def main(teacher="timm:tf_efficientnet_lite0?size=64", features="features", steps=100):
+def main(teacher="timm:tf_efficientnet_lite0?size=64", features="features", steps=150):
     """Train both students; returns their accuracies."""
     images, labels = pictures()
     train_rows, other_rows, held_out = range(50), range(50, 450), range(450, 850)

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from aft.backbones.specs import shorten_paths
 from aft.commands.checks import check, out_folder
+from aft.commands.trackers import start_trackers
 from aft.config.commands import TrainConfig
 from aft.config.typed import command
 from aft.data.loading import DataSet
@@ -153,8 +154,9 @@ def _train(
     if config.resume and trainer.last.exists():
         trainer.restore()
         say(f"resuming after step {trainer.progress.step} of {schedule.steps}")
-    log = RunLog(out, trainer.progress.step, main, config.model_dump(mode="json"))
-    progress = trainer.fit(logs.enter_context(log))
+    trackers = start_trackers(config, out, trainer.progress.step) if main else []
+    log = logs.enter_context(RunLog(out, trainer.progress.step, main, trackers))
+    progress = trainer.fit(log)
 
     if main:
         score = Scorer(config, data, device)

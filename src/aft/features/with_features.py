@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from aft.errors import InputError
+from aft.features.shards import Ids
 from aft.features.store import FeatureStore, Statistics
 from aft.ids import ID_BYTES
 
@@ -38,9 +37,7 @@ class WithFeatures(Dataset[Any]):
         StoreError: If a row has no features.
     """
 
-    def __init__(
-        self, dataset: Any, ids: NDArray[np.uint8], stores: Sequence[FeatureStore]
-    ) -> None:
+    def __init__(self, dataset: Any, ids: Ids, stores: Sequence[FeatureStore]) -> None:
         if ids.shape != (len(dataset), ID_BYTES):
             raise InputError(
                 f"Expected `ids` to have shape ({len(dataset)}, {ID_BYTES}), one id per row of the "
@@ -51,8 +48,7 @@ class WithFeatures(Dataset[Any]):
         self.stores = tuple(stores)
         self.dims = [store.dim for store in self.stores]
         for store in self.stores:
-            if (lacking := store.missing(ids)).any():
-                store.gather(ids[lacking])  # raises the error
+            store.gather(ids[store.missing(ids)])  # raises an error if there are such rows
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -64,9 +60,10 @@ class WithFeatures(Dataset[Any]):
         """The items of a batch; data loaders call it."""
         fetch = getattr(self.dataset, "__getitems__", None)
         items = fetch(rows) if fetch else [self.dataset[row] for row in rows]
+        both = zip(items, torch.cat(self.features(rows), dim=1), strict=True)
         return [
-            {**item, "teacher_features": features} if isinstance(item, dict) else (item, features)
-            for item, features in zip(items, torch.cat(self.features(rows), dim=1), strict=True)
+            {**item, "teacher_features": row} if isinstance(item, dict) else (item, row)
+            for item, row in both
         ]
 
     def features(self, rows: Sequence[int] | slice = slice(None)) -> list[Tensor]:

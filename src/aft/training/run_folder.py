@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,38 +248,25 @@ def options_hash(config: TrainConfig) -> str:
 
 
 class RunLog:
-    """Appends metrics to ``metrics.jsonl`` and to trackers, see :mod:`aft.training.trackers`.
+    """Appends metrics to ``metrics.jsonl``, and sends them to experiment trackers.
 
     Args:
         folder: The run folder.
         step: Step from which the run resumes; logged lines of later steps are removed.
         enabled: False in all processes but the first.
-        options: Options of the run, with the trackers as ``log_to``.
-
-    Raises:
-        ConfigError: If a tracker cannot be started.
+        trackers: Trackers of Accelerate, which are finished at the end.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        step: int = 0,
-        enabled: bool = True,
-        options: Mapping[str, Any] | None = None,
+        self, folder: Path, step: int = 0, enabled: bool = True, trackers: Sequence[Any] = ()
     ) -> None:
         self.enabled = enabled
         self.path = folder / METRICS
-        self.trackers: list[Any] = []
+        self.trackers = trackers
         if not enabled:
             return
         lines = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
-        from aft.training.trackers import start_trackers
-
-        options = options or {}
-        earlier = [(line.pop("step"), _named(line.pop("split"), line)) for line in lines]
-        names = options.get("log_to", ())
-        self.trackers = start_trackers(names, folder, options, step, earlier)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Append one line with the step, the split and the values."""
@@ -293,7 +280,7 @@ class RunLog:
     def track(self, step: int, split: str, values: dict[str, float]) -> None:
         """Send values to the trackers only."""
         for tracker in self.trackers:
-            tracker.log(_named(split, values), step=step)
+            tracker.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def __enter__(self) -> RunLog:
         return self
@@ -305,10 +292,6 @@ class RunLog:
         """End the runs of the trackers."""
         for tracker in self.trackers:
             tracker.finish()
-
-
-def _named(split: str, values: Mapping[str, float]) -> dict[str, float]:
-    return {f"{split}/{name}": value for name, value in values.items()}
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +10,31 @@ from accelerate import tracking
 from accelerate.utils import is_tensorboard_available
 
 from aft.backbones.checks import explain
+from aft.config.commands import TrainConfig
 from aft.errors import ConfigError
+from aft.training.run_folder import read_metrics
 
 
 def start_trackers(
-    names: Sequence[str],
-    folder: Path,
-    options: Mapping[str, Any],
-    step: int,
-    earlier: Sequence[tuple[int, Mapping[str, float]]],
+    config: TrainConfig, folder: Path, step: int = 0
 ) -> list[tracking.GeneralTracker]:
     """Start the trackers of a run.
 
     TensorBoard events of a resumed run go on; W&B and MLflow get a new run with the earlier values.
 
     Args:
-        names: Trackers; without any, TensorBoard if it is installed.
+        config: Options of the run.
         folder: The run folder.
-        options: Options of the run, for W&B and MLflow.
         step: Step from which the run resumes.
-        earlier: Step and values of each earlier line of the log.
 
     Raises:
         ConfigError: If a tracker cannot be started.
     """
-    names = names or ["tensorboard"] * is_tensorboard_available()
     project, title = "aft", folder.as_posix()
+    options = config.model_dump(mode="json")
+    earlier = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
     trackers = []
-    for name in names:
+    for name in config.log_to or ["tensorboard"] * is_tensorboard_available():
         tracker: Any
         if name == "tensorboard":
             purge = step + 1 if step else None
@@ -48,12 +44,12 @@ def start_trackers(
                 os.environ.get("WANDB_PROJECT", project),
                 dir=folder,
                 name=title,
-                config=dict(options),
+                config=options,
                 mode=os.environ.get("WANDB_MODE", "offline"),
                 settings={
                     "console": "off",
                     "reinit": "create_new",  # beside a run of the caller
-                    "silent": not options.get("progress", True),
+                    "silent": not config.progress,
                 },
             )
         else:
@@ -65,6 +61,7 @@ def start_trackers(
         except Exception as error:  # settings and servers of others
             raise ConfigError(f"--log-to {name} cannot be started: {explain(error)}") from error
         trackers.append(tracker)
-        for at, values in () if name == "tensorboard" else earlier:
-            tracker.log(values, step=at)
+        for line in earlier if name != "tensorboard" else ():
+            names = line.keys() - {"step", "split"}
+            tracker.log({f"{line['split']}/{one}": line[one] for one in names}, step=line["step"])
     return trackers

@@ -12,12 +12,20 @@ import pytest
 import torch
 
 import aft
+from aft.commands.trackers import start_trackers
+from aft.config.commands import TrainConfig
 from aft.errors import ConfigError
 from aft.training.run_folder import RunLog, read_metrics
 from aft.training.trainer import make_accelerator
 from helpers.errors import says
 
 OPTIONS = {"student": ["small:cnn"], "seed": 3, "lr": None, "progress": False}
+
+
+def options(*trackers: str) -> TrainConfig:
+    return TrainConfig(data="none", log_to=trackers, **OPTIONS)
+
+
 BLOCK = 32768
 
 
@@ -53,22 +61,24 @@ def offline_records(folder: Path) -> Iterator[Any]:
 
 def wandb_values(folder: Path) -> tuple[dict[str, Any], dict[tuple[str, int], float]]:
     """The options, and the values by name and step."""
-    options: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     values: dict[tuple[str, int], float] = {}
-    deadline = time.monotonic() + 60  # its service writes a little later
-    while not any(one.HasField("exit") for one in (records := list(offline_records(folder)))):
+    records: list[Any] = []
+    deadline = time.monotonic() + 60  # the service of W&B writes a little later
+    while not records or not records[-1].HasField("exit"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+        records = list(offline_records(folder))
     for record in records:
         for item in record.run.config.update:
-            options[item.key] = json.loads(item.value_json)
+            given[item.key] = json.loads(item.value_json)
         found = {
             one.key or "/".join(one.nested_key): json.loads(one.value_json)
             for one in record.history.item
         }
         step = found.get("_step")
         values |= {(n, step): value for n, value in found.items() if not n.startswith("_")}
-    return options, values
+    return given, values
 
 
 def mlflow_runs(folder: Path) -> list[Any]:
@@ -95,7 +105,7 @@ def mlflow_values(run: Any) -> dict[tuple[str, int], float]:
 def log_some(folder: Path, tracker: str, start: int, stop: int) -> dict[tuple[str, int], float]:
     """Log a few steps; returns what must have been logged."""
     folder.mkdir(exist_ok=True)
-    with RunLog(folder, start, options={**OPTIONS, "log_to": [tracker]}) as log:
+    with RunLog(folder, start, True, start_trackers(options(tracker), folder, start)) as log:
         for step in range(start + 1, stop + 1):
             log.write(step, "train", {"loss": 1 / step})
             log.write(step, "validation", {"accuracy": step / 10})
@@ -111,9 +121,9 @@ def test_weights_and_biases_offline(
     pytest.importorskip("wandb")
     run = tmp_path / "run"
     wanted = log_some(run, "wandb", 0, 3)
-    options, values = wandb_values(run)
+    given, values = wandb_values(run)
     assert values == wanted
-    assert {name: options[name] for name in OPTIONS} == OPTIONS
+    assert {name: given[name] for name in OPTIONS} == OPTIONS
     assert len(read_metrics(run)) == 6
     wanted = log_some(run, "wandb", 2, 4)  # resumed after step 2: a new run with all values
     assert wandb_values(run)[1] == wanted
@@ -160,14 +170,14 @@ def test_a_run_logs_to_several_trackers(tmp_path: Path) -> None:
         progress=False,
         device="cpu",
     )
-    options, values = wandb_values(tmp_path / "run")
+    given, values = wandb_values(tmp_path / "run")
     (run,) = mlflow_runs(tmp_path / "run")
     assert values == mlflow_values(run)
     for line in read_metrics(tmp_path / "run"):
         step, split = line.pop("step"), line.pop("split")
         assert {values[f"{split}/{name}", step] for name in line} == set(line.values())
     assert values["final/accuracy", 4] == result.metrics["accuracy"]
-    assert options["steps"] == 4 and run.data.params["student"] == "['small:ngrams']"
+    assert given["steps"] == 4 and run.data.params["student"] == "['small:ngrams']"
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
@@ -191,5 +201,5 @@ def test_a_tracker_that_cannot_start_is_reported(
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://x")
     with pytest.raises(ConfigError) as error:
-        RunLog(tmp_path, options={"log_to": ["mlflow"]})
+        start_trackers(options("mlflow"), tmp_path)
     assert says(error.value, "--log-to mlflow", "nowhere")
