@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 PYTEST_ARGS ?=
-SOURCES := src tests tools benchmarks docs/conf.py
+SOURCES := src tests tools benchmarks examples docs/conf.py
 export PYTHON TORCH TORCHVISION
 # One process a core does the work; threads inside each would only get in each other's way.
 test: export OMP_NUM_THREADS ?= 1
@@ -43,7 +43,7 @@ docs: $(VENV)/.docs ## Build the documentation into docs/_build
 
 clean: ## Remove the environment, caches and built files
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find src tests tools benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests tools benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp of a group: installed once, and again after a change to what it depends on.
 $(VENV)/.%: pyproject.toml tools/install.sh tools/torchvision_cpu.py

@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from aft.commands.serve import serve as serve
     from aft.commands.train import train as train
     from aft.data.loading import load_data as load_data
+    from aft.data.loading import sample_ids as sample_ids
     from aft.data.views import make_views as make_views
     from aft.errors import AftError as AftError
     from aft.features.extraction import extract_features as extract_features
     from aft.features.store import FeatureStore as FeatureStore
     from aft.features.store import FeatureWriter as FeatureWriter
+    from aft.features.with_features import WithFeatures as WithFeatures
     from aft.students.backbone import load_backbone as load_backbone
     from aft.students.saved import SavedStudent as SavedStudent
     from aft.students.saved import load_student as load_student
@@ -67,12 +69,14 @@ _HOMES = {
     "Tokenization": "aft.backbones.tokenization",
     "TrainResult": "aft.training.run_folder",
     "TransferModel": "aft.training.transfer_model",
+    "WithFeatures": "aft.features.with_features",
     "extract_features": "aft.features.extraction",
     "load_backbone": "aft.students.backbone",
     "load_data": "aft.data.loading",
     "load_student": "aft.students.saved",
     "load_teacher": "aft.teachers.loading",
     "make_views": "aft.data.views",
+    "sample_ids": "aft.data.loading",
 }
 
 __all__ = ["__version__", "losses", *_HOMES]

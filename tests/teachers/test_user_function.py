@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import aft
+from aft.backbones.batches import collate
 from aft.backbones.weights import file_hash
 from aft.errors import StudentError, TeacherError
 from aft.students.backbone import load_backbone
@@ -61,6 +62,9 @@ def failing():
 def unknown():
     return 3
 
+def texts():
+    return lambda texts: [[len(text), text.count("e")] for text in texts], 2
+
 def bad_preprocess():
     return net(5), str
 """
@@ -83,6 +87,14 @@ def test_python_functions_make_teachers(user_file: Path, function: str) -> None:
     assert teacher.identity.get("licence") == ("MIT" if function == "teacher" else None)
     assert "0x" not in json.dumps(teacher.identity)
     pickle.loads(pickle.dumps(teacher.preprocess))(PICTURE)
+
+
+def test_functions_of_texts_make_teachers(user_file: Path) -> None:
+    teacher = model(f"python:{user_file}:texts")
+    assert teacher.modality == "text" and teacher.dim == 2
+    batch = collate([teacher.preprocess(text) for text in ("a tree", "é", "a tree")])
+    assert teacher.module(batch).tolist() == [[6, 2], [1, 0], [6, 2]]
+    assert "0x" not in json.dumps(teacher.identity)
 
 
 def test_python_identity_knows_source_options_and_weights(user_file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,14 @@ def test_both_students_draw_the_same_and_leave_the_stream_as_it_was() -> None:
     without = model(*batch)
     assert torch.equal(without["loss"], out["loss"]) and torch.equal(torch.rand(1), after)
     assert "alone_loss" not in without
+
+
+def test_trainers_of_others_find_labels_and_logits() -> None:
+    """The one of transformers looks for "label" in the names of arguments, and at the order."""
+    arguments = inspect.signature(TransferModel.forward).parameters
+    assert [name for name in arguments if "label" in name] == ["labels"]
+    out = make_model(1.0)(torch.randn(6, 5), labels=torch.arange(6) % 3)
+    assert list(out)[:2] == ["logits", "features"]
 
 
 def test_each_student_learns_from_its_own_loss() -> None:

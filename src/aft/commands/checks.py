@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from aft import paths
@@ -194,6 +195,10 @@ def _check_train(config: configs.TrainConfig) -> None:
             f"expected --steps or --epochs, got both ({config.steps}, {config.epochs})"
         )
     check_left_out(config.unlabelled, config.train_fraction)
+    for name in config.log_to:
+        if find_spec(name) is None:
+            install = f"pip install 'adaptive-feature-transfer[{name}]'"
+            raise ConfigError(f"--log-to {name} needs {name}, which is not installed: {install}")
 
 
 def _check_compare(config: configs.CompareConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 
 from aft.backbones.specs import shorten_paths
 from aft.commands.checks import check, out_folder
+from aft.commands.trackers import start_trackers
 from aft.config.commands import TrainConfig
 from aft.config.typed import command
 from aft.data.loading import DataSet
@@ -77,11 +79,13 @@ def train(config: TrainConfig) -> TrainResult:
     check(config)
     accelerator = make_accelerator(choose_device(config.device), config.precision)
     out = out_folder(config)
-    with locked(out, accelerator.is_main_process, BEGUN):
-        return _train(config, out, accelerator)
+    with locked(out, accelerator.is_main_process, BEGUN), ExitStack() as logs:
+        return _train(config, out, accelerator, logs)
 
 
-def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainResult:
+def _train(
+    config: TrainConfig, out: Path, accelerator: Accelerator, logs: ExitStack
+) -> TrainResult:
     main, device = accelerator.is_main_process, accelerator.device
     say = partial(accelerator.print, file=sys.stderr)
     if main:
@@ -151,8 +155,9 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
     if config.resume and trainer.last.exists():
         trainer.restore()
         say(f"resuming after step {trainer.progress.step} of {schedule.steps}")
-    with RunLog(out, trainer.progress.step, main) as log:
-        progress = trainer.fit(log)
+    trackers = start_trackers(config, out, trainer.progress.step) if main else []
+    log = logs.enter_context(RunLog(out, trainer.progress.step, main, trackers))
+    progress = trainer.fit(log)
 
     if main:
         score = Scorer(config, data, device)
@@ -174,6 +179,7 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
         known = len(summary["notes"])
         finish(out, data, saved, score, summary)
         write_card(out / STUDENT)
+        log.track(progress.step, "final", summary["metrics"])
         say(*summary["notes"][known:], sep="\n")
         if config.report:
             _report(out, data)

@@ -24,11 +24,17 @@ MetricName = Literal[
 Augmentation = Literal["none", "flip", "standard"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["auto", "torch", "onnx"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 if TYPE_CHECKING:  # what callers may pass; pydantic converts it
     Place = Any
     Texts = Sequence[str]
+    Trackers = Sequence[str]
 else:
     Place = Path
+    Trackers = Annotated[
+        tuple[Tracker, ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    ]
     Texts = Annotated[
         tuple[str, ...],
         BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
@@ -227,7 +233,7 @@ class StoreOptions(Options):
     features_dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     """Number format of stored features."""
     extract_batch_size: int = Field(default=64, ge=1)
-    """Images per batch of a teacher."""
+    """Images per batch of a teacher; also texts per call of a python: function."""
     extract_batch_tokens: int = Field(default=1024, ge=1)
     """Text tokens per batch of a teacher; larger is faster on a GPU."""
     extract_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -276,6 +282,11 @@ class RunOptions(StudentOptions):
     linear model, and a linear model on the features of a pre-trained student."""
     report: bool = True
     """Write report.html."""
+
+    log_to: Trackers = ()
+    """Where to log besides metrics.jsonl: tensorboard, wandb (Weights & Biases, offline unless
+    WANDB_MODE says otherwise) or mlflow (where MLFLOW_TRACKING_URI says). Default: tensorboard, if
+    it is installed."""
     shard_student: bool = False
     """With torchrun: divide the student's weights and moments among the processes (FSDP) when they
     are too large for one GPU. Same results."""

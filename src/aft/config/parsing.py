@@ -37,7 +37,7 @@ GROUPS = {
         *("loss", "beta", "unlabelled", "unlabelled_batch_size", "views", "safety_net"),
         *("kernel", "weights", "combine", "normalize", "loss_lr"),
     ),
-    "output": ("out", "baselines", "report", "resume", "overwrite", "probabilities"),
+    "output": ("out", "log_to", "baselines", "report", "resume", "overwrite", "probabilities"),
     "compute": ("device", "precision", "num_workers", "shard_student", "progress"),
 }
 """The groups of the help, in order, and the options of each, the common ones first. What a command

@@ -3,7 +3,7 @@
 from aft.config.groups import LEFT_OUT, NOTHING
 from aft.data.findings import DataReport
 from aft.data.images import open_image
-from aft.data.loading import DataSet, load_data, load_inputs
+from aft.data.loading import DataSet, load_data, load_inputs, sample_ids
 from aft.data.readers.find_columns import Columns, InputColumn
 from aft.data.samples import Samples, match_columns
 from aft.data.unlabelled import concatenate
@@ -28,4 +28,5 @@ __all__ = [
     "make_views",
     "match_columns",
     "open_image",
+    "sample_ids",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aft.config.groups import LEFT_OUT, NOTHING, UNLABELLED, as_source, check_left_out
 from aft.data.checking import check_inputs
@@ -260,6 +261,25 @@ def load_inputs(
         keep=False,
     )
     return found[:2]
+
+
+def sample_ids(inputs: Any, columns: Columns | None = None) -> NDArray[np.uint8]:
+    """The content id of each input, by which stored features are found.
+
+    Equal inputs have equal ids, whatever their order, file or split.
+
+    Args:
+        inputs: As in :func:`load_inputs`, e.g. a list of texts, of image paths or of images, or a
+            data frame.
+        columns: Names of the columns; without them the usual names are searched.
+
+    Returns:
+        Shape ``(n, 16)``, uint8: one id per input, in their order.
+
+    Raises:
+        DataError: If an input cannot be read.
+    """
+    return load_inputs(inputs, columns, on_bad_input="fail", progress=False)[0].ids
 
 
 def load_table(

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from aft.backbones.batches import PADDING
 from aft.backbones.checks import explain, find_function, first_line
 from aft.backbones.network import output_dim, versions
 from aft.backbones.preprocessing import ImageTransform, Preprocessing
@@ -32,6 +35,10 @@ def load(spec: Spec) -> Teacher:
         ModelError: If the file or function is missing or fails, or returns a wrong type.
     """
     made = call(spec)
+    match made:
+        case (function, int(width)) if callable(function) and not isinstance(function, nn.Module):
+            network, about = TextFunction(function, width), {"preprocessing": "text"}
+            made = Teacher(str(spec), width, network, as_bytes, about, "text")
     module: nn.Module
     preprocess: Any
     dim: int | None
@@ -41,8 +48,9 @@ def load(spec: Spec) -> Teacher:
         module, preprocess, dim, stated = made[0], made[1], made[2] if made[2:] else None, {}
     else:
         raise ModelError(
-            f"expected {spec} to return an aft.teachers.Teacher, (module, preprocess) or "
-            f"(module, preprocess, dim), got {describe(made)}"
+            f"expected {spec} to return an aft.teachers.Teacher, (module, preprocess), "
+            "(module, preprocess, dim) or, for texts, (function, dim), got "
+            f"{describe(made)}"
         )
     description: Any = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(preprocess))
     modality = made.modality if isinstance(made, Teacher) else "image"
@@ -60,7 +68,10 @@ def load(spec: Spec) -> Teacher:
             f"{describe(preprocess)}"
         )
     module = module.eval().requires_grad_(False)
-    width = output_dim(module, _blank_input(spec, preprocess, modality), str(spec))
+    if isinstance(module, TextFunction):  # a call may cost money
+        width = module.dim
+    else:
+        width = output_dim(module, _blank_input(spec, preprocess, modality), str(spec))
     if dim is not None and dim != width:
         raise ModelError(f"{spec} returns dim={dim}, but its features have {width} dimensions")
     path = find_function(spec)[0]
@@ -72,6 +83,35 @@ def load(spec: Spec) -> Teacher:
     }
     identity = {"preprocessing": description, "versions": versions("torch"), **stated, **own}
     return Teacher(str(spec), width, module, preprocess, identity, modality)
+
+
+class TextFunction(nn.Module):
+    """A function from texts to features, such as a call of an embeddings API, as a network.
+
+    Args:
+        function: Maps a list of texts to rows of numbers, ``(n, dim)``.
+        dim: Feature dimension.
+    """
+
+    def __init__(self, function: Callable[[list[str]], Any], dim: int) -> None:
+        super().__init__()
+        self.function = function
+        self.dim = dim
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Features ``(B, dim)`` of the texts whose bytes are the rows ``(B, L)``."""
+        texts = [bytes(row[row != PADDING].tolist()).decode() for row in inputs]
+        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # batches hold copies
+        features = np.asarray(self.function(list(rows)), dtype=np.float32)
+        if features.shape != (len(rows), self.dim):
+            wanted = f"{len(rows)} rows of {self.dim} numbers"
+            raise ValueError(f"expected {wanted} for as many texts, got {features.shape}")
+        return torch.from_numpy(features[[rows[text] for text in texts]]).to(inputs.device)
+
+
+def as_bytes(text: str) -> Tensor:
+    """The bytes of a text in UTF-8, int64 ``(L,)``."""
+    return torch.tensor(list(text.encode()), dtype=torch.int64)
 
 
 class UserTransform:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ FINISH_AGAIN = "Delete it and run again with --resume, which finishes the run fr
 
 FREE_TO_CHANGE = {
     *("out", "resume", "overwrite", "progress", "device", "num_workers", "features"),
-    *("image_cache", "shard_student"),
+    *("image_cache", "shard_student", "log_to"),
     *("trust_remote_code", "baselines", "report", "allow_outside", "delimiter", "encoding"),
 }
 """Options that may differ when a run is resumed: they do not change the student."""
@@ -248,28 +248,25 @@ def options_hash(config: TrainConfig) -> str:
 
 
 class RunLog:
-    """Appends metrics to ``metrics.jsonl`` and to TensorBoard events.
+    """Appends metrics to ``metrics.jsonl``, and sends them to experiment trackers.
 
     Args:
         folder: The run folder.
         step: Step from which the run resumes; logged lines of later steps are removed.
         enabled: False in all processes but the first.
+        trackers: Trackers of Accelerate, which are finished at the end.
     """
 
-    def __init__(self, folder: Path, step: int = 0, enabled: bool = True) -> None:
+    def __init__(
+        self, folder: Path, step: int = 0, enabled: bool = True, trackers: Sequence[Any] = ()
+    ) -> None:
         self.enabled = enabled
         self.path = folder / METRICS
-        self.board: Any = None
+        self.trackers = trackers
         if not enabled:
             return
         lines = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        purge = step + 1 if step else None
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=purge)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Append one line with the step, the split and the values."""
@@ -278,9 +275,12 @@ class RunLog:
         with self.path.open("a") as file:
             line = strict_json({"step": step, "split": split, **values})
             file.write(json.dumps(line, allow_nan=False) + "\n")
-        if self.board is not None:
-            for name, value in values.items():
-                self.board.add_scalar(f"{split}/{name}", value, step)
+        self.track(step, split, values)
+
+    def track(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Send values to the trackers only."""
+        for tracker in self.trackers:
+            tracker.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
 
     def __enter__(self) -> RunLog:
         return self
@@ -289,9 +289,9 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Close the TensorBoard file."""
-        if self.board is not None:
-            self.board.close()
+        """End the runs of the trackers."""
+        for tracker in self.trackers:
+            tracker.finish()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -60,8 +60,8 @@ class TransferModel(nn.Module):
         inputs: Inputs,
         teacher_features: Tensor | list[Tensor] | None = None,
         labels: Tensor | None = None,
-        unlabelled: Inputs | None = None,
-        unlabelled_features: Tensor | list[Tensor] | None = None,
+        extra_inputs: Inputs | None = None,
+        extra_features: Tensor | list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Outputs and losses of one batch.
 
@@ -70,9 +70,8 @@ class TransferModel(nn.Module):
             teacher_features: Shape ``(B, sum of dims)``, or a list with one ``(B, dim)`` per
                 teacher; if None, there is no transfer loss.
             labels: As in :class:`aft.data.Samples`; if None, there is no task loss.
-            unlabelled: Inputs of ``U`` unlabelled rows, which join the transfer loss.
-            unlabelled_features: Teacher features of these rows, in the form of
-                `teacher_features`.
+            extra_inputs: Inputs of further rows without labels, which join the transfer loss.
+            extra_features: Teacher features of these rows, in the form of `teacher_features`.
 
         Returns:
             ``logits``, ``features`` and, if they are defined, ``task_loss``, ``transfer_loss``,
@@ -84,14 +83,14 @@ class TransferModel(nn.Module):
             with _fork_random(self.alone):  # both students draw the same dropout masks
                 out["alone_loss"] = self._task_loss(self.alone(inputs).logits.float(), labels)
         output = StudentOutput(*self.student(inputs))
-        out |= output._asdict()
+        out = output._asdict() | out
         if labels is not None:
             out["task_loss"] = out["loss"] = self._task_loss(output.logits.float(), labels)
         if teacher_features is not None and self.transfer_loss is not None:
-            if unlabelled is not None and unlabelled_features is not None:
-                others = self.student(unlabelled)
+            if extra_inputs is not None and extra_features is not None:
+                others = self.student(extra_inputs)
                 output = StudentOutput(*map(torch.cat, zip(output, others, strict=True)))
-                teacher_features = _join_rows(teacher_features, unlabelled_features)
+                teacher_features = _join_rows(teacher_features, extra_features)
             needs = getattr(self.transfer_loss, "needs", "features")
             student_side = output if needs == "both" else getattr(output, needs)
             out["transfer_loss"] = self.transfer_loss(student_side, teacher_features)
