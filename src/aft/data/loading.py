@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aft.config.class_names import ClassNames
 from aft.config.groups import LEFT_OUT, NOTHING, UNLABELLED, as_source, check_left_out
 from aft.data.checking import check_inputs
 from aft.data.findings import DataReport, OnBadInput
@@ -31,15 +32,19 @@ from aft.tasks import Task, encode_labels, explain_guess, infer_task, missing_la
 if TYPE_CHECKING:
     import pyarrow
 
+FEWEST_HELD_OUT = 10
+"""Fewest labelled rows to hold out of those of classes with names; else all of them train."""
+
 
 @dataclass
 class DataSet:
-    """A labelled data set.
+    """A labelled data set, or one with the names of its classes and few or no labels.
 
     Attributes:
         source: The value of ``--data``.
         task: The prediction task.
-        splits: ``train``, ``validation`` and optionally ``test``.
+        splits: ``train``, ``validation`` and optionally ``test``. With the names of the classes,
+            those of train and validation may have no labels.
         report: Problems and counts found while reading.
         held_out: Splits that were held out of train because the source does not have them.
         train_fraction: The requested share of the training rows.
@@ -50,6 +55,7 @@ class DataSet:
         unlabelled_source: The value of ``--unlabelled``: a source, ``left-out``, ``none`` or None.
         content: Number of rows of each split of the source, and of the unlabelled inputs unless
             they are not used, with a hash of their ids and labels; and the names of the outputs.
+        classes: The names of the classes, if they are given.
     """
 
     source: str
@@ -62,6 +68,7 @@ class DataSet:
     unlabelled: Samples | None = None
     unlabelled_source: str | None = None
     content: dict[str, str] = field(default_factory=dict)
+    classes: ClassNames | None = None
 
     def lines(self) -> list[str]:
         """Readable messages about the rows that are used, and the problems found."""
@@ -120,6 +127,7 @@ def load_data(
     known_task: Task | None = None,
     for_training: bool = True,
     unlabelled: Any = None,
+    classes: ClassNames | None = None,
 ) -> DataSet:
     """Read a labelled data set and split it.
 
@@ -144,6 +152,9 @@ def load_data(
         unlabelled: Additional unlabelled training inputs: any source that :func:`load_inputs`
             reads, or ``left-out`` for the rows that `train_fraction` leaves out. Unlabelled rows
             of train are always used, except with ``none``.
+        classes: The names of the classes. Then rows need no labels. Without any in train, its
+            unlabelled rows are the train split. If there are too few to hold out
+            :data:`FEWEST_HELD_OUT`, the validation split is held out of unlabelled rows.
 
     Raises:
         DataError: If the data set is missing, empty or unusable for training, if the unlabelled
@@ -152,31 +163,44 @@ def load_data(
     source, unlabelled = as_source(source), as_source(unlabelled)
     if for_training:
         check_left_out(unlabelled, train_fraction)
-    rows = read_source(source, columns or Columns())
+    columns = columns or Columns()
+    rows = read_source(source, replace(columns, label_optional=classes is not None))
     if not len(rows):
         raise DataError(f"{source} has no rows")
     report = DataReport()
-    empty = missing_labels(rows.labels, len(rows))
+    empty = missing_labels(rows.labels, len(rows)) if rows.labels else np.ones(len(rows), bool)
     report.unlabelled = int(empty.sum())
     report.unused = rows.unused
     report.unlabelled_splits = drop_unlabelled_splits(rows, empty)
-    kept, samples = check_inputs(rows, ~empty, report, on_bad_input, cache_dir, progress)
+    optional = classes is not None and bool(empty.all())
+    kept, samples = check_inputs(rows, ~empty, report, on_bad_input, cache_dir, progress, optional)
     labels = {name: [values[i] for i in kept] for name, values in rows.labels.items()}
+    if classes is not None:
+        known_task = Task("classification", classes.names)
     found = known_task or infer_task(labels, rows.class_names, task, samples.files)
-    samples.labels = encode_labels(labels, found, rows.class_names, samples.files)
+    if not optional:
+        samples.labels = encode_labels(labels, found, rows.class_names, samples.files)
     if known_task is None and rows.class_names is None:
         report.notes += explain_guess(rows.labels, found, task)
-    splits = by_split(samples, rows, source, for_training)
+    splits = by_split(samples, rows, source, for_training, may_lack_train=classes is not None)
     if not for_training or unlabelled == NOTHING:
         report.unlabelled_left_out = report.unlabelled
     content = {name: describe_content([split]) for name, split in splits.items()}
     content["outputs"] = ", ".join(found.names) or found.outputs
+    if classes is not None:
+        content["outputs"] += f" ({classes.fingerprint})"
     if not for_training:
         return DataSet(str(source), found, splits, report, content=content)
-    check_classes(splits, found, report)
-    find_copies(splits, report)
+    if classes is None:
+        check_classes(splits, found, report)
     given = (on_bad_input, cache_dir, progress)
     own = None if unlabelled == NOTHING else read_own(rows, empty, report, *given)
+    if not len(splits["train"]):
+        if own is None:
+            raise DataError(f"{source} has no rows for training")
+        splits["train"], own = own, None
+        content["train"] = describe_content([splits["train"]])
+    find_copies(splits, report)
     parts = [] if own is None else [own]
     held_out = []
     train_rows = None
@@ -189,8 +213,14 @@ def load_data(
             splits["train"] = whole.subset(used)
             if unlabelled == LEFT_OUT:
                 parts.append(whole.subset(np.setdiff1d(np.arange(len(whole)), used)))
-            check_classes(splits, found, report)
+            if classes is None:
+                check_classes(splits, found, report)
             train_rows = (len(splits["train"]), len(whole))
+        few = fraction * len(splits["train"]) < FEWEST_HELD_OUT or splits["train"].labels is None
+        if name == "validation" and classes is not None and few:
+            continue  # held out of unlabelled rows below
+        if name == "test" and fraction > 0 and splits["train"].labels is None:
+            raise DataError("--test-fraction holds out labelled rows, but no row of train has one")
         if name not in splits and fraction > 0:
             keep, out = hold_out(splits["train"], found, fraction, rng)
             splits["train"], splits[name] = (
@@ -200,10 +230,20 @@ def load_data(
             held_out.append(name)
     if unlabelled not in (None, LEFT_OUT, NOTHING):
         wanted = samples.columns
-        parts.append(read_named(unlabelled, columns or Columns(), wanted, report, *given))
+        parts.append(read_named(unlabelled, columns, wanted, report, *given))
     if unlabelled != NOTHING:  # the rows that are left out are part of train
         given_rows = parts if unlabelled != LEFT_OUT else [] if own is None else [own]
         content[UNLABELLED] = describe_content(given_rows)
+    more = join_unlabelled(parts, list(splits.values()), report)
+    if "validation" not in splits:
+        held_out.append("validation")
+        rest = splits["train"] if more is None else more
+        keep, out = hold_out(rest, found, validation_fraction, rng)
+        splits["validation"] = rest.subset(out)
+        if more is None:
+            splits["train"] = rest.subset(keep)
+        else:
+            more, report.unlabelled_used = rest.subset(keep), len(keep)
     return DataSet(
         str(source),
         found,
@@ -212,9 +252,10 @@ def load_data(
         tuple(held_out),
         train_fraction,
         train_rows,
-        join_unlabelled(parts, list(splits.values()), report),
+        more,
         None if unlabelled is None else str(unlabelled),
         content,
+        classes,
     )
 
 

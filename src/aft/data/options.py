@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aft.config.class_names import read_class_names
 from aft.config.commands import ScoreConfig, TrainConfig
 from aft.config.groups import ReadOptions
 from aft.data.loading import DataSet, load_data
@@ -42,7 +43,9 @@ def load_training_data(
 
     Raises:
         DataError: See :func:`aft.data.load_data`.
+        ConfigError: See :func:`aft.config.class_names.read_class_names`.
     """
+    names = config.classes if isinstance(config, TrainConfig) else None
     return load_data(
         config.data,
         asked_columns(config),
@@ -55,4 +58,5 @@ def load_training_data(
         progress=config.progress,
         known_task=task,
         unlabelled=config.unlabelled if unlabelled else None,
+        classes=read_class_names(names) if names else None,
     )
