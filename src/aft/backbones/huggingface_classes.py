@@ -17,6 +17,7 @@ from aft.backbones.network import require
 from aft.backbones.specs import Spec
 from aft.errors import ModelError
 
+_CHANGING = {"pooling", "layer", "layers", "size"}
 _SAME = 0.999
 
 
@@ -47,6 +48,11 @@ def embed_texts(spec: Spec, texts: Sequence[str], trust_remote_code: bool = Fals
         ModelError: If the model has no text tower, cannot be loaded, or the options of the teacher
             make its features other than those that the model compares with texts.
     """
+    if options := sorted(_CHANGING & spec.options.keys()):
+        raise ModelError(
+            f"the features of {spec} are not those that the model compares with texts: remove "
+            f"{', '.join(options)}"
+        )
     transformers = require("transformers", "text")
     repository = Repository.find(spec, trust_remote_code)
     config = repository.load(transformers.AutoConfig.from_pretrained)
@@ -73,13 +79,14 @@ def embed_texts(spec: Spec, texts: Sequence[str], trust_remote_code: bool = Fals
         expected = _pooled(model.get_image_features(image))
         found = network.module.eval()(image)
         found = found if projection is None else F.linear(found, projection)
+        scale = float(model.logit_scale.exp())
     same = found.shape == expected.shape and float(F.cosine_similarity(found, expected)) > _SAME
     if not same:
         raise ModelError(
-            f"the features of {spec} are not those that the model compares with texts: remove the "
-            "options pooling, layer, layers and size"
+            f"the features of {spec} are not those that the model compares with texts, so "
+            "--classes cannot use it; use another image-text model, such as a CLIP"
         )
-    return ClassTexts(embeddings, projection, float(model.logit_scale.exp()))
+    return ClassTexts(embeddings, projection, scale)
 
 
 def _pooled(output: object) -> Tensor:

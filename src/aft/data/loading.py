@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 FEWEST_HELD_OUT = 10
-"""Fewest labelled rows to hold out of those of classes with names; else all of them train."""
+"""Fewest labelled rows to hold out if the classes have names; with fewer, all of them train."""
 
 
 @dataclass
@@ -153,8 +153,8 @@ def load_data(
             reads, or ``left-out`` for the rows that `train_fraction` leaves out. Unlabelled rows
             of train are always used, except with ``none``.
         classes: The names of the classes. Then rows need no labels. Without any in train, its
-            unlabelled rows are the train split. If there are too few to hold out
-            :data:`FEWEST_HELD_OUT`, the validation split is held out of unlabelled rows.
+            unlabelled rows are the train split. With too few to hold out
+            :data:`FEWEST_HELD_OUT`, the validation split is held out of its unlabelled rows.
 
     Raises:
         DataError: If the data set is missing, empty or unusable for training, if the unlabelled
@@ -216,11 +216,15 @@ def load_data(
             if classes is None:
                 check_classes(splits, found, report)
             train_rows = (len(splits["train"]), len(whole))
-        few = fraction * len(splits["train"]) < FEWEST_HELD_OUT or splits["train"].labels is None
-        if name == "validation" and classes is not None and few:
-            continue  # held out of unlabelled rows below
-        if name == "test" and fraction > 0 and splits["train"].labels is None:
+        train = splits["train"]
+        if name == "test" and fraction > 0 and train.labels is None:
             raise DataError("--test-fraction holds out labelled rows, but no row of train has one")
+        few = classes is not None and fraction * len(train) < FEWEST_HELD_OUT
+        if name == "validation" and name not in splits and few and own is not None:
+            # Of the data's own rows, so that the split does not depend on further sources.
+            keep, out = hold_out(own, found, fraction, rng)
+            parts[0], splits[name] = own.subset(keep), own.subset(out)
+            held_out.append(name)
         if name not in splits and fraction > 0:
             keep, out = hold_out(splits["train"], found, fraction, rng)
             splits["train"], splits[name] = (
@@ -234,16 +238,6 @@ def load_data(
     if unlabelled != NOTHING:  # the rows that are left out are part of train
         given_rows = parts if unlabelled != LEFT_OUT else [] if own is None else [own]
         content[UNLABELLED] = describe_content(given_rows)
-    more = join_unlabelled(parts, list(splits.values()), report)
-    if "validation" not in splits:
-        held_out.append("validation")
-        rest = splits["train"] if more is None else more
-        keep, out = hold_out(rest, found, validation_fraction, rng)
-        splits["validation"] = rest.subset(out)
-        if more is None:
-            splits["train"] = rest.subset(keep)
-        else:
-            more, report.unlabelled_used = rest.subset(keep), len(keep)
     return DataSet(
         str(source),
         found,
@@ -252,7 +246,7 @@ def load_data(
         tuple(held_out),
         train_fraction,
         train_rows,
-        more,
+        join_unlabelled(parts, list(splits.values()), report),
         None if unlabelled is None else str(unlabelled),
         content,
         classes,

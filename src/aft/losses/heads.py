@@ -93,7 +93,6 @@ def fit_head(
     *,
     num_classes: int | None = None,
     l2: float | None = None,
-    offset: Tensor | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> LinearHead:
@@ -113,8 +112,6 @@ def fit_head(
             entropy on held-out rows increases, with stratified 5-fold cross-validation (3 folds
             for more than 5,000 rows). Classes with one row are never held out; if all classes have
             one row, the strength is 0.1. The head is then fitted on all rows.
-        offset: ``(n, C)``, known logits, to which those of the head are added. Then the bias is
-            regularized too, so that a class without samples keeps its known logits.
         seed: Seed of the folds.
         progress: As in :func:`fit_task_head`.
 
@@ -123,11 +120,6 @@ def fit_head(
             above 0, or there is only one class.
     """
     x = _check_features(features)
-    if offset is not None:
-        _check_classes(labels, x, offset.shape[1], least=1)
-        known, y = AF.full_precision(offset), labels.to(x.device).long()
-        weight, bias, l2 = _fit_logistic(x, y, y, l2, seed, progress, known)
-        return LinearHead(weight.to(x.dtype), bias.to(x.dtype), l2)
     classes, present = _check_classes(labels, x, num_classes)
     weight, bias, l2 = _fit_logistic(x, classes, classes, l2, seed, progress)
     total = num_classes or int(present.max()) + 1
@@ -225,13 +217,7 @@ def fit_ridge(features: Tensor, targets: Tensor) -> LinearHead:
 
 
 def _fit_logistic(
-    x: Tensor,
-    targets: Tensor,
-    groups: Tensor,
-    l2: float | None,
-    seed: int,
-    progress: bool,
-    offset: Tensor | None = None,
+    x: Tensor, targets: Tensor, groups: Tensor, l2: float | None, seed: int, progress: bool
 ) -> tuple[Tensor, Tensor, float]:
     """Weights and biases for features that are not standardized, in float64, and the strength.
 
@@ -242,7 +228,6 @@ def _fit_logistic(
         l2: The strength; None chooses it by cross-validation.
         seed: Seed of the folds.
         progress: Whether to show a progress bar.
-        offset: As in :func:`fit_head`.
     """
     if l2 is not None and not l2 > 0:
         raise InputError(f"Expected `l2` to be above 0, but got {l2!r}.")
@@ -254,17 +239,16 @@ def _fit_logistic(
         # n coordinates are enough.
         basis, corner = torch.linalg.qr(rows.T)
         rows = corner.T.contiguous()
-    start = _zeros(rows, targets, offset)
+    start = _zeros(rows, targets)
     words = "fitting a linear model to the teachers' features"
     words += f": {len(start):,} classes, {len(rows):,} rows"
     with tqdm(desc=words, unit="fit", leave=False, delay=2, disable=not progress) as bar:
-        many = len(start) >= MANY_CLASSES and rows.numel() * len(start) > MOST_WORK
-        if many and offset is None:
+        if len(start) >= MANY_CLASSES and rows.numel() * len(start) > MOST_WORK:
             found, l2 = fit_many(rows, targets, groups, l2, seed, bar)
         else:
             if l2 is None:
-                l2 = _choose_strength(rows, targets, groups, seed, bar, offset)
-            found = _minimize(rows, targets, start, l2, offset)
+                l2 = _choose_strength(rows, targets, groups, seed, bar)
+            found = _minimize(rows, targets, start, l2)
     # Back to the features' own scale, in float64: the shift may be much larger than the result.
     weight = found[:, :-1].double()
     if basis is not None:
@@ -281,12 +265,7 @@ def _units(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _choose_strength(
-    x: Tensor,
-    targets: Tensor,
-    groups: Tensor,
-    seed: int,
-    bar: tqdm[Any],
-    offset: Tensor | None = None,
+    x: Tensor, targets: Tensor, groups: Tensor, seed: int, bar: tqdm[Any]
 ) -> float:
     """The strength with the lowest held-out loss, from strong to weak until the loss increases."""
     number = assign_folds(groups.cpu(), _FEW_FOLDS if len(x) > _MANY_ROWS else _FOLDS, seed)
@@ -294,31 +273,27 @@ def _choose_strength(
     if not folds:
         return _STRENGTH_UNCHOSEN
     number = number.to(x.device)
-    found = [_zeros(x, targets, offset) for _ in folds]
+    found = [_zeros(x, targets) for _ in folds]
     best, chosen = float("inf"), _STRENGTHS[0]
     for strength in _STRENGTHS:
         loss = 0.0
         for fold in folds:
             kept, held = number != fold, number == fold
-            parts = [None if offset is None else offset[rows] for rows in (kept, held)]
-            found[fold] = _minimize(x[kept], targets[kept], found[fold], strength, parts[0])
+            found[fold] = _minimize(x[kept], targets[kept], found[fold], strength)
             bar.update()
-            loss += float(_sum_loss(x[held], targets[held], found[fold], targets[kept], parts[1]))
+            loss += float(_sum_loss(x[held], targets[held], found[fold], known=targets[kept]))
             if loss >= best:
                 return chosen
         best, chosen = loss, strength
     return chosen
 
 
-def _zeros(x: Tensor, targets: Tensor, offset: Tensor | None = None) -> Tensor:
-    several = targets if offset is None else offset
-    outputs = int(targets.max()) + 1 if several.ndim == 1 else several.shape[1]
+def _zeros(x: Tensor, targets: Tensor) -> Tensor:
+    outputs = int(targets.max()) + 1 if targets.ndim == 1 else targets.shape[1]
     return x.new_zeros((outputs, x.shape[1] + 1))
 
 
-def _minimize(
-    x: Tensor, targets: Tensor, start: Tensor, l2: float, offset: Tensor | None = None
-) -> Tensor:
+def _minimize(x: Tensor, targets: Tensor, start: Tensor, l2: float) -> Tensor:
     """Weights and, in the last column, biases ``(C, D + 1)`` at the minimum."""
     found = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -331,9 +306,7 @@ def _minimize(
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        shrunk = found[:, :-1] if offset is None else found
-        loss = _sum_loss(x, targets, found, offset=offset) / len(x)
-        loss = loss + l2 / 2 * shrunk.square().sum()
+        loss = _sum_loss(x, targets, found) / len(x) + l2 / 2 * found[:, :-1].square().sum()
         loss.backward()
         return loss
 
@@ -342,16 +315,9 @@ def _minimize(
     return found.detach()
 
 
-def _sum_loss(
-    x: Tensor,
-    targets: Tensor,
-    found: Tensor,
-    known: Tensor | None = None,
-    offset: Tensor | None = None,
-) -> Tensor:
+def _sum_loss(x: Tensor, targets: Tensor, found: Tensor, known: Tensor | None = None) -> Tensor:
     """Cross entropy summed over rows and, for several labels, those that vary in ``known``."""
     logits = AF.matmul(x, found[:, :-1].T) + found[:, -1]
-    logits = logits if offset is None else logits + offset
     if targets.ndim == 1:
         return F.cross_entropy(logits, targets, reduction="sum")
     if known is not None:
@@ -376,9 +342,7 @@ def _check_features(features: Tensor) -> Tensor:
     return x
 
 
-def _check_classes(
-    labels: Tensor, x: Tensor, num_classes: int | None, least: int = 2
-) -> tuple[Tensor, Tensor]:
+def _check_classes(labels: Tensor, x: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor]:
     """Labels as indices into the classes that have samples, and these classes."""
     integer = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
     if labels.shape != (len(x),) or not integer:
@@ -394,7 +358,7 @@ def _check_classes(
             f"Expected `labels` to be class indices from 0 {allowed}, but got {lowest} to "
             f"{highest}."
         )
-    if len(present) < least:
+    if len(present) < 2:
         raise InputError(
             f"Expected `labels` of at least 2 classes, but all {len(labels)} rows are class "
             f"{highest}."
