@@ -26,6 +26,7 @@ from torch import Tensor
 
 import aft
 import tables
+from aft.commands.class_names import ABOUT
 from aft.config.commands import ScoreConfig
 from aft.data.loading import load_inputs
 from aft.demo_data.models import fetch_minilm
@@ -35,7 +36,6 @@ from aft.losses.class_names import ClassNameLoss, EmbeddedClasses
 from aft.losses.heads import fit_head
 from aft.metrics import compute_metrics
 from aft.tasks import Task
-from aft.training.class_names import ABOUT
 from data_sets import DATA_SETS
 
 RESULT = Path(__file__).parent / "results" / "zero_labels.json"

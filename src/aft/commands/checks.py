@@ -183,11 +183,11 @@ def _check_train(config: configs.TrainConfig) -> None:
         )
     check_left_out(config.unlabelled, config.train_fraction)
     if config.classes is not None:
+        read_class_names(config.classes)
         _check_classes(config)
 
 
 def _check_classes(config: configs.TrainConfig) -> None:
-    read_class_names(config.classes)
     if not config.teachers or config.beta == 0 or config.loss not in groups.SOFT:
         raise ConfigError(
             f"--classes needs --teachers, a --beta above 0 and --loss {' or '.join(groups.SOFT)}, "

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from aft.backbones.specs import shorten_paths
 from aft.commands.checks import check, out_folder
+from aft.commands.class_names import class_rows, embed_classes
 from aft.config.commands import TrainConfig
 from aft.config.typed import command
 from aft.data.loading import DataSet
@@ -27,7 +28,6 @@ from aft.metrics import AGREEMENT, MAIN_METRIC, choose_metric
 from aft.paths import locked
 from aft.report import write_run_report
 from aft.students.saved import SavedStudent
-from aft.training.class_names import class_rows, embed_classes
 from aft.training.finish import Scorer, final_split, finish, save_gates, summarize
 from aft.training.keep_images import keep_images
 from aft.training.prepare import (
@@ -100,8 +100,8 @@ def _train(config: TrainConfig, out: Path, accelerator: Accelerator) -> TrainRes
     held_out, metric = data.splits["validation"], AGREEMENT
     if final_split(data) not in bare:
         alike = np.arange(data.task.num_outputs)  # without labels, classes count as balanced
-        known = alike if samples.labels is None else samples.labels
-        metric = choose_metric(config.metric, data.task, known)
+        seen = alike if samples.labels is None else samples.labels
+        metric = choose_metric(config.metric, data.task, seen)
     more, views = transfer_pool(config, data)
     check_options(config, samples, more, data.task, accelerator.num_processes)
     if main:

@@ -219,7 +219,7 @@ def load_data(
         train = splits["train"]
         if name == "test" and fraction > 0 and train.labels is None:
             raise DataError("--test-fraction holds out labelled rows, but no row of train has one")
-        few = classes is not None and fraction * len(train) < FEWEST_HELD_OUT
+        few = classes is not None and 0 < fraction * len(train) < FEWEST_HELD_OUT
         if name == "validation" and name not in splits and few and own and len(own) > 1:
             # Of the data's own rows, so that the split does not depend on further sources.
             keep, out = hold_out(own, found, fraction, rng)

@@ -137,8 +137,8 @@ def make_loss(
         device=torch.device(device),
     )
     start = torch.cat([features.float().cpu() for _, features in batches])
-    classes = task.num_outputs if task.kind == "classification" else None
-    return BTuningLoss.fit(start, features, labels, num_classes=classes)
+    number = task.num_outputs if task.kind == "classification" else None
+    return BTuningLoss.fit(start, features, labels, num_classes=number)
 
 
 def _given_labels(
