@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,28 +99,32 @@ def main() -> None:
         found["scores"] |= json.loads(RESULT.read_text())["scores"]
     for seed in range(options.seeds if not options.tables else 0):
         for name in options.data:
-            if str(seed) not in found["scores"][name]:
-                found["scores"][name][str(seed)] = measure(name, seed, options)
+            known = found["scores"][name].setdefault(str(seed), {})
+            for scores in measure(name, seed, known, options):
+                known |= scores
                 RESULT.write_text(json.dumps(found, indent=1) + "\n")
     write_table(found)
 
 
-def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Test metrics of one seed, by method and number of labels per class."""
+def measure(
+    name: str, seed: int, known: Mapping[str, Any], options: argparse.Namespace
+) -> Iterator[dict[str, dict[str, float]]]:
+    """Test metrics of one seed, by method and number of labels per class; not those known."""
+    lacking = [number for number in LABELS if f"student {number}" not in known]
+    if not lacking:
+        return
     rows = read(name)
     train, test = rows[rows.split == "train"], rows[rows.split == "test"]
     train = train.sample(frac=1, random_state=seed)[:MOST_ROWS]
     classes = DESCRIPTIONS[name]
     about = embed([ABOUT.format(text) for text in classes.values()], options.features)
     features = embed([*train.text, *test.text], options.features)
-    scores: dict[str, dict[str, float]] = {}
-    for number in LABELS:
+    for number in lacking:
         train["labelled"] = train.groupby("label").cumcount() < number
         found = {"student": train_student(name, train, test, seed, options)}
         found |= score_others(train, test, features, about, list(classes))
-        scores |= {f"{key} {number}": value for key, value in found.items()}
         print(name, seed, number, found, flush=True)
-    return scores
+        yield {f"{key} {number}": value for key, value in found.items()}
 
 
 def read(name: str) -> pd.DataFrame:
@@ -202,7 +206,11 @@ def score_others(
 def write_table(found: Mapping[str, Any]) -> None:
     """Write the table of docs/zero_labels.md."""
     parts = []
-    measured = {name: list(seeds.values()) for name, seeds in found["scores"].items() if seeds}
+    measured = {
+        name: [one for one in seeds.values() if one]
+        for name, seeds in found["scores"].items()
+        if any(seeds.values())
+    }
     for name, scores in measured.items():
         parts.append(f"| {WORDS[name]} | no labels | 1 per class | 5 per class | 20 per class |")
         parts.append("|---|---|---|---|---|")

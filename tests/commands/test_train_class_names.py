@@ -111,7 +111,7 @@ def test_a_few_labels_all_train(options: dict[str, Any]) -> None:
 
 def test_enough_labels_are_held_out(options: dict[str, Any]) -> None:
     options["data"] = add_labels(options["data"], 60)
-    result = aft.train(**options, validation_fraction=0.3)
+    result = aft.train(**options, validation_fraction=0.5)
     assert result.summary["splits_without_labels"] == [] and "safety_net" in result.summary
     assert result.metrics["accuracy"] > 0.6
 
