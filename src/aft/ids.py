@@ -53,7 +53,7 @@ def join_ids(parts: NDArray[np.uint8], present: NDArray[np.bool_]) -> NDArray[np
     """
     if parts.shape[1] == 1:
         return np.ascontiguousarray(parts[:, 0])
-    rows = np.ascontiguousarray(parts).reshape(len(parts), -1)
+    rows = np.ascontiguousarray(parts).reshape(len(parts), parts.shape[1] * parts.shape[2])
     joined = b"".join(content_id(row.tobytes()) for row in rows)
     ids: NDArray[np.uint8] = np.frombuffer(joined, dtype=np.uint8).reshape(-1, ID_BYTES).copy()
     ids[~present.any(axis=1)] = 0

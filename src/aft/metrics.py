@@ -19,7 +19,9 @@ CHOICES = {
 }
 """Main metrics to choose from, per kind of task; the first is the default. Higher is better."""
 MAIN_METRIC = {kind: names[0] for kind, names in CHOICES.items()}
-LOWER_IS_BETTER = frozenset({"nll", "bce", "rmse", "mae"})
+LOWER_IS_BETTER = frozenset({"nll", "bce", "rmse", "mae", "divergence"})
+AGREEMENT = "agreement"
+"""The main metric of rows without labels: it is no accuracy."""
 BALANCED = 0.75
 """Classes are balanced if their effective number is at least this share of their number."""
 
@@ -28,6 +30,8 @@ NAMES = {
     "mean_average_precision": "mean average precision",
     "micro_f1": "micro F1",
     "macro_f1": "macro F1",
+    "agreement": "agreement with the soft labels",
+    "divergence": "divergence from the soft labels",
     "nll": "log loss",
     "bce": "log loss",
     "r2": "R²",
@@ -76,18 +80,23 @@ def compute_metrics(logits: NDArray[Any], labels: NDArray[Any], task: Task) -> d
 
     Args:
         logits: ``(n, num_outputs)``; for regression the predictions in the targets' units.
-        labels: As in :class:`aft.data.Samples`.
+        labels: As in :class:`aft.data.Samples`; or, for rows without labels, the probabilities
+            ``(n, num_outputs)`` of soft labels.
         task: The task.
 
     Returns:
-        classification: ``accuracy``, ``balanced_accuracy`` and ``macro_f1`` (both means over the
-        classes present), ``nll`` (log loss, nats). multilabel: ``mean_average_precision`` (over
-        the labels present), ``micro_f1`` (at probability 0.5), ``bce``. regression: ``r2`` (mean
-        over targets), ``rmse``, ``mae`` (in the targets' units).
+        soft labels: ``agreement`` (share of rows whose most probable class is the same) and
+        ``divergence`` (Kullback-Leibler, nats). classification: ``accuracy``,
+        ``balanced_accuracy`` and ``macro_f1`` (both means over the classes present), ``nll`` (log
+        loss, nats). multilabel: ``mean_average_precision`` (over the labels present), ``micro_f1``
+        (at probability 0.5), ``bce``. regression: ``r2`` (mean over targets), ``rmse``, ``mae`` (in
+        the targets' units).
     """
     outputs = np.asarray(logits, dtype=np.float64)
     if not np.isfinite(outputs).all():  # of a diverged student, all are NaN
         return dict.fromkeys(compute_metrics(np.zeros_like(outputs), labels, task), math.nan)
+    if task.kind == "classification" and labels.ndim == 2:
+        return _compare_with_soft(outputs, np.asarray(labels, np.float64))
     if task.kind == "classification":
         return _class_metrics(outputs, labels, task.num_outputs)
     from sklearn import metrics
@@ -142,7 +151,8 @@ def explain_undefined(
 def standard_error(metric: str, logits: NDArray[Any], labels: NDArray[Any], task: Task) -> float:
     """Standard error of a classification metric over the rows; 0 for other tasks.
 
-    For ``macro_f1`` it is the standard error of the balanced accuracy, as an approximation.
+    It is infinite for soft labels: agreement with them does not choose a checkpoint. For
+    ``macro_f1`` it is the standard error of the balanced accuracy, as an approximation.
 
     Args:
         metric: One of :data:`CHOICES`.
@@ -152,6 +162,8 @@ def standard_error(metric: str, logits: NDArray[Any], labels: NDArray[Any], task
     """
     if task.kind != "classification":
         return 0.0
+    if labels.ndim == 2:
+        return math.inf
     right = logits.argmax(1) == labels
     if metric == "accuracy":
         score = float(right.mean())
@@ -185,13 +197,26 @@ def bootstrap_intervals(
     return {name: pair for name, pair in ends.items() if np.isfinite(pair).all()}
 
 
+def _compare_with_soft(outputs: NDArray[np.float64], soft: NDArray[np.float64]) -> dict[str, float]:
+    logs = _log_softmax(outputs)
+    known = np.log(np.maximum(soft, np.finfo(np.float32).tiny))
+    return {
+        AGREEMENT: float((outputs.argmax(1) == soft.argmax(1)).mean()),
+        "divergence": float((soft * (known - logs)).sum(1).mean()),
+    }
+
+
+def _log_softmax(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = outputs - outputs.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
 def _class_metrics(
     outputs: NDArray[np.float64], labels: NDArray[Any], classes: int
 ) -> dict[str, float]:
     """Classification metrics, computed from counts per class."""
     predicted = outputs.argmax(1)
-    shifted = outputs - outputs.max(1, keepdims=True)
-    log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    log_probability = _log_softmax(outputs)
     support = np.bincount(labels, minlength=classes)
     right = np.bincount(labels[labels == predicted], minlength=classes)
     present = support > 0

@@ -11,6 +11,7 @@ from aft.backbones.checks import check_columns, check_model
 from aft.backbones.specs import split_column
 from aft.config import commands as configs
 from aft.config import groups
+from aft.config.class_names import read_class_names
 from aft.config.groups import LossOptions, Options, StudentOptions, check_left_out
 from aft.errors import ConfigError, DataError, StudentError, TeacherError
 from aft.hub import check_data_set
@@ -199,6 +200,25 @@ def _check_train(config: configs.TrainConfig) -> None:
         if find_spec(name) is None:
             install = f"pip install 'adaptive-feature-transfer[{name}]'"
             raise ConfigError(f"--log-to {name} needs {name}, which is not installed: {install}")
+
+    if config.classes is not None:
+        read_class_names(config.classes)
+        _check_classes(config)
+
+
+def _check_classes(config: configs.TrainConfig) -> None:
+    if not config.teachers or config.beta == 0 or config.loss not in groups.SOFT:
+        raise ConfigError(
+            f"--classes needs --teachers, a --beta above 0 and --loss {' or '.join(groups.SOFT)}, "
+            f"got {len(config.teachers)} teachers, --beta {config.beta} and --loss {config.loss}"
+        )
+    if config.task not in ("auto", "classification"):
+        raise ConfigError(f"--classes is for classification, got --task {config.task}")
+    if (config.class_template or "{}").count("{}") != 1:
+        raise ConfigError(
+            "expected --class-template with one {} in place of the class, got "
+            f"{config.class_template!r}"
+        )
 
 
 def _check_compare(config: configs.CompareConfig) -> None:

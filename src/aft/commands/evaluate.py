@@ -40,7 +40,7 @@ def evaluate_samples(
         DataError: If the samples have no labels.
     """
     if samples.labels is None:
-        raise DataError("expected labelled samples, got unlabelled ones")
+        raise DataError("expected labelled rows, got unlabelled ones: name others with --data")
     logits = compute_logits(
         student.module.to(device or "cpu"),
         student.inputs(match_columns(samples, student.columns)),

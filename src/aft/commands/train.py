@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from aft.backbones.specs import shorten_paths
 from aft.commands.checks import check, out_folder
+from aft.commands.class_names import class_rows, embed_classes
 from aft.commands.trackers import start_trackers
 from aft.config.commands import TrainConfig
 from aft.config.typed import command
@@ -26,7 +27,7 @@ from aft.exporting.card import write_card
 from aft.features.stored import StoredFeatures, keep_in_memory
 from aft.linear.baselines import Baselines
 from aft.linear.rows import PreparedRows, soft_labels_of
-from aft.metrics import MAIN_METRIC, choose_metric
+from aft.metrics import AGREEMENT, MAIN_METRIC, choose_metric
 from aft.paths import locked
 from aft.report import write_run_report
 from aft.students.saved import SavedStudent
@@ -100,28 +101,38 @@ def _train(
         say(f"the run in {out} is already finished")
         return TrainResult.load(out)
     samples = data.splits["train"]
-    metric = choose_metric(config.metric, data.task, np.asarray(samples.labels))
+    bare = [name for name, split in data.splits.items() if split.labels is None]
+    held_out, metric = data.splits["validation"], AGREEMENT
+    if final_split(data) not in bare:
+        alike = np.arange(data.task.num_outputs)  # without labels, classes count as balanced
+        seen = alike if samples.labels is None else samples.labels
+        metric = choose_metric(config.metric, data.task, seen)
     more, views = transfer_pool(config, data)
     check_options(config, samples, more, data.task, accelerator.num_processes)
     if main:
         write_inputs(out, config, data)
     say("\n".join([*_describe_data(config, data, metric), *data.lines()]))
 
-    parts = [samples] if more is None else [samples, more]
-    teachers, *others = extract_for_run(config, parts, accelerator)
-    more_teachers = others[0] if others else []
+    names = class_rows(config, data)
+    unjudged = held_out if "validation" in bare else None
+    wanted = [part for part in (samples, more, unjudged, names) if part is not None]
+    found = iter(extract_for_run(config, wanted, accelerator))
+    teachers, more_teachers, held_out_teachers, embedded = (
+        [] if part is None else next(found) for part in (samples, more, unjudged, names)
+    )
+    classes = embed_classes(config, data, embedded)
     keep_in_memory([*teachers, *more_teachers], accelerator.num_processes)
     say(*(_describe_teacher(one) for one in teachers), sep="\n", end="\n" * bool(teachers))
 
     saved = make_student(config, data, more is not None)
     plain, augmented = saved.transform, saved.backbone.preprocessing.augment(config.augment)
-    names = [column.name for column in saved.columns]
-    train_rows = PreparedRows(samples.only(*names), augmented, teachers)
-    validation = PreparedRows(data.splits["validation"].only(*names), plain)
+    inputs = [column.name for column in saved.columns]
+    train_rows = PreparedRows(samples.only(*inputs), augmented, teachers)
+    validation = PreparedRows(held_out.only(*inputs), plain, held_out_teachers)
     pool = None
     if more is not None:
-        pool = PreparedRows(more.only(*names), plain if views else augmented, more_teachers)
-    notes = list_notes(config, saved, train_rows)
+        pool = PreparedRows(more.only(*inputs), plain if views else augmented, more_teachers)
+    notes = [*_describe_lack(data), *list_notes(config, saved, train_rows)]
     say(_describe_student(saved), *(shorten_paths(note) for note in notes), sep="\n")
 
     schedule = make_schedule(config, len(samples), start_of(saved))
@@ -130,12 +141,14 @@ def _train(
     rows = [train_rows] if pool is None else [train_rows, pool]
     lines += start_words(config, saved, rows, accelerator)
     say(*lines, sep="\n", end="\n" * bool(lines))
-    model = make_model(config, saved, train_rows, validation, pool, schedule, device)
+    model = make_model(config, saved, train_rows, validation, pool, schedule, device, classes)
+    if unjudged is not None:  # now with soft labels
+        held_out.labels = validation.samples.labels
     pool_rows = 0 if more is None else len(more)
     lines = _describe_cost(schedule, model, len(samples), pool_rows, views)
     say(*lines, sep="\n", end="\n" * bool(lines))
     instead: list[dict[str, Any]] = []
-    if main and config.baselines:
+    if main and config.baselines and not bare:
         instead = _score_baselines(data, saved, model, train_rows, validation, pool, device)
     trainer = Trainer(
         model,
@@ -143,7 +156,7 @@ def _train(
         train_rows,
         validation,
         pool,
-        metric=metric,
+        metric=metric if unjudged is None else AGREEMENT,
         schedule=schedule,
         accelerator=accelerator,
         folder=out / CHECKPOINTS,
@@ -171,6 +184,7 @@ def _train(
             "seconds": round(time.perf_counter() - started, 1),
             "rows_without_labels": pool_rows,
             "views": views,
+            "splits_without_labels": bare,
             "notes": [*data.lines(), *notes],
             "baselines": instead,
             **choice,
@@ -238,13 +252,31 @@ def _describe_data(config: TrainConfig, data: DataSet, metric: str) -> list[str]
         for name, split in data.splits.items()
     )
     lines = [f"{data.source}: {rows}; {data.task.outputs}"]
-    if config.metric == "auto" and metric != MAIN_METRIC[data.task.kind]:
+    if config.metric == "auto" and metric not in (AGREEMENT, MAIN_METRIC[data.task.kind]):
         lines.append(
             f"metric: {metric}, since the classes are imbalanced (choose another with --metric)"
         )
     if not config.teachers:
         lines.append("no --teachers: trained on the labels only, without unlabelled rows or --loss")
     return lines
+
+
+def _describe_lack(data: DataSet) -> list[str]:
+    """What the lack of labels means for a run with the names of classes."""
+    if data.splits["validation"].labels is not None:
+        return []
+    rows = data.splits["train"]
+    what = "no labels" if rows.labels is None else f"only {len(rows)} labels"
+    lines = (
+        f"{what}: the last checkpoint is kept, without a safety net, since no labelled rows are "
+        "held out"
+    )
+    if final_split(data) == "validation":
+        lines += (
+            "; the score is the agreement with the soft labels on held-out rows, which is no "
+            "accuracy: label some rows for a test split to measure one"
+        )
+    return [lines]
 
 
 def _describe_teacher(features: StoredFeatures) -> str:

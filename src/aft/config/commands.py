@@ -62,6 +62,14 @@ class TrainConfig(TrainingOptions, LossOptions, RunOptions, TeacherOptions, Data
     alone, which is the baseline.
     """
 
+    classes: Place | None = None
+    """File with one class per line, NAME or NAME<TAB>DESCRIPTION, for data with few or no labels.
+    The similarity of a teacher's features to those of the names makes the soft labels. Needs a
+    teacher of the texts, or an image-text model such as CLIP (hf:) as teacher of the images."""
+    class_template: str | None = None
+    """Text around the name or description of a class, with {}. Default: this text is about {}; for
+    images a photo of {}."""
+
 
 class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions, DataOptions):
     """Train the same student with several methods and seeds, and test which is better.

@@ -55,6 +55,8 @@ Loss = Literal[
     "kdep",
     "cka",
 ]
+SOFT = ("soft-labels", "aft-soft")
+"""Losses with soft labels; these use unlabelled rows and stored views by default."""
 Method = Literal["alone", Loss, "aft-rbf", "aft-dense", "aft-fixed"]
 
 

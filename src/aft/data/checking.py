@@ -60,7 +60,7 @@ def check_inputs(
     from tqdm import tqdm
 
     asked = np.flatnonzero(wanted)
-    if not len(asked):
+    if not len(asked) and not optional:
         raise DataError(f"none of the {len(rows)} rows has a label")
     parts = np.zeros((len(asked), len(rows.columns), ID_BYTES), dtype=np.uint8)
     present = np.zeros((len(asked), len(rows.columns)), dtype=bool)

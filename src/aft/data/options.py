@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aft.config.class_names import read_class_names
 from aft.config.commands import ScoreConfig, TrainConfig
-from aft.config.groups import ReadOptions
+from aft.config.groups import NOTHING, ReadOptions
 from aft.data.loading import DataSet, load_data
 from aft.data.readers.find_columns import Columns, InputColumn
 from aft.tasks import Task
@@ -42,7 +43,10 @@ def load_training_data(
 
     Raises:
         DataError: See :func:`aft.data.load_data`.
+        ConfigError: See :func:`aft.config.class_names.read_class_names`.
     """
+    source = config.unlabelled if unlabelled or config.unlabelled == NOTHING else None
+    names = config.classes if isinstance(config, TrainConfig) else None
     return load_data(
         config.data,
         asked_columns(config),
@@ -54,5 +58,6 @@ def load_training_data(
         on_bad_input=config.on_bad_input,
         progress=config.progress,
         known_task=task,
-        unlabelled=config.unlabelled if unlabelled else None,
+        unlabelled=source,
+        classes=read_class_names(names) if names else None,
     )

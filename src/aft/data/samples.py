@@ -40,7 +40,9 @@ class Samples:
             computed from the ids of the parts.
         splits: The split of each sample according to the source, or an empty string.
         labels: Class indices ``(n,)`` int64; for multi-label ``(n, num_classes)`` and for
-            regression ``(n, num_targets)`` float32; None without labels.
+            regression ``(n, num_targets)`` float32; None without labels. While a run trains from
+            names of classes, the probabilities ``(n, num_classes)`` of soft labels of held-out rows
+            without labels.
         view: The function that :meth:`input` applies to every value, see :mod:`aft.data.views`;
             None returns values unchanged, as does a part that is its own content.
         contents: Ids of the contents that values are read from: those of `parts`, but for views

@@ -27,18 +27,20 @@ def drop_unlabelled_splits(rows: Rows, empty: NDArray[np.bool_]) -> list[str]:
     return dropped
 
 
-def by_split(samples: Samples, rows: Rows, source: str, for_training: bool) -> dict[str, Samples]:
+def by_split(
+    samples: Samples, rows: Rows, source: str, for_training: bool, may_lack_train: bool = False
+) -> dict[str, Samples]:
     """The samples of each split; without splits, all samples as ``train`` or ``all``.
 
     Raises:
-        DataError: If train or another split of the source has no rows.
+        DataError: If train, unless it `may_lack_train` rows, or another split has no rows.
     """
     if not rows.split_names:
         return {"train" if for_training else "all": samples}
     splits = {}
     for name in dict.fromkeys((*(("train",) if for_training else ()), *rows.split_names)):
         chosen = np.flatnonzero(samples.splits == name)
-        if not len(chosen):
+        if not len(chosen) and not (name == "train" and may_lack_train):
             raise DataError(
                 f"the {name} split of {source} has no usable rows; add rows"
                 + ("" if name == "train" else " or remove the split")
@@ -125,7 +127,8 @@ def find_copies(splits: dict[str, Samples], report: DataReport) -> None:
         for i in np.flatnonzero(np.isin(others, unique)):
             twin = first[np.searchsorted(unique, others[i])]
             report.leaks.append((train.files[int(twin)], split.files[int(i)]))
-    labels = _labels(train)
+    if (labels := train.labels) is None:
+        return
     order = np.argsort(keys, kind="stable")
     starts = np.cumsum(counts) - counts
     for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
@@ -139,8 +142,8 @@ def _group(train: Samples, task: Task) -> tuple[NDArray[np.int64], NDArray[np.in
     keys, group = np.unique(train.keys, return_inverse=True)
     first = np.full(len(keys), len(train))
     np.minimum.at(first, group, np.arange(len(train)))
-    if task.kind == "classification":
-        return group, _labels(train)[first]
+    if task.kind == "classification" and train.labels is not None:
+        return group, train.labels[first]
     return group, np.zeros(len(keys), np.int64)
 
 

@@ -58,6 +58,8 @@ def soft_labels_of(loss: nn.Module | None) -> SoftLabelLoss | None:
 def label_targets(samples: Samples, task: Task, rescale: nn.Module) -> Tensor:
     """The labels as targets of a linear model, ``(n, C)``; for regression standardized."""
     labels = torch.from_numpy(np.asarray(samples.labels))
+    if task.kind == "classification" and labels.ndim == 2:  # soft labels
+        return labels.float()
     if task.kind == "classification":
         return F.one_hot(labels.long(), task.num_outputs).float()
     if task.kind == "multilabel":

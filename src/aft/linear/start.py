@@ -61,10 +61,12 @@ def start_linear(
     student.cpu()  # a loss may have run it on another device
     train, validation, pool = _draw(task.num_outputs, train, validation, pool, soft is not None)
     kept = _most_frequent(network, task.num_outputs)
-    labels = label_targets(train.samples, task, student.rescale)
-    rows, targets, weights = [train], [labels], [torch.ones(len(labels))]
-    if class_weights is not None:
-        weights[0] = labels @ class_weights
+    rows, targets, weights = [], [], []
+    if train.samples.labels is not None:
+        labels = label_targets(train.samples, task, student.rescale)
+        rows, targets = [train], [labels]
+        plain = torch.ones(len(labels))
+        weights = [plain if class_weights is None else labels @ class_weights]
     if soft is not None:
         for part in (train, *([] if pool is None else [pool])):
             rows.append(part)

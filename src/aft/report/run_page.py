@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aft.metrics import LOWER_IS_BETTER, metric_words
+from aft.metrics import AGREEMENT, LOWER_IS_BETTER, metric_words
 from aft.report import plots
 from aft.report.cards import show_input
 from aft.report.rendering import confusion_context, count, render, student_name
@@ -29,6 +29,7 @@ def render_run(run: Run, open_input: OpenInput | None) -> str:
     """The page as HTML."""
     kind = run.task.kind
     trivial = run.result.get("trivial") or {}
+    labelled = "label" in run.rows
     shown = {entry.get("sentence") for entry in (run.safety_net, trivial)}
     return render(
         "run.html.j2",
@@ -47,11 +48,13 @@ def render_run(run: Run, open_input: OpenInput | None) -> str:
         trivial=trivial,
         constant=PREDICTIONS[kind],
         notes=[note for note in run.result["notes"] if note not in shown],
-        confusion=confusion_context(run) if kind == "classification" and run.rows else None,
-        classes=class_scores(run, confusion(run)) if kind == "classification" and run.rows else [],
+        confusion=confusion_context(run) if kind == "classification" and labelled else None,
+        classes=class_scores(run, confusion(run)) if kind == "classification" and labelled else [],
         labels=label_scores(run) if kind == "multilabel" and run.rows else None,
         targets=_targets(run) if kind == "regression" and run.rows else [],
-        examples=_examples(run, open_input) if open_input and run.rows else [],
+        examples=_examples(run, open_input)
+        if open_input and run.rows and run.main_metric != AGREEMENT
+        else [],
         modalities=run.modalities,
         bad_inputs=run.bad_inputs[:MOST_BAD_INPUTS],
         again=shlex.join(["aft", "train", "--config", f"{run.folder}/config.yaml", "--out", "NEW"]),

@@ -14,13 +14,18 @@ from aft.tasks import Task
 def compare_with_labels(
     logits: NDArray[np.float32], samples: Samples, task: Task
 ) -> dict[str, list[Any]]:
-    """Columns ``file``, ``label``, ``predicted``, ``probability``; for regression, per target."""
+    """Columns ``file``, ``label``, ``predicted``, ``probability``; for regression, per target.
+
+    Rows with soft labels have no column ``label``.
+    """
     labels = np.asarray(samples.labels)
     columns: dict[str, list[Any]] = {"file": list(samples.files)}
     predicted = prediction_columns(logits, task, all_probabilities=task.kind == "multilabel")
     if task.kind == "regression":
         columns |= {name: labels[:, i].tolist() for i, name in enumerate(task.names)}
         return columns | {f"predicted_{name}": values for name, values in predicted.items()}
+    if task.kind == "classification" and labels.ndim == 2:
+        return columns | {"predicted": predicted.pop("label"), **predicted}
     if task.kind == "classification":
         columns["label"] = [task.names[i] for i in labels]
     else:

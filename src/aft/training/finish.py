@@ -25,7 +25,7 @@ from aft.files import sha256_of, write_json, write_whole, writing
 from aft.linear.baselines import describe_baselines
 from aft.losses.aft import AFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
-from aft.metrics import bootstrap_intervals, compute_metrics, explain_undefined
+from aft.metrics import AGREEMENT, bootstrap_intervals, compute_metrics, explain_undefined
 from aft.students.predictions import compare_with_labels
 from aft.students.run_student import compute_logits
 from aft.students.saved import DESCRIPTION, SavedStudent
@@ -96,10 +96,11 @@ def finish(
         if name == split:
             intervals = bootstrap_intervals(logits, labels, data.task)
             summary |= {"split": split, "metrics": metrics, "intervals": intervals}
-            train = np.asarray(data.splits["train"].labels)
+            train = data.splits["train"].labels
             summary["notes"] += explain_undefined(metrics, labels, data.task, split)
-            summary["trivial"] = compare_with_trivial(train, labels, data.task, summary)
-            summary["notes"] += filter(None, [summary["trivial"].get("sentence")])
+            if train is not None and summary["metric"] != AGREEMENT:
+                summary["trivial"] = compare_with_trivial(train, labels, data.task, summary)
+                summary["notes"] += filter(None, [summary["trivial"].get("sentence")])
             metric, instead = summary["metric"], summary["baselines"]
             summary["notes"] += describe_baselines(instead, metric, metrics[metric], split)
             table = io.BytesIO()

@@ -19,8 +19,9 @@ from aft.data.unlabelled import concatenate
 from aft.data.views import make_views
 from aft.errors import ConfigError, StudentError
 from aft.features.stored import StoredFeatures, extract_teachers, note_truncation
-from aft.linear.rows import PreparedRows, soft_labels_of
+from aft.linear.rows import PreparedRows, soft_labels_of, soft_targets
 from aft.linear.start import start_linear
+from aft.losses.class_names import EmbeddedClasses
 from aft.students.backbone import Backbone
 from aft.students.build import build_student
 from aft.students.saved import SavedStudent
@@ -63,7 +64,8 @@ def transfer_pool(config: TrainConfig, data: DataSet) -> tuple[Samples | None, i
     """
     if not config.teachers or config.beta == 0:
         return None, 0
-    views = count_views(config, data.unlabelled is not None)
+    some_bare = data.unlabelled is not None or data.splits["train"].labels is None
+    views = count_views(config, some_bare)
     if not views:
         return data.unlabelled, 0
     train = data.splits["train"]
@@ -78,10 +80,12 @@ def check_options(
 
     Raises:
         ConfigError: If a batch has fewer rows than there are processes, or class weights are
-            asked for without classes.
+            asked for without classes or labels.
     """
     if config.class_weights != "none" and task.kind != "classification":
         raise ConfigError(f"--class-weights balanced is for classification, got {task.kind}")
+    if config.class_weights != "none" and samples.labels is None:
+        raise ConfigError("--class-weights balanced needs labels, but train has none")
     sizes = [(config.batch_size, len(samples), "training rows")]
     if pool is not None:
         sizes.append((unlabelled_rows(config), len(pool), "unlabelled rows or views"))
@@ -166,8 +170,11 @@ def make_model(
     pool: PreparedRows | None,
     schedule: Schedule,
     device: torch.device,
+    classes: Sequence[EmbeddedClasses | None] = (),
 ) -> TransferModel:
     """Build the student with its transfer loss and the second student of the safety net.
+
+    Validation rows without labels get soft labels; then there is no second student.
 
     Args:
         config: Options of the run.
@@ -177,6 +184,7 @@ def make_model(
         pool: Rows that join the transfer loss without labels.
         schedule: The training schedule.
         device: Device on which losses that need the student's initial features run the student.
+        classes: For each teacher the classes in its space; empty without names of classes.
     """
     rows = len(train.samples)
     loss = make_loss(
@@ -186,6 +194,7 @@ def make_model(
         train.samples,
         saved.transform,
         saved.task,
+        classes=classes,
         seed=config.seed,
         device=device,
         progress=config.progress,
@@ -197,7 +206,8 @@ def make_model(
             config.model_copy(update={"beta": "auto"}), schedule, rows, unlabelled
         )
     class_weights = _class_weights(config, train.samples, saved.task)
-    alone = _copy_student(saved.module) if config.safety_net and beta > 0 else None
+    judged = validation.samples.labels is not None
+    alone = _copy_student(saved.module) if config.safety_net and beta > 0 and judged else None
     start = partial(
         start_linear,
         task=saved.task,
@@ -209,6 +219,9 @@ def make_model(
     if alone is not None:
         start(alone)
     soft = soft_labels_of(loss) if beta > 0 else None
+    if not judged and soft is not None:
+        probabilities = soft_targets(soft, validation, saved.module.rescale)
+        validation.samples.labels = probabilities.numpy()
     start(saved.module, pool=pool, soft=soft, soft_weight=beta / auto)
     return TransferModel(
         saved.module,

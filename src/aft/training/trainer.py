@@ -85,8 +85,9 @@ class Trainer:
     Args:
         model: Student and transfer loss.
         task: The task.
-        train: Labelled samples.
-        validation: Held-out samples, used to choose the checkpoint.
+        train: Labelled samples; or unlabelled ones, with the transfer loss only.
+        validation: Held-out samples, used to choose the checkpoint; with soft labels, the last
+            one is kept.
         pool: Samples without labels, which join the transfer loss.
         metric: The metric that chooses the checkpoint; higher is better.
         schedule: The training schedule.
@@ -254,7 +255,9 @@ class Trainer:
             stream(self.schedule.seed, STEP, step, accelerator.process_index), device.type
         )
         inputs, rows = batch
-        labels = to_device(torch.from_numpy(_labels(self.train.samples)[rows]), device)
+        labels: Tensor | None = None
+        if self.train.samples.labels is not None:
+            labels = to_device(torch.from_numpy(self.train.samples.labels[rows]), device)
         features = [to_device(one.gather(rows), device) for one in self.train.teachers]
         more: tuple[Any, ...] = ()
         if unlabelled is not None and self.pool is not None:
@@ -263,7 +266,7 @@ class Trainer:
         out = self.model(to_device(inputs, device), features or None, labels, *more)
         # The mean over the processes is that over all rows if processes with more rows count more.
         share = len(rows) * accelerator.num_processes / self._batch_rows
-        if share != 1:
+        if share != 1 and "task_loss" in out:
             out["loss"] = out["loss"] + (share - 1) * out["task_loss"]
             out |= {name: share * out[name] for name in ("task_loss", "alone_loss") if name in out}
         self.optimizer.zero_grad()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aft.backbones.specs import split_column
 from aft.config.commands import TrainConfig
-from aft.config.groups import LossOptions
+from aft.config.groups import SOFT, LossOptions
 from aft.data.samples import Samples
 from aft.errors import ConfigError, InputError
 from aft.features.stored import StoredFeatures
@@ -21,6 +21,7 @@ from aft.losses.aft_no_kernel import NoKernelAFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
 from aft.losses.btuning import BTuningLoss
 from aft.losses.cka import CKALoss
+from aft.losses.class_names import ClassNameLoss, EmbeddedClasses
 from aft.losses.ft import FTLoss, fit_autoencoder
 from aft.losses.given_labels import Given, GivenLabelLoss, check_scale
 from aft.losses.kd import KDLoss
@@ -38,8 +39,6 @@ from aft.training.schedule import Schedule
 MOST_FITTED_ROWS = 20_000
 """Maximum number of rows for losses that are fitted to stored features before training."""
 FACTOR_DIM = 128
-SOFT = ("soft-labels", "aft-soft")
-"""Losses with soft labels; these use unlabelled rows and stored views by default."""
 AUTO_VIEWS = 4
 AUTO_BETA = {
     **{"aft": 3.0, "aft-no-kernel": 1.0, "kd": 1.0, "kernel-kd": 1.0, "rkd": 1.0, "ft": 1.0},
@@ -55,6 +54,7 @@ def make_loss(
     transform: Transform,
     task: Task,
     *,
+    classes: Sequence[EmbeddedClasses | None] = (),
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = False,
@@ -71,6 +71,7 @@ def make_loss(
         inputs: The training samples, with the columns that the student takes.
         transform: Maps a sample's input to the student's input, without augmentation.
         task: The task.
+        classes: For each teacher the classes in its space; empty without names of classes.
         seed: Random seed.
         device: Device to run the student on, for losses that need its initial features.
         progress: Whether to show a progress bar if fitting the loss takes more than two seconds.
@@ -107,11 +108,19 @@ def make_loss(
         return FTLoss(student.dim, factor_dim, encoder=encoder)
     if options.loss == "kdep":
         return KDEPLoss.fit(student.dim, features, normalize=options.normalize)
-    labels = torch.from_numpy(np.asarray(inputs.labels)[rows])
+    known = inputs.labels is not None
+    labels = torch.from_numpy(np.asarray(inputs.labels)[rows]) if known else torch.empty(0)
     if options.loss == "logit-kd":
         return LogitKDLoss.fit(features, labels, num_classes=task.num_outputs, seed=seed)
     if options.loss in SOFT:
-        soft = _given_labels(teachers, labels, task) or SoftLabelLoss.fit(
+        soft = _given_labels(teachers, labels, task)
+        if soft is None and classes:
+            soft = ClassNameLoss(dims, classes)
+            if known:
+                soft = ClassNameLoss.fit_few(
+                    features, labels, classes, seed=seed, progress=progress
+                )
+        soft = soft or SoftLabelLoss.fit(
             features,
             labels,
             kind=task.kind,
@@ -128,8 +137,8 @@ def make_loss(
         device=torch.device(device),
     )
     start = torch.cat([features.float().cpu() for _, features in batches])
-    classes = task.num_outputs if task.kind == "classification" else None
-    return BTuningLoss.fit(start, features, labels, num_classes=classes)
+    number = task.num_outputs if task.kind == "classification" else None
+    return BTuningLoss.fit(start, features, labels, num_classes=number)
 
 
 def _given_labels(

@@ -89,6 +89,7 @@ class Columns:
         allow_outside: Whether a table may name images outside the data folder.
         delimiter: What separates the cells of CSV tables; None finds it.
         encoding: The encoding of tables and texts without a byte order mark; None is UTF-8.
+        label_optional: Whether data that should have labels may have none.
     """
 
     image: str | None = None
@@ -100,6 +101,7 @@ class Columns:
     allow_outside: bool = False
     delimiter: str | None = None
     encoding: str | None = None
+    label_optional: bool = False
 
     @property
     def inputs(self) -> set[str]:
@@ -270,7 +272,7 @@ def choose_labels(
     """The label columns: the named ones, or the first with a usual name; () if not `labelled`.
 
     Raises:
-        DataError: If a named column is missing, or none is found.
+        DataError: If a named column is missing, or none is found although it is not optional.
     """
     if not labelled:
         return ()
@@ -284,6 +286,8 @@ def choose_labels(
     for usual in LABEL_NAMES:
         if usual in lower:
             return (lower[usual],)
+    if columns.label_optional:
+        return ()
     raise DataError(no_column("label", None, names, where))
 
 

@@ -68,7 +68,7 @@ def read_folder(root: Path, request: Request) -> Rows:
         names = ", ".join(map(str, inside))
         raise DataError(f"{root} has tables in several folders: pass one of {names}")
     wanted = f"; expected {root}/CLASS/*.png, {root}/CLASS/*.txt or a table"
-    raise DataError(f"no images or texts found in {root}{wanted if request.labelled else ''}")
+    raise DataError(f"no images or texts found in {root}{wanted if request.needs_labels else ''}")
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -117,10 +117,10 @@ def read_file(path: Path, request: Request) -> Rows:
         rows = read_table(path, request)
         rows.notes.append(f"{path.name} is read as a table, since its first line names columns")
         return rows
-    if end in image_suffixes() and not request.labelled:
+    if end in image_suffixes() and not request.needs_labels:
         return _image_rows(path.parent, [_Found(path, "", "")])
     if end in _TEXT_SUFFIXES:
-        if request.labelled:
+        if request.needs_labels:
             raise DataError(
                 f"the texts in {path} have no labels; put each class in its own folder "
                 "(CLASS/*.txt) or give a table with the columns text,label"
@@ -142,15 +142,17 @@ def _read_files(root: Path, suffixes: frozenset[str], modality: Modality, reques
     for part, split in parts.items():
         tree.start(part)
         classes = [part]
-        if request.labelled:
-            classes, files = tree.look(part)
+        inside, files = tree.look(part) if request.labelled else ([], [])
+        if inside or request.needs_labels:
+            classes = inside
             tree.leave_out("files outside the class folders", *files)
         for folder in classes:
             before = len(found)
-            found += [_Found(path, folder.name, split) for path in tree.files(folder)]
+            label = "" if folder == part else folder.name
+            found += [_Found(path, label, split) for path in tree.files(folder)]
             if len(found) == before:
                 tree.leave_out(f"folders without {modality}s", folder)
-    if request.labelled and not found:
+    if request.needs_labels and not found:
         what, end = ("images", "png") if modality == "image" else ("texts", "txt")
         raise DataError(
             f"the {what} in {root} have no labels; put each class in its own folder "

@@ -55,7 +55,7 @@ def read_in_memory(data: Any, request: Request) -> Rows:
         return rows_of_splits({"": data}, request, IN_MEMORY, read=_read_table)
     if isinstance(data, tuple) and len(data) == 2 and _is_column(data[0]) and _has_length(data[1]):
         inputs, targets = data[0], _targets(data[1])
-    elif request.labelled:
+    elif request.needs_labels:
         raise DataError(f"{_EXPECTED}, got {_describe(data)}")
     else:
         inputs, targets = data, {}

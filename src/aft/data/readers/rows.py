@@ -104,6 +104,11 @@ class Request:
     keep: bool = False
     content: bytes | None = None
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether data without labels are an error."""
+        return self.labelled and not self.columns.label_optional
+
 
 @dataclass
 class Rows:

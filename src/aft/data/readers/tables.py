@@ -106,7 +106,7 @@ def read_beside_images(root: Path, request: Request) -> Rows | None:
             f"no table names the images in {path}; they are not used" for path in without
         ]
         return rows
-    if request.labelled and flat and len(flat) == len(folders):
+    if request.needs_labels and flat and len(flat) == len(folders):
         tables = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in TABLES]
         found = f" (found {', '.join(tables)})" if tables else ""
         raise DataError(
