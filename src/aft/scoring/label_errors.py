@@ -25,8 +25,8 @@ class LabelError(NamedTuple):
         predicted: The predicted one.
         probability_given: Predicted probability of the given label; NaN for regression.
         probability_predicted: Predicted probability of the predicted label; NaN for regression.
-        score: Difference of these probabilities; for regression the size of the standardized
-            residual. Higher is more certain.
+        score: Predicted probability that the given label is wrong; for regression the size of the
+            standardized residual. Higher is more certain.
     """
 
     row: int
@@ -41,15 +41,15 @@ class LabelError(NamedTuple):
 def find_label_errors(outputs: Tensor, labels: Tensor, task: Task) -> list[LabelError]:
     """Find labels that are probably wrong, the most certain ones first.
 
-    Classification uses confident learning. The threshold of a class is the mean predicted
-    probability of this class over the rows that are labelled with it, so that it adapts to classes
-    of which the model is less certain. A row is confidently of the class with the highest
-    probability among those that reach their thresholds. The counts of these classes for each given
-    class, scaled to all rows of the given class, estimate how many labels of one class should be
-    another (the confident joint). For each pair, as many rows are taken in which the probability
-    of the other class exceeds that of the given class most (pruning by noise rate). As in the
-    authors' library, rows are left out whose given class is the most probable one. The only row of
-    a class is never reported.
+    For classification, confident learning says how many labels are wrong. The threshold of a class
+    is the mean predicted probability of this class over the rows that are labelled with it, so that
+    it adapts to classes of which the model is less certain. A row is confidently of the class with
+    the highest probability among those that reach their thresholds. Rows that are confidently of
+    another class than the given one, and of which the given class is not the most probable one,
+    are counted (the confident joint outside its diagonal). As many rows are returned, those with
+    the lowest probability of the given class: they held more wrong labels than the counted rows
+    themselves when labels were flipped at random (benchmarks/label_errors.py). The only row of a
+    class is never returned.
 
     For multi-label tasks the same is done for every label, with the classes 0 and 1. For
     regression, labels are reported whose residual is at least :data:`OUTLIER` standard deviations
@@ -80,27 +80,18 @@ def find_label_errors(outputs: Tensor, labels: Tensor, task: Task) -> list[Label
 
 def _judge_classes(chances: Tensor, given: Tensor, output: int | None) -> list[LabelError]:
     """Errors among class labels ``(n,)``, from probabilities ``(n, C)``."""
-    classes = chances.shape[1]
-    own, predicted = chances.gather(1, given[:, None])[:, 0], chances.argmax(dim=1)
-    counts = given.bincount(minlength=classes)
+    own = chances.gather(1, given[:, None])[:, 0]
+    counts = given.bincount(minlength=chances.shape[1])
+    highest, predicted = chances.max(dim=1)
+    possible = (predicted != given) & (counts[given] > 1)
     thresholds = torch.zeros_like(chances[0]).index_add(0, given, own) / counts  # NaN without rows
-    highest, confident = chances.where(chances >= thresholds, -1.0).max(dim=1)
-    sure = highest >= 0
-    scale = counts / given[sure].bincount(minlength=classes)
-    pairs = (given[sure] * classes + confident[sure]).unique(return_counts=True)
-    chosen = torch.zeros_like(sure)
-    for pair, count in zip(*(part.tolist() for part in pairs), strict=True):
-        label, other = divmod(pair, classes)
-        if label != other:
-            rows = (given == label).nonzero()[:, 0]
-            number = min(len(rows), round(count * float(scale[label])))
-            margins = chances[rows, other] - own[rows]
-            chosen[rows[margins.topk(number).indices]] = True
-    chosen &= (predicted != given) & (counts[given] > 1)
+    sure, confident = chances.where(chances >= thresholds, -1.0).max(dim=1)
+    number = int((possible & (sure >= 0) & (confident != given)).sum())
+    lowest = own.where(possible, torch.inf).argsort(stable=True)[:number]
     return [
-        LabelError(row, output, int(given[row]), int(predicted[row]), low, high, high - low)
-        for row in chosen.nonzero()[:, 0].tolist()
-        for low, high in [(float(own[row]), float(chances[row].max()))]
+        LabelError(row, output, int(given[row]), int(predicted[row]), low, high, 1 - low)
+        for row in lowest.tolist()
+        for low, high in [(float(own[row]), float(highest[row]))]
     ]
 
 
