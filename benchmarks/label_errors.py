@@ -97,7 +97,8 @@ def measure(name: str) -> dict[str, Any]:
         return torch.from_numpy(np.load(path))
 
     clean = predict(labels, 0, "clean")
-    kinds = KINDS if data.task.kind == "classification" else {"random": ""}
+    several = data.task.kind == "classification" and data.task.num_outputs > 2
+    kinds = tuple(KINDS) if several else ("random",)  # of two classes, there is one other
     return {
         "rows": len(rows),
         "kind": data.task.kind,
@@ -181,24 +182,23 @@ def write_table(document: Mapping[str, Any]) -> str:
     """One row per task and kind of flips: means over the seeds."""
     lines = [
         "| data | labels replaced by | replaced | found | precision | recall | precision of the "
-        f"first {FIRST} | lowest probability: precision, first {FIRST} | confident learning as "
-        f"published: precision, recall, first {FIRST} |",
-        "|---" * 9 + "|",
+        f"first {FIRST} | compared with: precision, recall, first {FIRST} |",
+        "|---" * 8 + "|",
     ]
     for name, one in document["tasks"].items():
         for kind, tries in one["flipped"].items():
-            words = KINDS[kind] if one["kind"] == "classification" else "those of other rows"
+            words = KINDS[kind] if one["outputs"] > 2 else "the other class"
+            words = "those of other rows" if one["kind"] == "regression" else words
             cells = [f"{tries[0]['flipped']} of {one['rows']:,}", f"{_mean(tries, 'found'):.0f}"]
             cells += [_spread(tries, f"ours_{key}") for key in ("precision", "recall", "first")]
-            cells.append(_means(tries, "simple_precision", "simple_first"))
-            keys = ("published_precision", "published_recall", "published_first")
-            cells.append(_means(tries, *keys) if keys[0] in tries[0] else tables.NONE)
+            other = "simple" if one["kind"] == "regression" else "published"
+            cells.append(_means(tries, *(f"{other}_{k}" for k in ("precision", "recall", "first"))))
             lines.append(f"| {suite.TASKS[name].words[0]} | {words} | {' | '.join(cells)} |")
     return "\n".join(lines) + (
-        f"\n\nMeans over {document['seeds']} seeds, ± standard deviation. *Lowest probability*: as "
-        "many rows, those with the lowest probability of the given label; for regression the "
-        "labels farthest from their mean. *As published*: the rows outside the diagonal of the "
-        "confident joint, by the difference of both probabilities.\n"
+        f"\n\nMeans over {document['seeds']} seeds, ± standard deviation. *Compared with*: for "
+        "classes, confident learning as published (the rows outside the diagonal of the confident joint, by "
+        "the difference of both probabilities); for regression, as many labels farthest from "
+        "their mean.\n"
         f"Made by `{document['command']}` ({document['machine']}).\n"
     )
 
