@@ -157,8 +157,9 @@ def _check_outputs(config: Options) -> None:
         if not is_file or str(config.out) != paths.STDIO:
             paths.check_writable(config.out or Path("runs"), "--out", is_file)
     if isinstance(config, configs.InspectConfig):
-        if config.ids is not None:
-            paths.check_writable(config.ids, "--ids", is_file=True)
+        for option in ("ids", "labels"):
+            if (file := getattr(config, option)) is not None:
+                paths.check_writable(file, f"--{option}", is_file=True)
     elif (features := getattr(config, "features", None)) and not features.is_dir():
         paths.check_writable(features, "--features")  # an existing one may only be read
 
@@ -265,5 +266,12 @@ def _check_inspect(config: configs.InspectConfig) -> None:
     config = place(config)
     if config.ids is not None and config.data is None:
         raise ConfigError("--ids needs --data")
+    if config.labels is not None:
+        if config.data is None:
+            raise ConfigError("--labels needs --data")
+        if not config.teachers:
+            raise ConfigError("--labels needs --teachers, whose features predict the labels")
+        if config.labels.suffix != ".csv":
+            raise ConfigError(f"expected --labels to end in .csv, got {config.labels}")
     if config.run is not None and not (config.run / CONFIG).exists():
         raise ConfigError(f"{config.run} is not a run of aft: expected a config.yaml, found none")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from aft.commands.checks import IDENTITY, check, place
+from aft.commands.label_errors import judge_labels
 from aft.config.commands import InspectConfig
 from aft.config.typed import command
 from aft.data.loading import DataSet, load_data
@@ -33,8 +34,8 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     """Describe files of aft.
 
     Returns:
-        ``lines``, the printed text, and, depending on the options, ``stores``, ``data``, ``run``
-        and ``verify``.
+        ``lines``, the printed text, and, depending on the options, ``stores``, ``data``, ``run``,
+        ``labels`` and ``verify``.
 
     Raises:
         AftError: If the run, store or data set does not exist, or --verify finds damaged files or
@@ -52,6 +53,9 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
             found["lines"].append(
                 f"ids of {sum(map(len, _all_rows(data).values()))} rows: {config.ids}"
             )
+        if config.labels is not None:
+            found["labels"] = judge_labels(config, data, config.labels)
+            found["lines"] += found["labels"].pop("lines")
     if config.run is not None:
         found["run"] = _read_run(config.run, config.verify)
         found["lines"] += _run_lines(config.run, found["run"])

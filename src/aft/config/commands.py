@@ -241,6 +241,10 @@ class InspectConfig(TaskOption, ReadOptions, FeatureOptions):
     ids: Place | None = None
     """Write file, sample_id and split of every row of the data to this .csv, to compute features
     elsewhere."""
+    labels: Place | None = None
+    """Find training rows whose label is probably wrong, by cross-validated predictions from the
+    features of --teachers. Writes all of them to this .csv, and the worst with their images or
+    texts to a page beside it (.html)."""
 
 
 class ScoreConfig(ReadOptions, FeatureOptions, TaskOptions, StudentOptions, DataOptions):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,14 @@ from aft.report.comparison.markdown import methods_as_markdown
 from aft.report.score.text import as_text as score_as_text
 
 if TYPE_CHECKING:
+    from aft.data.loading import DataSet
+    from aft.data.samples import Samples
     from aft.report.cards import OpenInput
     from aft.report.comparison.changes import OpenFile
 
 __all__ = [
     "score_as_text",
+    "write_label_report",
     "write_methods_report",
     "write_run_report",
     "write_score_report",
@@ -88,6 +91,34 @@ def write_score_report(folder: Path, document: Mapping[str, Any]) -> Path:
     from aft.report.score.page import render_score
 
     return _write(folder, render_score(document), "score.html")
+
+
+def write_label_report(
+    path: Path,
+    title: str,
+    data: DataSet,
+    errors: Sequence[tuple[str, str, str]],
+    samples: Samples,
+) -> Path:
+    """Write the page of `aft inspect --labels`: inputs whose label is probably wrong.
+
+    Args:
+        path: The page.
+        title: Number of rows found.
+        data: The data set.
+        errors: For each label the name of its row, the given label and the predicted one, in words.
+        samples: Their rows, in the same order.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        AftError: If matplotlib or jinja2 is not installed.
+    """
+    _require_extra()
+    from aft.report.label_page import render_labels
+
+    return _write(path.parent, render_labels(title, data, errors, samples), path.name)
 
 
 def _require_extra() -> None:

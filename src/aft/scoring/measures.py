@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from aft import functional as AF
 from aft.errors import InputError
-from aft.losses.heads import fit_head, fit_ridge
+from aft.losses.heads import fit_head, fit_label_heads, fit_ridge
 from aft.losses.logme import LogME, log_me
 from aft.metrics import MAIN_METRIC, compute_metrics
 from aft.tasks import Task
@@ -35,6 +35,7 @@ __all__ = [
     "linear_probe",
     "log_me",
     "nearest_neighbours",
+    "predict_out_of_fold",
     "tmi",
 ]
 
@@ -66,11 +67,18 @@ def linear_probe(features: Tensor, labels: Tensor, new: Tensor, task: Task) -> T
 
 
 def _probe(
-    features: Tensor, labels: Tensor, new: Tensor, task: Task, l2: float | None
+    features: Tensor,
+    labels: Tensor,
+    new: Tensor,
+    task: Task,
+    l2: float | None,
+    logits: bool = False,
 ) -> tuple[Tensor, float | None]:
     """Predictions of :func:`linear_probe`, and the regularization; ``l2`` is for classifiers."""
     if task.kind == "classification":
         head = fit_head(features, labels, num_classes=task.num_outputs, l2=l2)
+    elif logits and task.kind == "multilabel":
+        head = fit_label_heads(features, labels, l2=l2)
     else:
         head = fit_ridge(features, labels)
     return (new.to(head.weight) @ head.weight.T + head.bias).float(), head.l2
@@ -97,9 +105,7 @@ def cross_validate_probe(
 ) -> Probe:
     """Cross-validated score of a linear probe.
 
-    The rows are split into folds, stratified by class. A :func:`linear_probe` fitted on the other
-    folds predicts each fold. The regularization of a classifier is chosen once, by
-    cross-validation within the training rows of the first fold. The standard error is a jackknife
+    The predictions are those of :func:`predict_out_of_fold`. The standard error is a jackknife
     estimate over 50 random groups of rows; it does not include the variance of the fitted models.
 
     Args:
@@ -112,16 +118,7 @@ def cross_validate_probe(
     Raises:
         InputError: If features or labels are invalid, or there are fewer than 2 rows.
     """
-    if len(features) < 2:
-        raise InputError(f"Expected at least 2 rows to cross-validate, but got {len(features)}.")
-    number = _assign_folds(labels, task, min(folds, len(features)), seed)
-    outputs = torch.zeros((len(features), task.num_outputs))
-    strength: float | None = None
-    for fold in range(int(number.max()) + 1):
-        held = number == fold
-        outputs[held], strength = _probe(
-            features[~held], labels[~held], features[held], task, strength
-        )
+    outputs = predict_out_of_fold(features, labels, task, folds=folds, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     groups = torch.randperm(len(features), generator=generator) % min(_GROUPS, len(features))
     without = torch.tensor(
@@ -132,6 +129,49 @@ def cross_validate_probe(
         dtype=torch.float64,
     )
     return Probe(_score(outputs, labels, task), _jackknife(without), without)
+
+
+def predict_out_of_fold(
+    features: Tensor,
+    labels: Tensor,
+    task: Task,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    logits: bool = False,
+) -> Tensor:
+    """Predict each row with a linear model that was fitted without it.
+
+    The rows are split into folds, stratified by class. A :func:`linear_probe` fitted on the other
+    folds predicts each fold. The regularization of a classifier is chosen once, by
+    cross-validation within the training rows of the first fold.
+
+    Args:
+        features: ``(n, D)``.
+        labels: As in :class:`aft.data.Samples`.
+        task: The task of the labels.
+        folds: Number of folds, at most n.
+        seed: Seed of the folds.
+        logits: For multi-label tasks, fit logistic regressions
+            (:func:`aft.losses.heads.fit_label_heads`), whose outputs are logits.
+
+    Returns:
+        ``(n, num_outputs)``, float32, as :func:`linear_probe`.
+
+    Raises:
+        InputError: If features or labels are invalid, or there are fewer than 2 rows.
+    """
+    if len(features) < 2:
+        raise InputError(f"Expected at least 2 rows to cross-validate, but got {len(features)}.")
+    number = _assign_folds(labels, task, min(folds, len(features)), seed)
+    outputs = torch.zeros((len(features), task.num_outputs))
+    strength: float | None = None
+    for fold in range(int(number.max()) + 1):
+        held = number == fold
+        outputs[held], strength = _probe(
+            features[~held], labels[~held], features[held], task, strength, logits
+        )
+    return outputs
 
 
 def compare_probes(better: Probe, other: Probe) -> tuple[float, float]:
