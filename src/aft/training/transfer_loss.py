@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,25 +22,29 @@ from aft.losses.aft_no_kernel import NoKernelAFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
 from aft.losses.btuning import BTuningLoss
 from aft.losses.cka import CKALoss
+from aft.losses.distill_weighted import POWER, DistillWeightedLoss
 from aft.losses.ft import FTLoss, fit_autoencoder
 from aft.losses.given_labels import Given, GivenLabelLoss, check_scale
+from aft.losses.heads import fit_head
 from aft.losses.kd import KDLoss
 from aft.losses.kdep import KDEPLoss
 from aft.losses.kernel_kd import KernelKDLoss
 from aft.losses.logit_kd import LogitKDLoss
 from aft.losses.rkd import RKDLoss
+from aft.losses.row_trust import RowTrustLoss
 from aft.losses.soft_labels import SoftLabelLoss, target_std
 from aft.students.inputs import StudentInputs, Transform
 from aft.students.run_student import run_student
-from aft.students.student import Student
+from aft.students.student import Student, copy_student
 from aft.tasks import Task
 from aft.training.schedule import Schedule
 
 MOST_FITTED_ROWS = 20_000
 """Maximum number of rows for losses that are fitted to stored features before training."""
 FACTOR_DIM = 128
-SOFT = ("soft-labels", "aft-soft")
+SOFT = ("soft-labels", "aft-soft", "distill-nearest", "distill-weighted", "row-trust")
 """Losses with soft labels; these use unlabelled rows and stored views by default."""
+CLASSES_ONLY = ("logit-kd", "distill-nearest", "distill-weighted", "row-trust")
 AUTO_VIEWS = 4
 AUTO_BETA = {
     **{"aft": 3.0, "aft-no-kernel": 1.0, "kd": 1.0, "kernel-kd": 1.0, "rkd": 1.0, "ft": 1.0},
@@ -110,7 +115,11 @@ def make_loss(
     labels = torch.from_numpy(np.asarray(inputs.labels)[rows])
     if options.loss == "logit-kd":
         return LogitKDLoss.fit(features, labels, num_classes=task.num_outputs, seed=seed)
-    if options.loss in SOFT:
+    fitting: dict[str, Any] = {"num_classes": task.num_outputs, "seed": seed, "progress": progress}
+    if options.loss in ("distill-nearest", "distill-weighted"):
+        power = math.inf if options.loss == "distill-nearest" else POWER
+        return DistillWeightedLoss.fit(features, labels, power=power, **fitting)
+    if options.loss in ("soft-labels", "aft-soft"):
         soft = _given_labels(teachers, labels, task) or SoftLabelLoss.fit(
             features,
             labels,
@@ -128,6 +137,11 @@ def make_loss(
         device=torch.device(device),
     )
     start = torch.cat([features.float().cpu() for _, features in batches])
+    if options.loss == "row-trust":
+        own = copy_student(student)
+        if not own.head.weight.any():  # it predicts nothing yet
+            own.head.weight.data, own.head.bias.data = fit_head(start, labels, **fitting)[:2]
+        return RowTrustLoss(dims, fit_head(torch.cat(features, dim=1), labels, **fitting), own)
     classes = task.num_outputs if task.kind == "classification" else None
     return BTuningLoss.fit(start, features, labels, num_classes=classes)
 
@@ -219,8 +233,8 @@ def check_loss(loss: str, task: Task) -> None:
     Raises:
         ConfigError: If it does not.
     """
-    if loss == "logit-kd" and task.kind != "classification":
-        raise ConfigError(f"logit-kd needs a classification task, got {task.kind}")
+    if loss in CLASSES_ONLY and task.kind != "classification":
+        raise ConfigError(f"{loss} needs a classification task, got {task.kind}")
     if loss == "b-tuning" and task.kind == "multilabel":
         raise ConfigError("b-tuning needs a classification or regression task, got multilabel")
 
