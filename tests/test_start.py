@@ -50,7 +50,7 @@ MISTAKES = {
     f"{TRAIN} --unlabelled left-out": 1,
     f"{TRAIN} --student-layers 3": 1,
     f"{TRAIN} --from spaced": 1,
-    f"{TRAIN} --from last": 1,
+    f"{TRAIN} --from last": 2,
     f"{TRAIN} --fusion product": 1,
     f"{TRAIN} --config missing.yaml": 1,
     f"{TRAIN} --config file": 1,
