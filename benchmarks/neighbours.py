@@ -10,13 +10,14 @@ with random weights, which knows little. Starts: the first three of the six laye
 or three evenly spaced ones, trained on the labels alone.
 
 Results are written to benchmarks/results/neighbours.json after every seed, runs to
-runs/neighbours. Run the same command again to resume. Takes about ten minutes on one core.
+runs/neighbours. Run the same command again to resume. Takes about 20 minutes on one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -154,9 +155,9 @@ def difference(values: Sequence[float], others: Sequence[float]) -> dict[str, fl
 def keep(part: str, name: str, result: dict[str, Any]) -> None:
     """Add a result to the file."""
     found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    found["command"] = "python benchmarks/neighbours.py"
-    found["machine"] = tables.machine()
-    found.setdefault(part, {})[name] = result
+    command = " ".join(["python benchmarks/neighbours.py", *sys.argv[1:]])
+    origin = {"command": command, "machine": tables.machine()}
+    found.setdefault(part, {})[name] = {**origin, **result}
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps({part: {name: result}}, indent=1), flush=True)
 
