@@ -49,6 +49,8 @@ MISTAKES = {
     f"{TRAIN} --steps 3 --epochs 3": 1,
     f"{TRAIN} --unlabelled left-out": 1,
     f"{TRAIN} --student-layers 3": 1,
+    f"{TRAIN} --from spaced": 1,
+    f"{TRAIN} --from last": 2,
     f"{TRAIN} --fusion product": 1,
     f"{TRAIN} --config missing.yaml": 1,
     f"{TRAIN} --config file": 1,

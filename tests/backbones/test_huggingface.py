@@ -19,6 +19,7 @@ from aft.backbones.batches import collate  # noqa: E402
 from aft.backbones.checks import check_model  # noqa: E402
 from aft.backbones.huggingface import build  # noqa: E402
 from aft.backbones.huggingface_images import convert  # noqa: E402
+from aft.backbones.huggingface_models import space_layers  # noqa: E402
 from aft.backbones.network import Network  # noqa: E402
 from aft.backbones.preprocessing import Preprocessing  # noqa: E402
 from aft.backbones.specs import Spec  # noqa: E402
@@ -176,6 +177,38 @@ def test_layers(name: str, folders: dict[str, Path]) -> None:
         network(folders[name], "layers=1&layer=2")
 
 
+@pytest.mark.parametrize("make", [make_bert, make_vit])
+def test_evenly_spaced_layers(make: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make(tmp_path, num_hidden_layers=6)
+    whole, cut, first = (
+        network(folder, options) for options in ("", "layers=3&from=spaced", "layers=3&from=first")
+    )
+    layers = stack_of(whole, 6)
+    for place, source in enumerate((0, 2, 5)):  # 2.5 is rounded to an even number
+        assert_equal(stack_of(cut, 3)[place], layers[source])
+        assert_equal(stack_of(first, 3)[place], layers[place])
+    del layers[:], stack_of(cut, 3)[:]
+    assert_equal(cut.module, whole.module)  # embeddings and what follows the layers
+    assert [space_layers(*one) for one in ((1, 6), (2, 6), (3, 7), (4, 4))] == [
+        *([0], [0, 5], [0, 3, 6], [0, 1, 2, 3])
+    ]
+    for wrong in ("from=spaced", "layers=3&from=last"):
+        with pytest.raises(ModelError, match="from=spaced"):
+            network(folder, wrong)
+
+
+def stack_of(made: Network, count: int) -> torch.nn.ModuleList:
+    lists = [one for one in made.module.modules() if isinstance(one, torch.nn.ModuleList)]
+    (stack,) = [one for one in lists if len(one) == count]
+    return stack
+
+
+def assert_equal(found: torch.nn.Module, expected: torch.nn.Module) -> None:
+    ours, theirs = found.state_dict(), expected.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "t5", "vit", "convnext", "clip"])
 def test_every_parameter_of_a_student_gets_a_gradient(name: str, folders: dict[str, Path]) -> None:
     options = "" if name == "convnext" else "layers=1"
@@ -294,6 +327,7 @@ def test_an_incomplete_folder_is_told(tmp_path: Path) -> None:
         ("convnext", ""),
         ("clip", "tower=text"),
         ("bert", "weights=random&hidden_size=12&heads=3"),
+        ("t5", "layers=2&from=spaced"),
     ],
 )
 def test_a_student_is_built_again_from_its_folder_alone(

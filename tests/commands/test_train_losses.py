@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 import aft
+from aft.config.commands import TrainConfig
 from aft.config.groups import LossOptions
 from aft.errors import ConfigError, StudentError
-from aft.training.run_folder import read_metrics
+from aft.training.run_folder import FREE_TO_CHANGE, options_hash, read_metrics
 from aft.training.trainer import Trainer
 from helpers.errors import says
 from helpers.text_data import make_text_table
@@ -60,7 +63,13 @@ def test_a_run_with_each_loss(loss: str, run: dict[str, Any], tmp_path: Path) ->
     assert (result.out / "report.html").exists()
 
 
-@pytest.mark.parametrize("loss", ["ft", "b-tuning", "logit-kd", "kdep", "soft-labels", "aft-soft"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *("ft", "b-tuning", "logit-kd", "kdep", "soft-labels", "aft-soft"),
+        *("distill-nearest", "distill-weighted", "row-trust"),
+    ],
+)
 def test_losses_that_are_fitted_resume_as_they_were(
     loss: str, run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +93,28 @@ def interrupt(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(Trainer, "_step", broken)
         with pytest.raises(PowerFailure):
             aft.train(**options)
+
+
+def test_the_start_of_row_trust_is_the_student_s(run: dict[str, Any], tmp_path: Path) -> None:
+    for student, is_linear in (("small:ngrams?dim=8", True), ("small:static?dim=8", False)):
+        out = tmp_path / student[6:12]
+        options = {**run, "student": student, "steps": 1, "lr": 1e-9, "safety_net": False}
+        aft.train(**options, loss="row-trust", out=out)
+        state = load_file(out / "checkpoints/best.safetensors")
+        head, start = (state[f"{name}.head.weight"] for name in ("student", "transfer_loss.start"))
+        embedding = "backbone.embedding.weight"
+        own, first = state[f"student.{embedding}"], state[f"transfer_loss.start.{embedding}"]
+        torch.testing.assert_close(own, first)
+        assert start.any() and torch.allclose(head, start, atol=1e-4) == is_linear
+
+
+def test_checkpoints_of_earlier_versions_go_on(run: dict[str, Any]) -> None:
+    before = TrainConfig(**run)
+    values = before.model_dump(mode="json")
+    known = {name: values[name] for name in sorted(values.keys() - FREE_TO_CHANGE - {"from_"})}
+    assert options_hash(before) == sha256(json.dumps(known).encode()).hexdigest()
+    spaced = before.model_copy(update={"from_": "spaced"})
+    assert options_hash(spaced) != options_hash(before)
 
 
 def test_a_checkpoint_of_another_version_is_told(
@@ -126,7 +157,7 @@ def test_options_that_do_not_fit_are_said(run: dict[str, Any], tmp_path: Path) -
     rows = [f'{{"text": "text {i}", "label": ["a", "b"]}}\n' for i in range(20)]
     (tmp_path / "tags.jsonl").write_text("".join(rows))
     tags = {**run, "data": str(tmp_path / "tags.jsonl")}
-    for loss in ("logit-kd", "b-tuning"):
+    for loss in ("logit-kd", "b-tuning", "distill-nearest", "distill-weighted", "row-trust"):
         with pytest.raises(ConfigError) as error:
             aft.train(**tags, loss=loss, out=tmp_path / loss)
         assert says(error.value, loss, "classification", "multilabel")

@@ -149,9 +149,25 @@ def test_resumed_text_runs_are_what_they_would_have_been(
 def test_a_transformer_needs_only_its_own_folder_afterwards(
     texts: dict[str, Any], tmp_path: Path
 ) -> None:
-    bert = make_bert(tmp_path / "bert")
-    texts |= {"student": f"hf:{bert}", "student_layers": 1, "steps": 8, "batch_size": 8}
+    from aft.training.trainer import Trainer
+
+    bert = make_bert(tmp_path / "bert", num_hidden_layers=3)
+    texts |= {"student": f"hf:{bert}", "steps": 8, "batch_size": 8, "eval_every": 4}
+    texts |= {"student_layers": 2, "from_": "spaced"}
     result = aft.train(**texts)
+    broken, original = {**texts, "out": tmp_path / "broken"}, Trainer._step
+
+    def interrupted(self: Trainer, *args: Any) -> Any:
+        if self.progress.step == 5:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            aft.train(**broken)
+    aft.train(**broken, resume=True)
+    assert_same(weights(result.out), weights(broken["out"]))
     shutil.rmtree(bert)
     assert aft.evaluate(run=texts["out"], progress=False)["nll"] == pytest.approx(
         result.metrics["nll"], rel=1e-5
@@ -160,6 +176,7 @@ def test_a_transformer_needs_only_its_own_folder_afterwards(
     shutil.copytree(texts["out"] / "student", moved)
     shutil.rmtree(texts["out"])
     student = SavedStudent.load(moved)
+    assert "from=spaced" in student.backbone.info["architecture_spec"]
     assert student.columns[0].name == "text"
     tokens = student.transform("a rocket").unsqueeze(0)
     assert torch.isfinite(student.module(tokens).logits).all()
@@ -242,6 +259,7 @@ def test_what_does_not_fit_is_said(pictures_with_texts: dict[str, Any], teachers
     refused("text=", "image", teachers=f"text={teachers['colours']}")
     refused("--fusion product", student="image=small:cnn", fusion="product")
     refused("--student-layers", "hf:", student="image=small:cnn", student_layers=1)
+    refused("--from spaced", "--student-layers", from_="spaced")
     refused("image=small:cnn-tiny", student=("image=small:cnn", "image=small:cnn-tiny"))
     refused("'headline'", text_column="headline")
 

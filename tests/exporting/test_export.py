@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +133,19 @@ def test_built_in_and_image_students(
 
 TRANSFORMERS: dict[str, tuple[Callable[[Path], Path], str, str, str]] = {
     "bert": (make_bert, "?pooling=cls", "text", "transformers"),
+    "bert spaced": (
+        partial(make_bert, num_hidden_layers=4),
+        *("?pooling=cls&layers=2&from=spaced", "text", "transformers"),
+    ),
     "bert mean": (make_bert, "", "text", "onnx"),
     "bert pair": (make_bert, "", "pair", "onnx"),
     "roberta": (make_roberta, "?pooling=cls", "text", "transformers"),
     "gpt2": (make_gpt2, "", "text", "onnx"),
     "vit": (make_vit, "", "image", "transformers"),
+    "vit spaced": (
+        partial(make_vit, num_hidden_layers=4),
+        *("?layers=2&from=spaced", "image", "transformers"),
+    ),
     "convnext": (make_convnext, "", "image", "transformers"),
 }
 

@@ -15,6 +15,7 @@ from aft.losses import (
     Autoencoder,
     BTuningLoss,
     CKALoss,
+    DistillWeightedLoss,
     FTLoss,
     KDEPLoss,
     KDLoss,
@@ -22,6 +23,7 @@ from aft.losses import (
     LogitKDLoss,
     NoKernelAFTLoss,
     RKDLoss,
+    RowTrustLoss,
     SoftLabelLoss,
 )
 from aft.losses.heads import LinearHead
@@ -29,8 +31,8 @@ from aft.losses.heads import LinearHead
 STATISTICS = [(torch.arange(4.0), torch.ones(4)), (torch.zeros(3), torch.full((3,), 2.0))]
 
 
-def random_head() -> LinearHead:
-    return LinearHead(torch.randn(5, 7), torch.randn(5), 1.0)
+def random_head(dim: int = 7) -> LinearHead:
+    return LinearHead(torch.randn(5, dim), torch.randn(5), 1.0)
 
 
 class OfBoth(nn.Module):
@@ -44,6 +46,26 @@ class OfBoth(nn.Module):
     def forward(self, student: Tensor, teachers: list[Tensor]) -> Tensor:
         loss: Tensor = self.loss((student, student), teachers)
         return loss
+
+
+class WithStart(nn.Module):
+    """Adds the start's logits and the labels; the start sees the student's tensor as its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = RowTrustLoss([4, 3], random_head(), Start())
+
+    def forward(self, student: Tensor, teachers: list[Tensor]) -> Tensor:
+        known = self.loss.with_start(teachers, student.detach(), student.argmax(dim=1))
+        loss: Tensor = self.loss(student, known)
+        return loss
+
+
+class Start(nn.Module):
+    """Returns its input as logits."""
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs.flip(1), inputs
 
 
 class Narrow(nn.Module):
@@ -88,6 +110,10 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
         torch.randn(3, 5), [torch.randn(3, 4), torch.randn(3, 3)], [0.3, 0.4]
     ),
     "logit_kd": lambda: LogitKDLoss([4, 3], random_head()),
+    "distill_weighted": lambda: DistillWeightedLoss(
+        [4, 3], [random_head(4), random_head(3)], [0.25, 0.75]
+    ),
+    "row_trust": WithStart,
     "soft_classes": lambda: SoftLabelLoss([4, 3], random_head(), kind="classification"),
     "soft_labels": lambda: SoftLabelLoss([4, 3], random_head(), kind="multilabel"),
     "soft_targets": lambda: SoftLabelLoss(

@@ -101,9 +101,9 @@ def make_t5(folder: Path) -> Path:
     return folder
 
 
-def make_vit(folder: Path) -> Path:
+def make_vit(folder: Path, **options: Any) -> Path:
     """A ViT of two layers over 32 pixels, with its image processor."""
-    config = transformers.ViTConfig(**_SMALL, image_size=32, patch_size=8)
+    config = transformers.ViTConfig(**{**_SMALL, **options}, image_size=32, patch_size=8)
     _save(folder, config)
     size = {"height": 32, "width": 32}
     transformers.ViTImageProcessor(size=size, resample=2).save_pretrained(folder)

@@ -42,7 +42,7 @@ def flags(options: dict[str, Any]) -> list[str]:
     """The same options on the command line."""
     line: list[str] = []
     for name, value in options.items():
-        flag = name.replace("_", "-")
+        flag = name.rstrip("_").replace("_", "-")
         if isinstance(value, bool):
             line.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, tuple):

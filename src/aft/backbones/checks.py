@@ -30,8 +30,8 @@ SOFT_LABELS = ("probabilities", "logits", "values")
 _TEXTS = "max_tokens=1 template truncate"
 OPTIONS = {
     "features": "soft prefix columns",
-    "hf": "weights seed=0 pooling layer=1 layers=1 tower hidden_size=1 heads=1 intermediate_size=1 "
-    f"size=1 device_map {_TEXTS}",
+    "hf": "weights seed=0 pooling layer=1 layers=1 from tower hidden_size=1 heads=1 "
+    f"intermediate_size=1 size=1 device_map {_TEXTS}",
     "onnx": f"output pooling tokenizer size=1 mean std {_TEXTS}",
     **dict.fromkeys(("small:cnn", "small:cnn-tiny"), "weights size=8 seed=0"),
     "small:ngrams": f"dim=1 features=2 seed=0 tokenizer {_TEXTS}",
@@ -74,7 +74,9 @@ def check_model(text: str | Spec, kind: type[AftError]) -> Spec:
     return spec
 
 
-def check_columns(specs: Sequence[str], layers: int | None, fusion: str) -> None:
+def check_columns(
+    specs: Sequence[str], layers: int | None, fusion: str, start: str = "first"
+) -> None:
     """Check the options of a student that need several models or a certain source.
 
     Raises:
@@ -82,6 +84,8 @@ def check_columns(specs: Sequence[str], layers: int | None, fusion: str) -> None
     """
     if layers is not None and not any(split_column(text)[1].startswith("hf:") for text in specs):
         raise ConfigError(f"--student-layers needs an hf: student, got {' '.join(specs)}")
+    if start != "first" and layers is None:
+        raise ConfigError(f"--from {start} needs --student-layers, the number of layers to keep")
     if fusion == "product" and len(specs) == 1:
         raise ConfigError(f"--fusion product needs models of two columns, got only {specs[0]}")
 

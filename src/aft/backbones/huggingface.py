@@ -49,11 +49,12 @@ def build(spec: Spec, *, seed: int = 0, trust_remote_code: bool = False) -> Netw
     Args:
         spec: ``hf:NAME`` or ``hf:FOLDER``; options ``weights`` (``pretrained``, ``random`` or a
             file), ``pooling`` (``mean``, ``cls``, ``last``; ``pooler`` for images), ``layer``
-            (take the features after this many layers), ``layers`` (keep only the first layers);
-            for text ``max_tokens`` (default: the model's limit, at most 512), ``template`` and
-            ``truncate``; for images ``size`` (pixels); for image-text models ``tower``
-            (``vision`` or ``text``); with ``weights=random`` also ``seed``, ``hidden_size``,
-            ``heads`` and ``intermediate_size``.
+            (take the features after this many layers), ``layers`` (keep only so many) and ``from``
+            (``first`` ones, or ``spaced`` evenly from the first to the last); for text
+            ``max_tokens`` (default: the model's limit, at most 512), ``template`` and
+            ``truncate``; for images ``size`` (pixels); for image-text models ``tower`` (``vision``
+            or ``text``); with ``weights=random`` also ``seed``, ``hidden_size``, ``heads`` and
+            ``intermediate_size``.
         seed: Seed of random weights if the specification has no ``seed``.
         trust_remote_code: Whether to run Python code that is part of the model.
 
@@ -290,7 +291,7 @@ def _kept_options(
 ) -> dict[str, str]:
     """Options that, with the configuration, rebuild the same architecture."""
     options = {"weights": "random", "pooling": module.pooling}
-    options |= {k: v for k, v in spec.options.items() if k in ("layer", "layers", "tower")}
+    options |= {k: v for k, v in spec.options.items() if k in ("layer", "layers", "from", "tower")}
     if isinstance(preprocessing, Preprocessing) and "size" in spec.options:
         options["size"] = str(preprocessing.size)
     return options

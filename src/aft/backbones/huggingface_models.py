@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def reshape(config: Any, spec: Spec) -> None:
     if given and spec.options.get("weights") != "random":
         raise ModelError(
             f"{', '.join(given)} can be set with weights=random only, got {spec}; the sizes of "
-            "pretrained weights are fixed (layers=K keeps the first K layers)"
+            "pretrained weights are fixed (layers=K keeps K layers)"
         )
     for option, value in given.items():
         known = [name for name in SHAPE[option] if hasattr(config, name)]
@@ -150,8 +151,11 @@ def choose_tower(spec: Spec, model: Any) -> Any:
 
 
 def cut_layers(spec: Spec, model: Any) -> int | None:
-    """Drop the last layers according to the options; returns the number of layers, if known."""
+    """Drop layers according to the options; returns the number of layers left, if known."""
     keep = integer_option(spec, "layers", None)
+    start = spec.options.get("from", "first")
+    if start not in ("first", "spaced") or ("from" in spec.options and keep is None):
+        raise ModelError(f"expected layers=K with from=first or from=spaced, got {spec}")
     layer = integer_option(spec, "layer", None)
     stack = _stack(model)
     if stack is None:
@@ -167,10 +171,29 @@ def cut_layers(spec: Spec, model: Any) -> int | None:
             raise ModelError(f"expected {option} <= {most}, the number of layers, got {spec}")
     # Keep one more layer than requested: models may normalise the output of the last one.
     needed = count if layer is None else min(count, layer + 1)
+    chosen = space_layers(count, len(stack)) if start == "spaced" else range(count)
     if needed < len(stack):
-        del stack[needed:]
-        model.config.num_hidden_layers = needed
+        _keep_layers(model, stack, chosen[:needed])
     return count
+
+
+def space_layers(count: int, total: int) -> list[int]:
+    """Numbers of ``count`` of ``total`` layers, evenly spaced from the first to the last.
+
+    The idea of TLEG (Xia et al., "Transformer as Linear Expansion of Learngene", AAAI 2024, arXiv
+    2312.05614), whose layers change about linearly with their place, without its training of two
+    layers from which all are made. One layer alone is the first one.
+    """
+    return [round(i * (total - 1) / max(1, count - 1)) for i in range(count)]
+
+
+def _keep_layers(model: Any, stack: nn.ModuleList, chosen: Sequence[int]) -> None:
+    config, layers = model.config, list(stack)
+    del stack[:]
+    stack.extend(layers[i] for i in chosen)
+    if len(types := getattr(config, "layer_types", None) or ()) == len(layers):
+        config.layer_types = [types[i] for i in chosen]  # forward passes look them up by place
+    config.num_hidden_layers = len(chosen)
 
 
 def _stack(model: nn.Module) -> nn.ModuleList | None:

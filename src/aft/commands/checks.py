@@ -169,7 +169,7 @@ def _check_models(config: Options) -> None:
         for text in getattr(config, option, ()):
             check_model(split_column(text)[1], kind)
     if isinstance(config, StudentOptions) and config.student:
-        check_columns(config.student, config.student_layers, config.fusion)
+        check_columns(config.student, config.student_layers, config.fusion, config.from_)
 
 
 def _check_train(config: configs.TrainConfig) -> None:

@@ -31,9 +31,10 @@ from aft.errors import AftError, ConfigError
 from aft.training.prepare import transfer_pool
 from aft.training.run_folder import TrainResult, check_content, is_finished, open_run
 from aft.training.schedule import make_schedule
+from aft.training.transfer_loss import WITH_SOFT_LABELS
 
-UNSEARCHED = frozenset({"soft-labels", "aft-soft"})
-"""Methods of this library: their weight needs no search, and they use unlabelled rows and stored
+UNSEARCHED = frozenset(WITH_SOFT_LABELS)
+"""Methods with soft labels: their weight needs no search, and they use unlabelled rows and stored
 views. The other methods are as published and use only the labelled rows."""
 NO_BETA = LABELS_ONLY | UNSEARCHED
 """Methods without a weight to search."""

@@ -80,17 +80,17 @@ class CompareConfig(TrainingOptions, LossDetails, StudentOptions, TeacherOptions
 
     methods: tuple[Method, ...] = (*("alone", "aft-soft", "aft", "kd", "rkd", "ft", "b-tuning"),)
     """Methods to compare. alone: the labels only; always included. aft-soft and soft-labels: as in
-    aft train, with unlabelled rows and views. The others are trained on the labelled rows, as
-    published: the losses of aft train --loss; aft-rbf, aft-dense and aft-fixed are AFT with
-    another --kernel or --weights. They and alone take more steps than aft-soft and soft-labels, to
-    see as many inputs."""
+    aft train, with unlabelled rows and views, as are distill-nearest, distill-weighted and
+    row-trust. The others are trained on the labelled rows, as published: the losses of aft train
+    --loss; aft-rbf, aft-dense and aft-fixed are AFT with another --kernel or --weights. They and
+    alone take more steps than those with unlabelled rows and views, to see as many inputs."""
     seeds: int = Field(default=5, ge=2)
     """Runs per method, with seeds 0, 1, …"""
     betas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(0.1, 0.3, 1.0, 3.0, 10.0), min_length=1
     )
-    """Weights of the transfer loss to try with seed 0, for each method except aft-soft and
-    soft-labels; the one with the best validation score is used for all seeds."""
+    """Weights of the transfer loss to try with seed 0, for each method without unlabelled rows
+    and views; the one with the best validation score is used for all seeds."""
     train_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=(1.0,), min_length=1
     )

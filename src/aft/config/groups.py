@@ -52,6 +52,9 @@ Loss = Literal[
     "ft",
     "b-tuning",
     "logit-kd",
+    "distill-nearest",
+    "distill-weighted",
+    "row-trust",
     "kdep",
     "cka",
 ]
@@ -259,7 +262,10 @@ class StudentOptions(Options):
     follow a question mark: ?weights=FILE or ?weights=random, ?size=96. For data with several
     columns, one model per column: image=torchvision:resnet18 text=small:static."""
     student_layers: int | None = Field(default=None, ge=1)
-    """Keep only the first N layers of an hf: student. Default: all layers."""
+    """Keep only N layers of an hf: student. Default: all layers."""
+    from_: Literal["first", "spaced"] = "first"
+    """Which layers --student-layers keeps: the first ones, or evenly spaced ones from the first to
+    the last."""
     fusion: Literal["concat", "product"] = "concat"
     """How a student with several models combines their features: concat, or the product of learned
     projections, which models interactions."""
@@ -343,8 +349,8 @@ class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     views: Annotated[int, Field(ge=1)] | Literal["clean", "auto"] = "auto"
     """Stored random views per training row for the transfer loss; teachers and student see the same
     view. Extraction cost grows by this factor. clean: teachers see the unchanged inputs, the
-    student random views of them. auto: 4 if every row has a label and the loss is aft-soft or
-    soft-labels, else clean."""
+    student random views of them. auto: 4 if every row has a label and the loss has soft labels
+    (aft-soft, soft-labels, distill-nearest, distill-weighted, row-trust), else clean."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """The optimizer."""
     lr: float | None = Field(default=None, gt=0)

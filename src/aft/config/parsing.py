@@ -27,7 +27,7 @@ GROUPS = {
         *("teachers", "features", "features_dtype", "extract_batch_size"),
         *("extract_batch_tokens", "extract_precision", "engine", "trust_remote_code"),
     ),
-    "student": ("student", "student_layers", "fusion"),
+    "student": ("student", "student_layers", "from_", "fusion"),
     "training": (
         *("steps", "epochs", "batch_size", "lr", "head_lr", "metric", "seed", "augment"),
         *("class_weights", "label_smoothing", "optimizer", "weight_decay", "warmup", "clip_norm"),
@@ -123,7 +123,7 @@ def positional(kind: type[Options]) -> tuple[str, ...]:
 
 
 def _add(group: Any, name: str, field: FieldInfo) -> None:
-    flag = f"--{name.replace('_', '-')}"
+    flag = _flag(name)
     text = " ".join((field.description or "").split()).replace("%", "%%") + _default(field)
     options: dict[str, Any] = {"dest": name, "default": None, "help": text}
     values = _flatten(field.annotation)
@@ -139,6 +139,11 @@ def _add(group: Any, name: str, field: FieldInfo) -> None:
     if _is_list(field.annotation):
         options |= {"nargs": "+" if field.is_required() else "*", "action": "extend"}
     group.add_argument(flag, **options)
+
+
+def _flag(name: str) -> str:
+    """The flag of an option; ``from_`` is named so because ``from`` is a word of Python."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def _default(field: FieldInfo) -> str:
@@ -186,7 +191,7 @@ def _metavar(name: str, values: Sequence[Any]) -> str:
 
 def _usage(name: str, kind: type[Options]) -> str:
     parts = [
-        f"--{one.replace('_', '-')} {_metavar(one, _flatten(field.annotation))}"
+        f"{_flag(one)} {_metavar(one, _flatten(field.annotation))}"
         for one, field in kind.model_fields.items()
         if field.is_required() and one not in positional(kind)
     ]
@@ -206,7 +211,7 @@ def _as_flag(word: str) -> str:
 
 
 def _explain_unknown(word: str, kind: type[Options]) -> str:
-    flags = [f"--{field.replace('_', '-')}" for field in kind.model_fields]
+    flags = [_flag(field) for field in kind.model_fields]
     first = word.partition("=")[0]
     if not first.startswith("-"):
         return f"unexpected argument {first!r}"

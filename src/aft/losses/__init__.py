@@ -28,12 +28,14 @@ from aft.losses.aft_no_kernel import NoKernelAFTLoss
 from aft.losses.aft_soft import AFTSoftLoss
 from aft.losses.btuning import BTuningLoss
 from aft.losses.cka import CKALoss
+from aft.losses.distill_weighted import DistillWeightedLoss
 from aft.losses.ft import Autoencoder, FTLoss, fit_autoencoder
 from aft.losses.kd import KDLoss
 from aft.losses.kdep import KDEPLoss
 from aft.losses.kernel_kd import KernelKDLoss
 from aft.losses.logit_kd import LogitKDLoss
 from aft.losses.rkd import RKDLoss
+from aft.losses.row_trust import RowTrustLoss
 from aft.losses.soft_labels import SoftLabelLoss
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "Autoencoder",
     "BTuningLoss",
     "CKALoss",
+    "DistillWeightedLoss",
     "FTLoss",
     "KDEPLoss",
     "KDLoss",
@@ -49,6 +52,7 @@ __all__ = [
     "LogitKDLoss",
     "NoKernelAFTLoss",
     "RKDLoss",
+    "RowTrustLoss",
     "SoftLabelLoss",
     "fit_autoencoder",
 ]

@@ -143,6 +143,7 @@ def read_student(
         train,
         fusion=config.fusion,
         layers=config.student_layers,
+        layers_from=config.from_,
         seed=config.seed,
         trust_remote_code=config.trust_remote_code,
     )

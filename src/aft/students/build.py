@@ -26,6 +26,7 @@ def build_student(
     *,
     fusion: Literal["concat", "product"] = "concat",
     layers: int | None = None,
+    layers_from: str = "first",
     seed: int = 0,
     trust_remote_code: bool = False,
 ) -> tuple[Backbone, tuple[InputColumn, ...]]:
@@ -36,7 +37,8 @@ def build_student(
         samples: Training samples.
         unlabelled: Unlabelled training samples; their words are added to the vocabulary.
         fusion: How to combine the features of several models: ``concat`` or ``product``.
-        layers: Number of layers of ``hf`` models to keep, counted from the input.
+        layers: Number of layers of ``hf`` models to keep.
+        layers_from: Which ones: ``first``, or ``spaced`` evenly from the first to the last.
         seed: Seed of random weights.
         trust_remote_code: Whether to run code from a model repository on the hub.
 
@@ -47,14 +49,15 @@ def build_student(
         StudentError: If a model cannot be built.
         ConfigError: If the models do not match the columns.
     """
-    check_columns(specs, layers, fusion)
+    check_columns(specs, layers, fusion, layers_from)
     towers: dict[str, Backbone] = {}
     takes: dict[str, tuple[str, ...]] = {}
     for text in specs:
         asked, rest = split_column(text)
         spec = Spec.parse(rest)
         if layers is not None and spec.source == "hf":
-            spec = Spec(spec.source, spec.name, {**spec.options, "layers": str(layers)})
+            which = {} if layers_from == "first" else {"from": layers_from}
+            spec = Spec(spec.source, spec.name, {**spec.options, "layers": str(layers), **which})
 
         def texts(asked: str | None = asked, model: str = rest) -> Iterable[str]:
             names = columns_for(model, asked, "text", samples.columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -81,6 +82,21 @@ class Student(nn.Module):
         except SystemExit as stop:
             raise StudentError(f"the student's network ended with {explain(stop)}") from stop
         return StudentOutput(self.rescale(self.head(features)), features)
+
+
+def copy_student(student: Student) -> Student:
+    """A second student with the same weights.
+
+    Raises:
+        StudentError: If the network cannot be copied.
+    """
+    try:
+        return copy.deepcopy(student)
+    except Exception as error:
+        raise StudentError(
+            f"cannot copy the student: {error}. Use --no-safety-net, and another loss than "
+            "row-trust, to train without a second one"
+        ) from None
 
 
 def new_student(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import partial
 
@@ -17,7 +16,7 @@ from aft.data.loading import DataSet
 from aft.data.samples import Samples
 from aft.data.unlabelled import concatenate
 from aft.data.views import make_views
-from aft.errors import ConfigError, StudentError
+from aft.errors import ConfigError
 from aft.features.stored import StoredFeatures, extract_teachers, note_truncation
 from aft.linear.rows import PreparedRows, soft_labels_of, soft_targets
 from aft.linear.start import start_linear
@@ -25,7 +24,7 @@ from aft.losses.class_names import EmbeddedClasses
 from aft.students.backbone import Backbone
 from aft.students.build import build_student
 from aft.students.saved import SavedStudent
-from aft.students.student import Student, new_student
+from aft.students.student import copy_student, new_student
 from aft.tasks import Task
 from aft.training.schedule import Schedule, Start, unlabelled_rows
 from aft.training.transfer_loss import count_views, make_loss, weight_of_transfer
@@ -97,16 +96,6 @@ def check_options(
             )
 
 
-def _copy_student(student: Student) -> Student:
-    """The second student, with the same initial weights."""
-    try:
-        return copy.deepcopy(student)
-    except Exception as error:
-        raise StudentError(
-            f"cannot copy the student: {error}. Use --no-safety-net to train without a second one"
-        ) from None
-
-
 def _target_statistics(samples: Samples, task: Task) -> tuple[Tensor | None, Tensor | None]:
     if task.kind != "regression":
         return None, None
@@ -131,6 +120,7 @@ def make_student(config: TrainConfig, data: DataSet, use_unlabelled: bool) -> Sa
         data.unlabelled if use_unlabelled else None,
         fusion=config.fusion,
         layers=config.student_layers,
+        layers_from=config.from_,
         seed=config.seed,
         trust_remote_code=config.trust_remote_code,
     )
@@ -187,6 +177,17 @@ def make_model(
         classes: For each teacher the classes in its space; empty without names of classes.
     """
     rows = len(train.samples)
+    class_weights = _class_weights(config, train.samples, saved.task)
+    start = partial(
+        start_linear,
+        task=saved.task,
+        train=train,
+        validation=validation,
+        class_weights=class_weights,
+        progress=config.progress,
+    )
+    if config.loss == "row-trust":  # compares with what the student starts from
+        start(saved.module)
     loss = make_loss(
         config,
         train.teachers,
@@ -205,24 +206,16 @@ def make_model(
         auto = weight_of_transfer(
             config.model_copy(update={"beta": "auto"}), schedule, rows, unlabelled
         )
-    class_weights = _class_weights(config, train.samples, saved.task)
     judged = validation.samples.labels is not None
-    alone = _copy_student(saved.module) if config.safety_net and beta > 0 and judged else None
-    start = partial(
-        start_linear,
-        task=saved.task,
-        train=train,
-        validation=validation,
-        class_weights=class_weights,
-        progress=config.progress,
-    )
-    if alone is not None:
-        start(alone)
-    soft = soft_labels_of(loss) if beta > 0 else None
-    if not judged and soft is not None:
-        probabilities = soft_targets(soft, validation, saved.module.rescale)
-        validation.samples.labels = probabilities.numpy()
-    start(saved.module, pool=pool, soft=soft, soft_weight=beta / auto)
+    alone = copy_student(saved.module) if config.safety_net and beta > 0 and judged else None
+    if config.loss != "row-trust":
+        if alone is not None:
+            start(alone)
+        soft = soft_labels_of(loss) if beta > 0 else None
+        if not judged and soft is not None:
+            probabilities = soft_targets(soft, validation, saved.module.rescale)
+            validation.samples.labels = probabilities.numpy()
+        start(saved.module, pool=pool, soft=soft, soft_weight=beta / auto)
     return TransferModel(
         saved.module,
         loss,

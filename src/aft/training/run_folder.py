@@ -51,6 +51,8 @@ FREE_TO_CHANGE = {
     *("trust_remote_code", "baselines", "report", "allow_outside", "delimiter", "encoding"),
 }
 """Options that may differ when a run is resumed: they do not change the student."""
+ADDED = {"from_": "first"}
+"""Options that checkpoints of earlier versions do not know, and the value they had then."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,8 @@ def _check_same(out: Path, config: TrainConfig) -> None:
 def options_hash(config: TrainConfig) -> str:
     """Hash of the options that make the student, 64 hex digits."""
     values = config.model_dump(mode="json")
-    fixed = {name: values[name] for name in sorted(values.keys() - FREE_TO_CHANGE)}
+    later = {name for name, default in ADDED.items() if values[name] == default}
+    fixed = {name: values[name] for name in sorted(values.keys() - FREE_TO_CHANGE - later)}
     return hashlib.sha256(json.dumps(fixed).encode()).hexdigest()
 
 

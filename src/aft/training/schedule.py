@@ -106,7 +106,8 @@ def make_optimizer(
         ):
             if chosen:
                 groups.append({"params": chosen, "lr": lr, "weight_decay": decay, "rows": rows})
-    own = [] if model.transfer_loss is None else list(model.transfer_loss.parameters())
+    loss = model.transfer_loss
+    own = [] if loss is None else [p for p in loss.parameters() if p.requires_grad]
     if own:
         groups.append({"params": own, "lr": schedule.loss_lr, "weight_decay": 0.0})
     if schedule.optimizer == "sgd":

@@ -38,7 +38,8 @@ def divide(model: TransferModel, device: torch.device, processes: int) -> Transf
         raise ConfigError("--shard-student is for large students, got one of word vectors")
     model = copy.deepcopy(model).to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     mesh = init_device_mesh(device.type, (processes,))
-    networks = (model.student, model.alone, model.transfer_loss)
+    loss = model.transfer_loss
+    networks = (model.student, model.alone, getattr(loss, "start", loss))
     for network in (one for one in networks if one is not None and _size(one)):
         for part in reversed(list(network.modules())[1:]):
             if not isinstance(part, nn.ModuleList | nn.Sequential) and _size(part) >= FEWEST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,23 +23,29 @@ from aft.losses.aft_soft import AFTSoftLoss
 from aft.losses.btuning import BTuningLoss
 from aft.losses.cka import CKALoss
 from aft.losses.class_names import ClassNameLoss, EmbeddedClasses
+from aft.losses.distill_weighted import POWER, DistillWeightedLoss
 from aft.losses.ft import FTLoss, fit_autoencoder
 from aft.losses.given_labels import Given, GivenLabelLoss, check_scale
+from aft.losses.heads import fit_head
 from aft.losses.kd import KDLoss
 from aft.losses.kdep import KDEPLoss
 from aft.losses.kernel_kd import KernelKDLoss
 from aft.losses.logit_kd import LogitKDLoss
 from aft.losses.rkd import RKDLoss
+from aft.losses.row_trust import RowTrustLoss
 from aft.losses.soft_labels import SoftLabelLoss, target_std
 from aft.students.inputs import StudentInputs, Transform
 from aft.students.run_student import run_student
-from aft.students.student import Student
+from aft.students.student import Student, copy_student
 from aft.tasks import Task
 from aft.training.schedule import Schedule
 
 MOST_FITTED_ROWS = 20_000
 """Maximum number of rows for losses that are fitted to stored features before training."""
 FACTOR_DIM = 128
+WITH_SOFT_LABELS = (*SOFT, "distill-nearest", "distill-weighted", "row-trust")
+"""Losses with soft labels; these use unlabelled rows and stored views by default."""
+CLASSES_ONLY = ("logit-kd", "distill-nearest", "distill-weighted", "row-trust")
 AUTO_VIEWS = 4
 AUTO_BETA = {
     **{"aft": 3.0, "aft-no-kernel": 1.0, "kd": 1.0, "kernel-kd": 1.0, "rkd": 1.0, "ft": 1.0},
@@ -112,6 +119,10 @@ def make_loss(
     labels = torch.from_numpy(np.asarray(inputs.labels)[rows]) if known else torch.empty(0)
     if options.loss == "logit-kd":
         return LogitKDLoss.fit(features, labels, num_classes=task.num_outputs, seed=seed)
+    fitting: dict[str, Any] = {"num_classes": task.num_outputs, "seed": seed, "progress": progress}
+    if options.loss in ("distill-nearest", "distill-weighted"):
+        power = math.inf if options.loss == "distill-nearest" else POWER
+        return DistillWeightedLoss.fit(features, labels, power=power, **fitting)
     if options.loss in SOFT:
         soft = _given_labels(teachers, labels, task)
         if soft is None and classes:
@@ -137,6 +148,11 @@ def make_loss(
         device=torch.device(device),
     )
     start = torch.cat([features.float().cpu() for _, features in batches])
+    if options.loss == "row-trust":
+        own = copy_student(student)
+        if not own.head.weight.any():  # it predicts nothing yet
+            own.head.weight.data, own.head.bias.data = fit_head(start, labels, **fitting)[:2]
+        return RowTrustLoss(dims, fit_head(torch.cat(features, dim=1), labels, **fitting), own)
     number = task.num_outputs if task.kind == "classification" else None
     return BTuningLoss.fit(start, features, labels, num_classes=number)
 
@@ -190,7 +206,7 @@ def count_views(config: TrainConfig, unlabelled: bool) -> int:
         unlabelled: Whether there are unlabelled rows.
     """
     if config.views == "auto":
-        wanted = config.loss in SOFT and not unlabelled and config.augment != "none"
+        wanted = config.loss in WITH_SOFT_LABELS and not unlabelled and config.augment != "none"
         tables = any(split_column(one)[1].startswith("features:") for one in config.teachers)
         return AUTO_VIEWS if wanted and not tables else 0  # a table of features has no views
     return 0 if config.views == "clean" else config.views
@@ -213,7 +229,7 @@ def weight_of_transfer(config: TrainConfig, schedule: Schedule, rows: int, pool:
     """
     if config.beta != "auto":
         return config.beta
-    if config.loss not in SOFT:
+    if config.loss not in WITH_SOFT_LABELS:
         return AUTO_BETA[config.loss]
     return schedule.inputs_per_step(rows, pool) / schedule.inputs_per_step(rows)
 
@@ -228,8 +244,8 @@ def check_loss(loss: str, task: Task) -> None:
     Raises:
         ConfigError: If it does not.
     """
-    if loss == "logit-kd" and task.kind != "classification":
-        raise ConfigError(f"logit-kd needs a classification task, got {task.kind}")
+    if loss in CLASSES_ONLY and task.kind != "classification":
+        raise ConfigError(f"{loss} needs a classification task, got {task.kind}")
     if loss == "b-tuning" and task.kind == "multilabel":
         raise ConfigError("b-tuning needs a classification or regression task, got multilabel")
 

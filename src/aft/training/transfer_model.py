@@ -23,7 +23,8 @@ class TransferModel(nn.Module):
         student: Returns ``(logits, features)``.
         transfer_loss: Called with student features and teacher features; None trains on the
             labels alone. With the attribute ``needs = "logits"`` the first argument is the
-            logits, with ``needs = "both"`` a pair of logits and features.
+            logits, with ``needs = "both"`` a pair of logits and features. With a method
+            ``with_start`` the second argument is what that makes of the batch.
         beta: Weight of the transfer loss.
         task: ``classification``, ``multilabel`` or ``regression``; determines the task loss.
         label_smoothing: For classification, see :func:`torch.nn.functional.cross_entropy`.
@@ -87,7 +88,12 @@ class TransferModel(nn.Module):
         if labels is not None:
             out["task_loss"] = out["loss"] = self._task_loss(output.logits.float(), labels)
         if teacher_features is not None and self.transfer_loss is not None:
+            with_start = getattr(self.transfer_loss, "with_start", None)
+            if with_start is not None:
+                teacher_features = with_start(teacher_features, inputs, labels)
             if extra_inputs is not None and extra_features is not None:
+                if with_start is not None:
+                    extra_features = with_start(extra_features, extra_inputs)
                 others = self.student(extra_inputs)
                 output = StudentOutput(*map(torch.cat, zip(output, others, strict=True)))
                 teacher_features = _join_rows(teacher_features, extra_features)
