@@ -196,9 +196,9 @@ def write_table(document: Mapping[str, Any]) -> str:
             lines.append(f"| {suite.TASKS[name].words[0]} | {words} | {' | '.join(cells)} |")
     return "\n".join(lines) + (
         f"\n\nMeans over {document['seeds']} seeds, ± standard deviation. *Compared with*: for "
-        "classes, confident learning as published (the rows outside the diagonal of the confident joint, by "
-        "the difference of both probabilities); for regression, as many labels farthest from "
-        "their mean.\n"
+        "classes, confident learning as published (the rows outside the diagonal of the confident "
+        "joint, by the difference of both probabilities); for regression, as many labels farthest "
+        "from their mean.\n"
         f"Made by `{document['command']}` ({document['machine']}).\n"
     )
 

@@ -66,7 +66,7 @@ def judge_labels(config: InspectConfig, data: DataSet, path: Path) -> dict[str, 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_csv(path, [COLUMNS, *([row[name] for name in COLUMNS] for row in rows)])
     wrong = len({error.row for error in found})
-    title = f"{wrong:,} of {len(train):,} training rows probably have a wrong label"
+    title = f"{wrong:,} of {len(train):,} training rows may have a wrong label"
     words = [_words(row, task) for row in rows]
     lines = [title + (", the most certain ones first:" if rows else "")]
     for row, (given, predicted) in list(zip(rows, words, strict=True))[:MOST_LINES]:
