@@ -212,7 +212,8 @@ def write_table(found: Mapping[str, Any]) -> None:
         if any(seeds.values())
     }
     for name, scores in measured.items():
-        parts.append(f"| {WORDS[name]} | no labels | 1 per class | 5 per class | 20 per class |")
+        title = f"{WORDS[name]}, {len(scores)} seed{'s' if len(scores) > 1 else ''}"
+        parts.append(f"| {title} | no labels | 1 per class | 5 per class | 20 per class |")
         parts.append("|---|---|---|---|---|")
         for key, words in ROWS.items():
             cells = [
@@ -221,10 +222,9 @@ def write_table(found: Mapping[str, Any]) -> None:
             ]
             parts.append(f"| {words} | {' | '.join(cells)} |")
         parts.append("")
-    seeds = " to ".join(map(str, sorted({len(scores) for scores in measured.values()})))
     text = "\n".join(parts) + (
-        f"\nTest accuracy / balanced accuracy, means over {seeds} seeds (labelled rows and "
-        f"students), with the standard deviation of the accuracy. Student: `small:ngrams`, "
+        "\nTest accuracy / balanced accuracy, means over seeds (of labelled rows and students), "
+        "with the standard deviation of the accuracy. Student: `small:ngrams`, "
         f"{found['steps']} steps; teacher: all-MiniLM-L6-v2.\n"
         f"Made by `{found['command']}` ({found['machine']}).\n"
     )
@@ -237,8 +237,8 @@ def show(scores: Sequence[Mapping[str, float]]) -> str:
     accuracy, balanced = (
         [one[metric] for one in scores] for metric in ("accuracy", "balanced_accuracy")
     )
-    spread = statistics.stdev(accuracy) if len(scores) > 1 else 0.0
-    return f"{statistics.mean(accuracy):.3f} ± {spread:.3f} / {statistics.mean(balanced):.3f}"
+    spread = f" ± {statistics.stdev(accuracy):.3f}" if len(scores) > 1 else ""
+    return f"{statistics.mean(accuracy):.3f}{spread} / {statistics.mean(balanced):.3f}"
 
 
 if __name__ == "__main__":

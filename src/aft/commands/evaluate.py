@@ -9,7 +9,7 @@ import torch
 
 from aft.commands.checks import check
 from aft.config.commands import EvaluateConfig, ExportConfig
-from aft.config.groups import IN_MEMORY, InMemory
+from aft.config.groups import IN_MEMORY, UNLABELLED, InMemory
 from aft.config.typed import command
 from aft.data.loading import DataSet, load_data
 from aft.data.options import asked_columns, load_training_data
@@ -116,5 +116,6 @@ def load_for(config: EvaluateConfig | ExportConfig, student: SavedStudent) -> Da
         options = options.model_copy(update={"data": config.data})
     assert options is not None
     data = load_training_data(options, student.task, unlabelled=False)
+    data.content.pop(UNLABELLED, None)  # without what --unlabelled named
     check_content(config.run, data.content)
     return data

@@ -165,8 +165,8 @@ def check_content(out: Path, content: Mapping[str, str]) -> None:
 
     Args:
         out: The run folder; without a description of the data nothing is checked.
-        content: :attr:`DataSet.content` of the data now. A run on the labels alone may have used
-            no unlabelled inputs.
+        content: :attr:`DataSet.content` of the data now. Unlabelled inputs are compared if both
+            have them: a run on the labels alone may have used none, and evaluation reads none.
 
     Raises:
         ConfigError: If rows, labels or splits changed since; it lists the splits that did.
@@ -176,9 +176,10 @@ def check_content(out: Path, content: Mapping[str, str]) -> None:
     before = read_json(out / DATA, ConfigError, "Use --overwrite to train again").get("content")
     if before is None:  # written by an older version
         return
+    not_both = {UNLABELLED} - (before.keys() & content.keys())
     changed = [
         f"{name}: {before.get(name, 'none')} before, {content.get(name, 'none')} now"
-        for name in sorted({*before, *content} - ({UNLABELLED} - {*before}))
+        for name in sorted({*before, *content} - not_both)
         if before.get(name) != content.get(name)
     ]
     if changed:
