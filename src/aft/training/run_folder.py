@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import hashlib
 import json
 import math
@@ -152,6 +153,10 @@ def open_run(out: Path, config: TrainConfig) -> None:
 def _has_no_options(out: Path) -> bool:
     """Whether a run was killed, or found the disk full, before it wrote its options."""
     names = {one.name for one in out.iterdir()} - {LOCK} if out.is_dir() else set()
+    torn = {name for kept in BEGUN for name in fnmatch.filter(names, f".{kept}.*.tmp")}
+    if torn == names:  # and not even the description of the data
+        return bool(names)
+    names -= torn
     if DATA not in names or not names <= {DATA, BAD_INPUTS}:
         return False
     try:
