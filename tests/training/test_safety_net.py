@@ -268,18 +268,37 @@ class TestJudge:
         assert not judge(right, half, labels, CLASSES, "accuracy").fell_back
         same = judge(half, half, labels, CLASSES, "accuracy")
         assert (same.difference, same.standard_error, same.fell_back) == (0.0, 0.0, False)
+        assert (same.log_likelihood, same.log_likelihood_error) == (0.0, 0.0)
 
     def test_a_small_loss_may_be_chance(self) -> None:
-        """Five rows of a hundred that all speak for one student may be chance, seven are not."""
+        """One row of a hundred may be chance; three that all speak for one student are not."""
         labels = np.zeros(100, dtype=np.int64)
         right = np.eye(3, dtype=np.float32)[labels]
-        fewer = {number: right.copy() for number in (4, 5, 7)}
+        fewer = {number: right.copy() for number in (1, 3, 7)}
         for number, outputs in fewer.items():
             outputs[:number] = [0, 1, 0]
-        fell = {
-            n: judge(one, right, labels, CLASSES, "accuracy").fell_back for n, one in fewer.items()
-        }
-        assert fell == {4: False, 5: False, 7: True}
+        found = {n: judge(one, right, labels, CLASSES, "accuracy") for n, one in fewer.items()}
+        assert {n: one.fell_back for n, one in found.items()} == {1: False, 3: True, 7: True}
+        # by the likelihood alone: right answers show it only with more rows
+        assert found[3].difference > -2 * found[3].standard_error
+
+    def test_few_rows_show_harm_in_the_likelihood(self) -> None:
+        """As many right answers, but a wrong class is nearly certain in some rows."""
+        labels = np.arange(12) % 3
+        alone = np.eye(3, dtype=np.float32)[labels]
+        alone[:3] = np.roll(alone[:3], 1, axis=1)
+        sure = alone.copy()
+        sure[:3] *= 8
+        found = judge(sure, alone, labels, CLASSES, "accuracy")
+        logs = np.log(np.exp([8, 1]) + 2) - [0, 0]
+        expected = np.append(-np.full(3, logs[0] - logs[1]), np.zeros(9))
+        assert found.difference == 0 and found.fell_back
+        assert found.log_likelihood == pytest.approx(expected.mean(), rel=1e-5)
+        assert not judge(alone, sure, labels, CLASSES, "accuracy").fell_back
+        # a student with more right answers is kept
+        better = sure.copy()
+        better[0] = np.eye(3, dtype=np.float32)[labels[0]]
+        assert not judge(better, alone, labels, CLASSES, "accuracy").fell_back
 
     def test_several_labels(self) -> None:
         labels = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], dtype=np.float32)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from aft.data.loading import DataSet
 from aft.metrics import compute_metrics, metric_words
@@ -19,9 +20,12 @@ from aft.training.checkpoints import Progress
 from aft.training.finish import Scorer, final_split
 from aft.training.transfer_model import TransferModel
 
-NOT_WORSE = 2.0
+NOT_WORSE, NOT_LESS_LIKELY = 2.0, 1.0
 """The student from the labels alone is kept if the student with transfer is worse on validation
-rows by more than this number of standard errors."""
+rows by more than the first number of standard errors; or if it is not better and gives their labels
+a lower likelihood by more than the second number of standard errors."""
+FEWEST_ROWS = 10
+"""Fewer validation rows say nothing by their likelihood."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,15 @@ class Choice:
     Attributes:
         difference: Mean over rows of the score with transfer minus the score without.
         standard_error: Standard error of this mean.
+        log_likelihood: The same difference for the log likelihood of the labels.
+        log_likelihood_error: Standard error of this mean.
         fell_back: Whether the student from the labels alone was kept.
     """
 
     difference: float
     standard_error: float
+    log_likelihood: float
+    log_likelihood_error: float
     fell_back: bool
 
 
@@ -49,11 +57,12 @@ def judge(
     """Decide whether the transfer harmed the student.
 
     Each row has a score: 1 if the prediction is correct, else 0; for multilabel tasks the share of
-    correct labels; for regression minus the squared error, in units of the targets' variance. The
-    standard error of the mean difference is computed with two pseudo-rows added, one in favour of
-    each student, whose size is the root mean square of the non-zero differences. Without them, a
-    few rows that all favour one student would give a standard error near zero (Agresti and Min,
-    2005, for paired proportions).
+    correct labels; for regression minus the squared error, in units of the targets' variance. It
+    also has the log likelihood of its label, for regression the score again. Few rows show a
+    difference in likelihood sooner than one in right answers. The standard error of a mean
+    difference is computed with two pseudo-rows added, one in favour of each student, whose size is
+    the root mean square of the non-zero differences. Without them, a few rows that all favour one
+    student would give a standard error near zero (Agresti and Min, 2005, for paired proportions).
 
     Args:
         logits: Outputs of the student with transfer, ``(n, num_outputs)``.
@@ -62,14 +71,27 @@ def judge(
         task: The task.
         metric: The metric of the run.
     """
-    difference = _row_scores(logits, labels, task) - _row_scores(alone, labels, task)
+    weights: Any = 1.0
     if task.kind == "classification" and metric != "accuracy":
-        difference = difference * _class_weights(labels)
+        weights = _class_weights(labels)
+    scores = _mean_with_error(
+        weights * (_row_scores(logits, labels, task) - _row_scores(alone, labels, task))
+    )
+    likelihoods = _mean_with_error(
+        _row_likelihoods(logits, labels, task) - _row_likelihoods(alone, labels, task)
+    )
+    harmed = scores[0] < -NOT_WORSE * scores[1]
+    unlikely = scores[0] <= 0 and likelihoods[0] < -NOT_LESS_LIKELY * likelihoods[1]
+    unlikely = unlikely and len(labels) >= FEWEST_ROWS
+    return Choice(*scores, *likelihoods, harmed or unlikely)
+
+
+def _mean_with_error(difference: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean over rows, and its standard error with two pseudo-rows."""
     nonzero = difference[difference != 0]
     size = math.sqrt(float((nonzero**2).mean())) if len(nonzero) else 0.0
     rows = np.append(difference, [size, -size])
-    mean, error = float(difference.mean()), float(rows.std(ddof=1) / math.sqrt(len(rows)))
-    return Choice(mean, error, mean < -NOT_WORSE * error)
+    return float(difference.mean()), float(rows.std(ddof=1) / math.sqrt(len(rows)))
 
 
 def _row_scores(
@@ -81,6 +103,17 @@ def _row_scores(
         return np.asarray(((logits > 0) == (labels > 0.5)).mean(1), dtype=np.float64)
     variance = np.maximum(labels.var(0, dtype=np.float64), 1e-12)
     return np.asarray(-((logits - labels) ** 2 / variance).mean(1), dtype=np.float64)
+
+
+def _row_likelihoods(
+    logits: NDArray[np.float32], labels: NDArray[Any], task: Task
+) -> NDArray[np.float64]:
+    outputs = np.asarray(logits, np.float64)
+    if task.kind == "classification":
+        return np.asarray(log_softmax(outputs, axis=1)[np.arange(len(labels)), labels])
+    if task.kind == "multilabel":
+        return np.asarray(-np.logaddexp(0, np.where(labels > 0.5, -outputs, outputs)).mean(1))
+    return _row_scores(logits, labels, task)
 
 
 def _class_weights(labels: NDArray[Any]) -> NDArray[np.float64]:
@@ -155,10 +188,14 @@ def describe_choice(found: Mapping[str, Any], rows: int) -> str:
         f"teachers and {scores[1]:.3f} from the labels alone"
     )
     if found["fell_back"]:
-        return (
-            f"the safety net kept the student from the labels alone: {scores_text}, a difference "
-            "of more than two standard errors"
+        harmed = found["difference"] < -NOT_WORSE * found["standard_error"]
+        why = (
+            "a difference of more than two standard errors"
+            if harmed
+            else "and their labels are more likely from the labels alone by more than one standard "
+            "error"
         )
+        return f"the safety net kept the student from the labels alone: {scores_text}, {why}"
     behind = found["difference"] < 0
-    why = ", a difference within two standard errors" if behind else ""
+    why = ", a difference that may be chance" if behind else ""
     return f"the student with the teachers was kept: {scores_text}{why}"
