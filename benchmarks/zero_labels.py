@@ -3,8 +3,8 @@
     python benchmarks/zero_labels.py
 
 The template and the scale of the names, and how a few labels join them, were chosen on Reuters
-topics. Emoji names and TREC questions had no part in it: they report how good it is. Each training
-set has at most 1,000 texts. Takes about ten minutes on one core; run it again to resume.
+topics; docs/zero_labels.md says what was seen of emoji names and TREC questions. Each training set
+has at most 1,000 texts. Takes about ten minutes on one core; run it again to resume.
 """
 
 from __future__ import annotations
