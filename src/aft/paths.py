@@ -148,9 +148,8 @@ def find_student(folder: str | Path) -> Path:
             f"expected a run, but {folder} is a comparison: use one of the runs inside it, "
             "for example the one that its report recommends"
         )
-    raise StudentError(
-        f"expected a finished run or student folder, but {folder / 'student.json'} is missing"
-    )
+    missing = folder / "student.json" if folder.exists() else folder
+    raise StudentError(f"expected a finished run or student folder, but {missing} does not exist")
 
 
 def empty_folder(out: Path) -> None:

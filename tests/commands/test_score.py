@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import aft
 from aft.cli import main
+from aft.commands.score import LINEAR_START
 from aft.data.loading import load_data
 from aft.errors import ConfigError
 from aft.ids import content_id
@@ -117,6 +118,12 @@ def test_a_teacher_that_knows_more_is_named(made: Made) -> None:
     assert f"{advice.student[0]:.3f} ± {advice.student[1]:.3f}" in said
     assert all(f"{value:+.3f}" in said for value in advice.gain)
     assert len(found.table) == 4 and found.table[-1]["names"] == ["student before training"]
+
+
+def test_the_linear_start_of_a_text_student_is_not_in_its_score(made: Made) -> None:
+    good = made.teacher("good", made.good())
+    said = [str(made.score(good, student=f"small:{name}")) for name in ("ngrams", "static")]
+    assert [LINEAR_START in text for text in said] == [True, False]
 
 
 def test_teachers_that_know_no_more(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def test_every_class_keeps_its_share_and_at_least_one_row(read: Callable[..., Da
     assert texts(data, "test") == texts(whole, "test")  # every share is scored on the same rows
     assert texts(data) < texts(whole) | texts(whole, "validation")
     assert not texts(data) & texts(data, "validation")
+    assert "--unlabelled left-out" in data.lines()[0]  # what the unused rows are good for
+    assert "--unlabelled" not in read(train_fraction=0.2, unlabelled="left-out").lines()[0]
 
 
 def test_nothing_changes_with_all_rows(read: Callable[..., DataSet]) -> None:

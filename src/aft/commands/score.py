@@ -27,6 +27,10 @@ from aft.version import __version__
 
 PAGE = "score.html"
 MOST_KERNEL_ROWS = 2000
+LINEAR_START = (
+    "Training starts small:ngrams from a linear model on TF-IDF vectors, not from random weights. "
+    "That model is not in this score, so the real lead of the teachers is smaller."
+)
 
 
 @dataclass
@@ -115,8 +119,10 @@ def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
     )
     chosen = [one for one in teachers if one.spec in advice.teachers]
     cost = describe_cost(chosen, len(train), 0 if wanted is None else len(wanted))
-    if advice.verdict != "don't":
-        advice = Recommendation(**{**vars(advice), "sentences": (*advice.sentences, cost)})
+    added = [cost] if advice.verdict != "don't" else []
+    if len(config.student) == 1 and "small:ngrams" in config.student[0]:
+        added.insert(0, LINEAR_START)
+    advice = Recommendation(**{**vars(advice), "sentences": (*advice.sentences, *added)})
     document = {
         "version": __version__,
         "data": str(config.data),

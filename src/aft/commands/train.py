@@ -257,7 +257,7 @@ def _describe_data(config: TrainConfig, data: DataSet, metric: str) -> list[str]
             f"metric: {metric}, since the classes are imbalanced (choose another with --metric)"
         )
     if not config.teachers:
-        lines.append("no --teachers: trained on the labels only, without unlabelled rows or --loss")
+        lines.append("no --teachers: labels only; --loss and unlabelled rows are not used")
     return lines
 
 

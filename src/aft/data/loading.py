@@ -86,7 +86,10 @@ class DataSet:
         if self.train_rows is not None:
             used, whole = self.train_rows
             share = f"--train-fraction {self.train_fraction:g}"
-            rest = ", the rest as unlabelled rows" if self.unlabelled_source == LEFT_OUT else ""
+            rest = {
+                LEFT_OUT: ", the rest as unlabelled rows",
+                None: "; --unlabelled left-out uses the rest without labels",
+            }.get(self.unlabelled_source, "")
             found.insert(0, f"{used:,} of {whole:,} training rows are used ({share}){rest}")
         return found
 
