@@ -108,10 +108,13 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _fitted(self, X: Any) -> SavedStudent:
         """The student, after a check of its inputs."""
-        check_is_fitted(self, "student_")
+        check_is_fitted(self)
         self._check(X, reset=False)
         self.student_.module.to(choose_device(self.device))
         return self.student_
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "student_")  # the option `from_` has an underscore, too
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
