@@ -31,8 +31,10 @@ from aft.tasks import class_name, infer_task
 _SET_BY_FIT = {
     *("data", "task", "label_column", "seed", "out", "resume", "overwrite", "report"),
     *("test_fraction", "delimiter", "encoding", "allow_outside", "shard_student"),
+    *("classes", "class_template"),
 }
-"""Options of `aft train` that are no parameters: ``fit`` sets them, or they are of files."""
+"""Options of `aft train` that are no parameters: ``fit`` sets them, or they are of files. The
+classes are those of ``y``."""
 _DEFAULTS = {"on_bad_input": "fail", "baselines": False}
 """Defaults that are not those of `aft train`."""
 _TURN = Lock()
