@@ -360,3 +360,12 @@ def test_pipelines_and_scores() -> None:
     assert np.isfinite(scores).all()
     losses = cross_val_score(pipe[1:], TEXTS, WORDS, cv=3, scoring="neg_log_loss")
     assert (losses < 0).all()
+
+
+def test_a_column_split_holds_out_no_rows_unseen() -> None:
+    table = pandas.DataFrame({"text": TEXTS, "Split": ["train", "train", "test", "test"] * 15})
+    with pytest.raises(DataError):
+        aft.AFTClassifier("small:static?dim=8", steps=1).fit(table, WORDS)
+    options = {"steps": 1, "split_column": "Split"}
+    made = aft.AFTClassifier("small:static?dim=8", **options).fit(table, WORDS)
+    assert made.summary_["rows"]["test"] == 30

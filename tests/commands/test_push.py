@@ -71,8 +71,8 @@ def test_revisions_privacy_and_exports(
 
     export = tmp_path / "export"
     export.mkdir()
-    for name in ("export.json", "README.md"):
-        (export / name).write_text("---\n---\n")
+    (export / "export.json").write_text("{}")
+    (export / "README.md").write_text("---\n---\n")
     assert "load" not in aft.push(export, "me/films2")
     assert set(hub.files("me/films2")) == {"export.json", "README.md"}
 
@@ -101,6 +101,27 @@ def test_damage_is_seen_at_both_ends(run: Path, hub: Hub, tmp_path: Path) -> Non
     hub.commit("me/damaged", "main", {"model.safetensors": weights.read_bytes()})
     with pytest.raises(StudentError, match="model.safetensors"):
         aft.load_student("hf://me/damaged")
+
+
+def test_a_damaged_export_is_not_pushed(run: Path, hub: Hub, tmp_path: Path) -> None:
+    export = tmp_path / "export"
+    aft.export(run, format="torch", out=export, data=TEXTS, progress=False)
+    aft.push(export, "me/export")
+    model = export / "model.pt2"
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    with pytest.raises(StudentError, match="model.pt2"):
+        aft.push(export, "me/export")
+
+
+def test_hidden_folders_stay_and_a_student_may_move(run: Path, hub: Hub, tmp_path: Path) -> None:
+    shutil.copytree(run / "student", tmp_path / "s")
+    (tmp_path / "s/.git").mkdir()
+    (tmp_path / "s/.git/config").write_text("url = https://me:secret@example.org")
+    aft.push(tmp_path / "s", "me/first", revision="v1")
+    assert not [name for name in hub.files("me/first", "v1") if "config" in name]
+    aft.push("hf://me/first@v1", "me/second")
+    card = hub.files("me/second")["README.md"].decode()
+    assert 'aft.load_student("hf://me/second")' in card and "me/first" not in card
 
 
 def test_what_is_cached_needs_no_hub(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,35 @@ def test_a_few_labels_all_train(options: dict[str, Any]) -> None:
     assert rows["train"] + rows["validation"] == 6 and rows["validation"]
 
 
+def test_labels_for_validation_only(options: dict[str, Any]) -> None:
+    options["data"] = add_labels(options["data"], 0, test=30)
+    table = options["data"].read_text().replace('"test"', '"validation"')
+    options["data"].write_text(table)
+    for student in ("small:ngrams?dim=16", "small:static?dim=16"):
+        result = aft.train(**{**options, "student": student, "overwrite": True})
+        assert result.summary["splits_without_labels"] == ["train"]
+        assert result.summary["metric"] == "accuracy" and "safety_net" not in result.summary
+    card = (options["out"] / "student/README.md").read_text()
+    assert "trained on features" in card and "chosen by its accuracy" in card
+
+
+def test_data_in_memory_are_split_again(options: dict[str, Any]) -> None:
+    table = add_labels(options["data"], 80).read_text().splitlines()
+    options["data"] = [json.loads(line) for line in table]
+    result = aft.train(**options, validation_fraction=0.5)
+    found = aft.evaluate(run=options["out"], data=options["data"], progress=False)
+    assert found["split"] == "validation" and found["accuracy"] == result.metrics["accuracy"]
+
+
+def test_teachers_to_serve_need_labels(options: dict[str, Any]) -> None:
+    from aft.serving.answers import TeachersHead
+
+    result = aft.train(**options)
+    with pytest.raises(ConfigError):
+        TeachersHead.fit(options["out"], result.student(), True)
+    assert "The checkpoint was the last one" in (options["out"] / "student/README.md").read_text()
+
+
 def test_enough_labels_are_held_out(options: dict[str, Any]) -> None:
     options["data"] = add_labels(options["data"], 60)
     result = aft.train(**options, validation_fraction=0.5)
@@ -218,6 +247,7 @@ def test_names_must_match_the_labels(options: dict[str, Any]) -> None:
         {"task": "regression"},
         {"class_template": "about"},
         {"classes": "nowhere.txt"},
+        {"classes": None},
         {"class_weights": "balanced"},
     ],
 )

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from aft.errors import TeacherError
+from aft.features.extraction import store_identity
+from aft.features.store import FeatureStore, FeatureWriter
 from aft.ids import content_id
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.loading import load_teacher
@@ -212,3 +214,15 @@ def test_rows_are_found_by_their_text(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.rows(ids, ["x"] * 3)[:, 0], np.float32([0.5, 0.2, 0.9]))
     with pytest.raises(TeacherError):
         load_teacher(f"features:{tmp_path / 'x.parquet'}")  # the label is no number
+
+
+def test_values_of_targets_are_stored_as_they_are(tmp_path: Path) -> None:
+    years = 1900.25 + np.arange(18, dtype=np.float32).reshape(6, 3)
+    spec = write(tmp_path, "parquet ids columns", 100 * years)
+    for soft, dtype in (("values", "fp32"), ("logits", "fp16")):
+        assert store_identity(load_teacher(f"{spec}?soft={soft}"))["dtype"] == dtype
+    table = load_teacher(f"{spec}?soft=values")
+    store = FeatureStore.open(tmp_path / "features", store_identity(table))
+    with FeatureWriter(store) as writer:
+        writer.add(IDS, torch.from_numpy(table.rows(IDS, FILES)))
+    np.testing.assert_array_equal(store.gather(IDS), 100 * years)

@@ -202,6 +202,8 @@ def _check_train(config: configs.TrainConfig) -> None:
             install = f"pip install 'adaptive-feature-transfer[{name}]'"
             raise ConfigError(f"--log-to {name} needs {name}, which is not installed: {install}")
 
+    if config.class_template is not None and config.classes is None:
+        raise ConfigError("--class-template is the text around the --classes: give them, too")
     if config.classes is not None:
         read_class_names(config.classes)
         _check_classes(config)

@@ -31,8 +31,10 @@ from aft.tasks import class_name, infer_task
 _SET_BY_FIT = {
     *("data", "task", "label_column", "seed", "out", "resume", "overwrite", "report"),
     *("test_fraction", "delimiter", "encoding", "allow_outside", "shard_student"),
+    *("classes", "class_template"),
 }
-"""Options of `aft train` that are no parameters: ``fit`` sets them, or they are of files."""
+"""Options of `aft train` that are no parameters: ``fit`` sets them, or they are of files. The
+classes are those of ``y``."""
 _DEFAULTS = {"on_bad_input": "fail", "baselines": False}
 """Defaults that are not those of `aft train`."""
 _TURN = Lock()
@@ -83,6 +85,11 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         """Train a student and keep it in memory."""
         self._check(X, reset=True)
         check_consistent_length(X, labels)
+        if self.split_column is None and "split" in _columns(X):
+            raise DataError(
+                "fit trains on all rows, but a column split would hold some out: drop or rename "
+                "it, or name it as split_column"
+            )
         options = self.get_params(deep=False)
         seed = options.pop("random_state")
         if not isinstance(seed, Integral):
@@ -242,6 +249,11 @@ class AFTRegressor(MultiOutputMixin, RegressorMixin, _Estimator):  # type: ignor
         """The targets, of the shape of ``y``; errors are those of the classifier."""
         values = self._fitted(X).logits(X).double().numpy()
         return values[:, 0] if self._one else values
+
+
+def _columns(X: Any) -> list[str]:
+    """The names of the columns of a data frame in lower case; none for other inputs."""
+    return [str(name).lower() for name in getattr(X, "columns", ())]
 
 
 def _label_columns(y: Any, labels: NDArray[Any]) -> dict[str, list[Any]]:

@@ -89,7 +89,7 @@ def _rows(config: ExportConfig, student: SavedStudent) -> tuple[str, Samples, Sa
 
 def _unlabelled(config: ExportConfig, student: SavedStudent) -> Samples:
     return load_inputs(
-        str(config.data),
+        config.data,
         asked_columns(config, student.columns),
         on_bad_input=config.on_bad_input,
         progress=config.progress,

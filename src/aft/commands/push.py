@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from aft.commands.checks import EXPORT, check, pushed_folder
 from aft.config.commands import PushConfig
 from aft.config.typed import command
-from aft.exporting.card import CARD, HERE, make_card
+from aft.exporting.card import CARD, list_files, make_card
 from aft.hub import upload
-from aft.students.saved import check_student
+from aft.students.saved import DESCRIPTION, check_student
 
 
 @command(PushConfig)
@@ -28,15 +29,15 @@ def push(config: PushConfig) -> dict[str, Any]:
     folder = pushed_folder(config.run)
     is_student = not (folder / EXPORT).is_file()
     address = f"hf://{config.repo}" + (f"@{config.revision}" if config.revision else "")
-    places = [one for one in sorted(folder.rglob("*")) if one.is_file()]
-    files: dict[str, Any] = {
-        one.relative_to(folder).as_posix(): one for one in places if not one.name.startswith(".")
-    }
+    check_student(folder, DESCRIPTION if is_student else EXPORT)
+    files: dict[str, Any] = dict(list_files(folder))
     if is_student:
-        check_student(folder)
         card = folder / CARD
         text = card.read_text("utf-8") if card.exists() else make_card(folder, folder)
-        files[CARD] = text.replace(HERE, HERE.replace('."', f'{address}"')).encode()
+        # A student that comes from the Hub is named by its address there.
+        source = re.escape(str(config.run).partition("@")[0].replace("hf:/", "hf://"))
+        here = rf'(?<=aft\.load_student\(")(\.|{source}(@[^"]*)?)(?="\))'
+        files[CARD] = re.sub(here, lambda _: address, text).encode()
     options = config.model_dump(include={"private", "revision", "message"})
     commit = upload(config.repo, files, **options)
     pushed = {"repo": config.repo, "files": len(files), "commit": commit}

@@ -81,8 +81,9 @@ IN_MEMORY = "data in memory"
 """What files and messages name instead of the path of data in memory."""
 LEFT_OUT, NOTHING = "left-out", "none"
 """Values of ``unlabelled`` that name no data."""
-UNLABELLED = "unlabelled"
-"""Name of the unlabelled inputs in the record of a data set's content."""
+UNLABELLED, CLASS_TEXTS = "unlabelled", "texts of the classes"
+"""Names of the unlabelled inputs, and of the names of classes with their descriptions, in the
+record of a data set's content."""
 
 
 class InMemory:

@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aft.config.class_names import ClassNames
-from aft.config.groups import LEFT_OUT, NOTHING, UNLABELLED, as_source, check_left_out
+from aft.config.groups import (
+    CLASS_TEXTS,
+    LEFT_OUT,
+    NOTHING,
+    UNLABELLED,
+    as_source,
+    check_left_out,
+)
 from aft.data.checking import check_inputs
 from aft.data.findings import DataReport, OnBadInput
 from aft.data.readers.find_columns import Columns
@@ -57,7 +64,8 @@ class DataSet:
             Their contents are in no split.
         unlabelled_source: The value of ``--unlabelled``: a source, ``left-out``, ``none`` or None.
         content: Number of rows of each split of the source, and of the unlabelled inputs unless
-            they are not used, with a hash of their ids and labels; and the names of the outputs.
+            they are not used, with a hash of their ids and labels; the names of the outputs; and
+            the fingerprint of `classes`.
         classes: The names of the classes, if they are given.
     """
 
@@ -201,7 +209,7 @@ def load_data(
     content = {name: describe_content([split]) for name, split in splits.items()}
     content["outputs"] = ", ".join(found.names) or found.outputs
     if classes is not None:
-        content["outputs"] += f" ({classes.fingerprint})"
+        content[CLASS_TEXTS] = classes.fingerprint
     if not for_training:
         return DataSet(str(source), found, splits, report, content=content)
     if classes is None:

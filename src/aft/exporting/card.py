@@ -59,12 +59,14 @@ def make_card(student: Path, folder: Path, use: str | None = None, checks: str =
         if more := about.get("rows_without_labels"):
             rows.append(f"{more:,} {'views' if about['views'] else 'unlabelled'}")
         more_names = f"and {task.num_outputs - _MOST_NAMES} more" * (task.num_outputs > _MOST_NAMES)
-        learned = " and on features of the teachers, which predictions do not need"
+        learned = "features of the teachers, which predictions do not need"
+        bare = "train" in about.get("splits_without_labels", ())
+        learned = f"{learned}, without labels" if bare else f"labels and on {learned}"
         values = {
             **{name: _plain(value) for name, value in about.items()},
             "metadata": _metadata(known, task, use is None),
             "name": _plain(_name(known)),
-            "learned": learned if teachers and not about["labels_alone"] else " alone",
+            "learned": learned if teachers and not about["labels_alone"] else "labels alone",
             "task": f"{task.kind}, {task.outputs}",
             "columns": _plain(
                 ", ".join(f"{c['name']} ({c['modality']})" for c in known["columns"])
@@ -146,11 +148,13 @@ def _scores(about: Mapping[str, Any]) -> str:
         ends = [f"{end:.4f}" for end in scores["intervals"].get(name, ())]
         shown = "undefined" if value is None else f"{value:.4f}"
         found.append((metric_words(name), shown, " to ".join(ends)))
+    chosen = f"chosen by its {metric_words(scores['metric'])} on validation rows"
+    if "validation" in about.get("splits_without_labels", ()):
+        chosen = "the last one"
     return (
         f"{table(found)}\n\nOn {about['rows'][scores['split']]:,} rows of {scores['split']}. The "
         "intervals are those of a bootstrap over these rows; they do not show how much another "
-        f"seed changes. The checkpoint was chosen by its {metric_words(scores['metric'])} on "
-        "validation rows."
+        f"seed changes. The checkpoint was {chosen}."
     )
 
 
@@ -203,9 +207,19 @@ def _licences(start: str | None, teachers: Sequence[Mapping[str, Any]]) -> str:
 
 def _files(folder: Path) -> Iterator[tuple[str, str]]:
     yield "file", "SHA-256"
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != CARD and not file.name.startswith("."):
-            yield _plain(file.relative_to(folder).as_posix()), sha256_of(file)
+    for name, file in list_files(folder).items():
+        if name != CARD:
+            yield _plain(name), sha256_of(file)
+
+
+def list_files(folder: Path) -> dict[str, Path]:
+    """The files below a folder by name; hidden files and folders are left out."""
+    files = {one.relative_to(folder): one for one in sorted(folder.rglob("*")) if one.is_file()}
+    return {
+        name.as_posix(): file
+        for name, file in files.items()
+        if not any(part.startswith(".") for part in name.parts)
+    }
 
 
 def _plain(text: Any) -> str:

@@ -18,9 +18,9 @@ from aft.backbones.tokenization import Tokenization
 from aft.data.samples import Samples
 from aft.errors import AftError, ExportError
 from aft.exporting import graph, native, parity
-from aft.exporting.card import CARD, make_card, table
+from aft.exporting.card import CARD, list_files, make_card, table
 from aft.exporting.predict import Predictor
-from aft.files import write_json
+from aft.files import sha256_of, write_json
 from aft.paths import find_student
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
@@ -169,7 +169,8 @@ def write_formats(
 
 def write_document(folder: Path, run: Path, document: dict[str, Any]) -> None:
     """Write ``export.json``, and ``README.md``, which is the card of the student of a run."""
-    write_json(folder / DOCUMENT, document)
+    sums = {name: sha256_of(file) for name, file in list_files(folder).items()}
+    write_json(folder / DOCUMENT, {**document, "files": sums})
     loads = [f"- {name}: {_LOADS[name]}" for name in document["formats"] if name in _LOADS]
     use = "\n".join(loads)
     if (folder / "predict.py").exists():

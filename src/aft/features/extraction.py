@@ -50,7 +50,12 @@ class Verification(NamedTuple):
 def store_identity(
     teacher: Teacher | FeatureTable, dtype: str = "fp16", precision: Precision = "fp32"
 ) -> dict[str, Any]:
-    """The content of ``teacher.json`` for a teacher with this dtype and precision."""
+    """The content of ``teacher.json`` for a teacher with this dtype and precision.
+
+    Values of targets are stored in fp32: fp16 rounds years to whole ones.
+    """
+    if teacher.identity.get("soft") == "values":
+        dtype = "fp32"
     identity = {**teacher.identity, "dim": teacher.dim, "dtype": dtype}
     if precision != "fp32" and not isinstance(teacher, FeatureTable):
         identity["precision"] = precision

@@ -71,6 +71,8 @@ class TeachersHead:
         data = load_training_data(options, task, unlabelled=False)
         check_content(run, data.content)
         train = match_columns(data.splits["train"], student.columns)
+        if train.labels is None:
+            raise ConfigError(f"--with-teachers needs labels, but no row of {run} has one")
         rows = np.sort(np.random.default_rng(0).permutation(len(train))[:MOST_FITTED_ROWS])
         folder, found = features_folder(options.features), []
         for text in options.teachers:

@@ -220,13 +220,17 @@ def _shape(prepare: Any) -> Any:
     return ["rows", 3, prepare.size, prepare.size] if is_image else ["rows", "tokens"]
 
 
-def check_student(folder: Path) -> dict[str, Any]:
+def check_student(folder: Path, name: str = DESCRIPTION) -> dict[str, Any]:
     """Compare the files of a saved student with their checksums; returns its description.
+
+    Args:
+        folder: The folder of the student, or of its export.
+        name: The file of the description.
 
     Raises:
         StudentError: If a file is missing or damaged.
     """
-    description = read_json(folder / DESCRIPTION, StudentError, CURE)
+    description = read_json(folder / name, StudentError, CURE)
     with reading(folder, StudentError, CURE):
         check_files(folder, description.get("files", {}))
     return description

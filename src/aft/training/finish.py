@@ -119,7 +119,8 @@ def finish(
 def _about(summary: Mapping[str, Any], data: DataSet, saved: SavedStudent) -> dict[str, Any]:
     """What a student's folder says about its origin."""
     own = ["version", "student_weights", "num_parameters", "teachers", "loss", "seed", "steps"]
-    own += ["training_seconds", "rows", "rows_without_labels", "views", "notes"]
+    own += ["training_seconds", "rows", "rows_without_labels"]
+    own += ["splits_without_labels", "views", "notes"]
     return {
         **{name: summary[name] for name in own},
         "date": datetime.now(timezone.utc).date().isoformat(),

@@ -164,7 +164,8 @@ def make_model(
 ) -> TransferModel:
     """Build the student with its transfer loss and the second student of the safety net.
 
-    Validation rows without labels get soft labels; then there is no second student.
+    Validation rows without labels get soft labels. Without labels in train or validation there is
+    no second student.
 
     Args:
         config: Options of the run.
@@ -207,7 +208,8 @@ def make_model(
             config.model_copy(update={"beta": "auto"}), schedule, rows, unlabelled
         )
     judged = validation.samples.labels is not None
-    alone = copy_student(saved.module) if config.safety_net and beta > 0 and judged else None
+    learns = judged and train.samples.labels is not None  # otherwise nothing trains it
+    alone = copy_student(saved.module) if config.safety_net and beta > 0 and learns else None
     if config.loss != "row-trust":
         if alone is not None:
             start(alone)

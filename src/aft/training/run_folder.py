@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from aft.config.commands import TrainConfig, read_config_file, resolve, write_config_file
-from aft.config.groups import UNLABELLED
+from aft.config.groups import CLASS_TEXTS, UNLABELLED
 from aft.errors import ConfigError, DataError, StudentError
 from aft.files import (
     check_files,
@@ -52,7 +52,7 @@ FREE_TO_CHANGE = {
     *("trust_remote_code", "baselines", "report", "allow_outside", "delimiter", "encoding"),
 }
 """Options that may differ when a run is resumed: they do not change the student."""
-ADDED = {"from_": "first"}
+ADDED = {"from_": "first", "classes": None, "class_template": None}
 """Options that checkpoints of earlier versions do not know, and the value they had then."""
 
 
@@ -197,7 +197,10 @@ def check_content(out: Path, content: Mapping[str, str]) -> None:
 def has_content(out: Path, data: DataSet) -> bool:
     """Whether the rows of each split of some data are those of the run in a folder."""
     before = read_json(out / DATA, ConfigError, "Train again with --overwrite").get("content", {})
-    rows = [{one[name] for name in one.keys() - {UNLABELLED}} for one in (before, data.content)]
+    rows = [
+        {one[name] for name in one.keys() - {UNLABELLED, CLASS_TEXTS}}
+        for one in (before, data.content)
+    ]
     return rows[0] == rows[1]
 
 
