@@ -33,7 +33,7 @@ def run_block(
 
 
 def test_from_a_table_to_predictions_and_drift(run_block) -> None:  # type: ignore[no-untyped-def]
-    said = run_block("python.md", "aft.load_student")
+    said = run_block("python.md", "student.predict_proba")
     assert "'label': 'good'" in said and "(80, 2) ('bad', 'good')" in said
     area = float(run_block("export.md", "roc_auc").split()[-1])
     assert 0.7 < area <= 1

@@ -12,7 +12,6 @@ import faults
 EXPECTED = {
     2: ("code", "extract", "equal"),
     4: ("killed", "extract", "equal"),
-    13: ("damaged", "predict", "refused"),
     14: ("killed", "predict", "equal"),
     16: ("damaged", "inspect", "refused"),
     20: ("changed data", "finished", "refused"),
@@ -22,6 +21,7 @@ EXPECTED = {
     68: ("full disk", "predict", "equal"),
     74: ("two writers", "extract", "equal"),
     78: ("read-only", "train", "refused"),
+    207: ("damaged", "predict", "refused"),
 }
 
 
