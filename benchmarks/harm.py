@@ -9,7 +9,7 @@ Every run trains a student with a teacher and one from the labels alone. The tea
 
 For each, the test scores of both students and of the one that the safety net keeps; and of the
 students whose weights are a mixture of both, chosen on the validation rows: the best, and the one
-nearest to the labels alone within a standard error of the best. Takes about half an hour on two cores.
+nearest to the labels alone within a standard error of the best. Takes half an hour on two cores.
 
     python benchmarks/harm.py
     python benchmarks/harm.py --tasks trec --seeds 2
