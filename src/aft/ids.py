@@ -146,7 +146,8 @@ class _IdCache:
         self.connection: sqlite3.Connection | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.connection = sqlite3.connect(path, timeout=5)
+            # The garbage collector may close an abandoned one in another thread.
+            self.connection = sqlite3.connect(path, timeout=5, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             _say_not_cached(path, error)
         self._execute("DROP TABLE IF EXISTS files")  # of earlier versions, without inodes

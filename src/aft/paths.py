@@ -138,7 +138,8 @@ def find_student(folder: str | Path) -> Path:
     Raises:
         StudentError: If it contains no student, or cannot be downloaded.
     """
-    folder = download_student(folder) or Path(folder)
+    downloaded = download_student(folder)
+    folder = downloaded or Path(folder)
     if (folder / "student" / "student.json").exists():
         folder = folder / "student"
     if (folder / "student.json").exists():
@@ -148,7 +149,7 @@ def find_student(folder: str | Path) -> Path:
             f"expected a run, but {folder} is a comparison: use one of the runs inside it, "
             "for example the one that its report recommends"
         )
-    missing = folder / "student.json" if folder.exists() else folder
+    missing = folder / "student.json" if downloaded or folder.exists() else folder
     raise StudentError(f"expected a finished run or student folder, but {missing} does not exist")
 
 
