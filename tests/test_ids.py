@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,7 +208,7 @@ class TestCache:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         real = sqlite3.connect
-        monkeypatch.setattr(sqlite3, "connect", lambda path, timeout: real(path, timeout=0.01))
+        monkeypatch.setattr(sqlite3, "connect", lambda path, **_: real(path, timeout=0.01))
         other = real(cache / CACHE_FILE)
         other.execute("BEGIN EXCLUSIVE")
         self.check(cache, file, capsys, 1)
@@ -230,7 +231,7 @@ class TestCache:
 
         real = sqlite3.connect
         monkeypatch.setattr(
-            sqlite3, "connect", lambda path, timeout: real(path, timeout=timeout, factory=Full)
+            sqlite3, "connect", lambda path, **options: real(path, factory=Full, **options)
         )
         self.check(tmp_path / "cache", file, capsys, 1)
 
@@ -243,8 +244,8 @@ class TestCache:
     ) -> None:
         real = sqlite3.connect
 
-        def connect(path: Path, timeout: float) -> sqlite3.Connection:
-            return real(f"file:{path}?mode=ro", uri=True, timeout=timeout)
+        def connect(path: Path, **options: Any) -> sqlite3.Connection:
+            return real(f"file:{path}?mode=ro", uri=True, **options)
 
         monkeypatch.setattr(sqlite3, "connect", connect)
         self.check(cache, file, capsys, 0)  # it holds the file already
