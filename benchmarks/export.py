@@ -17,7 +17,7 @@ from typing import Any
 import aft
 import tables
 from aft.demo_data.models import fetch_minilm
-from aft.exporting.folder import table
+from aft.exporting.folder import show_formats
 from aft.ids import default_cache_dir
 from data_sets import DATA_SETS
 
@@ -78,7 +78,7 @@ def as_text(document: dict[str, Any]) -> str:
     """A heading and a table per student."""
     parts = [
         f"**{name}** on {one['rows']} rows of {one['data']} ({one['split']}):\n\n"
-        f"{table(one['formats'])}\n\n"
+        f"{show_formats(one['formats'])}\n\n"
         for name, one in document["students"].items()
     ]
     end = f"Made by `{document['command']}` ({document['machine']}), networks alone.\n"
