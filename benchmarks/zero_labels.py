@@ -83,7 +83,7 @@ ROWS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", default=list(DESCRIPTIONS), choices=DESCRIPTIONS)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--features", type=Path, help="folder of the feature store")
     parser.add_argument("--tables", action="store_true", help="only write the table")

@@ -192,8 +192,8 @@ def describe_choice(found: Mapping[str, Any], rows: int) -> str:
         why = (
             "a difference of more than two standard errors"
             if harmed
-            else "and their labels are more likely from the labels alone by more than one standard "
-            "error"
+            else "and the labels of these rows have a lower likelihood with the teachers, by more "
+            "than one standard error"
         )
         return f"the safety net kept the student from the labels alone: {scores_text}, {why}"
     behind = found["difference"] < 0
