@@ -32,7 +32,7 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format $(SOURCES)
 
 # The suite comes late: it takes longest, and goes on where it was stopped.
-BENCHMARKS := speed scale checks faults fuzz many_classes text_students zero_labels export survey demo_result noise metric_choice suite diagnose ablation harm neighbours trials advice complementarity label_errors
+BENCHMARKS := speed scale checks faults fuzz many_classes text_students zero_labels export survey demo_result noise metric_choice suite resolution curves diagnose ablation harm neighbours trials advice complementarity label_errors
 bench: $(VENV)/.bench ## Run the benchmarks; results go to benchmarks/results
 	@set -e; for name in $(BENCHMARKS); do \
 		echo "[bench] $$name"; $(BIN)/python benchmarks/$$name.py; done

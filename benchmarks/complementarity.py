@@ -42,10 +42,10 @@ MEASURES = {
 }
 DRAWS = 1000
 """Bootstrap samples of the tasks, for the intervals of differences of rank correlations."""
-KINDS = {"suite": "all methods", "suite-ours": "the default, equal inputs"}
+KINDS = {"suite-equal-steps": "equal steps", "suite": "equal inputs"}
 """Parts of the suite with measured gains."""
 ACCURACY = "suite, accuracy"
-"""The tasks of the first part without those whose gain is in balanced accuracy."""
+"""The tasks of the second part without those whose gain is in balanced accuracy."""
 
 
 def main() -> None:
@@ -185,7 +185,7 @@ def write_table(document: dict[str, Any]) -> str:
         "| rank correlation with | " + " | ".join(MEASURES.values()) + " |",
         "|---" * 4 + "|",
     ]
-    for kind, words in {**KINDS, ACCURACY: "all methods, only those of accuracy"}.items():
+    for kind, words in {**KINDS, ACCURACY: "equal inputs, only those of accuracy"}.items():
         own = document["spearman"][kind]
         lines.append(f"| gains, {words} ({own['tasks']} tasks) | {_cells(own)} |")
     for name, own in document["ranks"].items():

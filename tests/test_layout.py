@@ -48,7 +48,7 @@ PUBLIC = {"aft", "aft.data", "aft.teachers", "aft.students", "aft.losses", "aft.
 """Packages whose ``__init__`` hands on names; the others have none."""
 CORE = ("losses", "functional", "features", "students", "training")
 MOST_CORE_LINES = 6_400
-MOST_LINES = 22_500
+MOST_LINES = 22_700
 MOST_TOP_LEVEL_MODULES = 14
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "matplotlib"}

@@ -257,6 +257,14 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def format_seconds(seconds: float) -> str:
+    """Format a duration: ``4000`` as ``1 h 7 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
 def _is_alive(process: int) -> bool:
     if os.name != "posix":  # elsewhere the signal 0 is not a question
         return True

@@ -164,7 +164,14 @@ def test_pages_have_their_marks(page: str) -> None:
     text = (ROOT / page).read_text()
     marks = {
         "README.md": ("results",),
-        "docs/benchmarks.md": ("suite tasks", "suite methods", "suite scores", "survey", "noise"),
+        "docs/benchmarks.md": (
+            "suite pictures",
+            "suite tasks",
+            "suite methods",
+            "suite scores",
+            "survey",
+            "noise",
+        ),
         "docs/demo.md": ("demo results",),
         "docs/score.md": ("advice",),
     }[page]

@@ -292,6 +292,35 @@ def test_weights_reach_the_task_loss() -> None:
     assert "class_weights" not in model.state_dict()
 
 
+def test_log_frequencies_are_added_in_the_losses_of_both_students() -> None:
+    class Outputs(torch.nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(scale))
+
+        def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.scale * inputs, inputs
+
+    class Seen(torch.nn.Module):
+        needs = "logits"
+
+        def forward(self, logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+            return (logits - teacher).square().mean()
+
+    prior = torch.tensor([0.7, 0.2, 0.1]).log()
+    inputs, labels, teacher = torch.randn(8, 3), torch.arange(8) % 3, torch.randn(12, 3)
+    more = torch.randn(4, 3)
+    model = TransferModel(Outputs(1.0), Seen(), alone=Outputs(2.0), log_prior=prior)
+    out = model(inputs, teacher[:8], labels, more, teacher[8:])
+    expected = torch.nn.functional.cross_entropy(inputs + prior, labels)
+    torch.testing.assert_close(out["task_loss"], expected)
+    alone = torch.nn.functional.cross_entropy(2 * inputs + prior, labels)
+    torch.testing.assert_close(out["alone_loss"], alone)
+    joined = torch.cat([inputs, more]) + prior
+    torch.testing.assert_close(out["transfer_loss"], (joined - teacher).square().mean())
+    assert "log_prior" not in model.state_dict()
+
+
 @pytest.fixture
 def rare(tmp_path: Path) -> dict[str, Any]:
     """Texts without a trace of their class, of which one has nine in ten."""
@@ -345,6 +374,40 @@ def test_balanced_weights_let_rare_classes_count(rare: dict[str, Any], tmp_path:
 
     balanced = {"class_weights": "balanced", "out": tmp_path / "balanced"}
     assert said_rare() < 0.3 < 0.35 < said_rare(**balanced) < 0.65
+
+
+def test_outputs_are_for_equally_frequent_classes(rare: dict[str, Any], tmp_path: Path) -> None:
+    """There is nothing to learn but the frequencies; a constant word tells them to n-grams."""
+    from aft.config.commands import TrainConfig, resolve
+    from aft.data.options import load_training_data
+    from aft.training.prepare import choose_prior
+
+    config = resolve(TrainConfig, None, rare)
+    data = load_training_data(config)
+    train = data.splits["train"]
+    prior = choose_prior(config, train, data.task, "balanced_accuracy")
+    assert prior is not None
+    assert dict(zip(data.task.names, prior.exp().tolist(), strict=True)) == pytest.approx(
+        {"common": 0.9, "rare": 0.1}
+    )
+    assert choose_prior(config, train, data.task, "accuracy") is None
+    natural = config.model_copy(update={"class_weights": "none"})
+    assert choose_prior(natural, train, data.task, "balanced_accuracy") is None
+    three = Task(data.task.kind, (*data.task.names, "unseen"))
+    unseen = choose_prior(config, train, three, "balanced_accuracy")
+    assert unseen is not None and unseen[2] == 0  # nothing is known about it
+
+    def said_rare(student: str, name: str, **options: Any) -> float:
+        result = aft.train(**{**rare, "student": student, "out": tmp_path / name, **options})
+        texts = [train.input(i) for i in range(len(train))]
+        logits = result.student().logits(texts)
+        return float(torch.softmax(logits, 1)[:, data.task.names.index("rare")].mean())
+
+    for student in ("small:static?dim=8", "small:ngrams"):
+        name = student.partition("?")[0].replace(":", "-")
+        assert said_rare(student, name) == pytest.approx(0.5, abs=0.12)
+        plain = said_rare(student, f"{name}-none", class_weights="none", metric="accuracy")
+        assert plain < 0.3
 
 
 def test_balanced_weights_are_for_classes(rare: dict[str, Any]) -> None:

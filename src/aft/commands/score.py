@@ -17,7 +17,7 @@ from aft.data.options import load_training_data
 from aft.devices import Processes, separate_processes
 from aft.errors import AftError, DataError
 from aft.files import write_json
-from aft.metrics import MAIN_METRIC
+from aft.metrics import choose_metric
 from aft.report import score_as_text, write_score_report
 from aft.scoring.measures import chance_level
 from aft.scoring.read_features import describe_cost, read_student, read_teachers, say, score_layers
@@ -87,7 +87,9 @@ def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
     generator = np.random.default_rng([config.seed, 1])
     some = np.sort(generator.permutation(len(samples))[:MOST_KERNEL_ROWS])
     labels = torch.from_numpy(np.asarray(samples.labels))
-    rows = ScoredRows(labels, data.task, torch.from_numpy(some), config.seed)
+    metric = choose_metric("auto", data.task, labels.numpy())
+    balanced = metric == "balanced_accuracy"
+    rows = ScoredRows(labels, data.task, torch.from_numpy(some), config.seed, balanced)
     if first:
         say([*data.lines(), f"scoring on {len(samples):,} of {len(train):,} training rows"])
 
@@ -107,7 +109,7 @@ def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
         why = next(iter(table[0]["undefined"].values()))
         raise DataError(f"cannot score these teachers: {why}")
     layers = score_layers(config, teachers, table, samples, rows, processes)
-    metric, chance = MAIN_METRIC[data.task.kind], chance_level(labels, data.task)
+    chance = chance_level(labels, data.task, balanced)
     advice = recommend(
         candidates,
         own_candidate,

@@ -35,6 +35,7 @@ from aft.training.finish import Scorer, final_split, finish, save_gates, summari
 from aft.training.keep_images import keep_images
 from aft.training.prepare import (
     check_options,
+    choose_prior,
     extract_for_run,
     initial_weights,
     is_pretrained,
@@ -141,7 +142,10 @@ def _train(
     rows = [train_rows] if pool is None else [train_rows, pool]
     lines += start_words(config, saved, rows, accelerator)
     say(*lines, sep="\n", end="\n" * bool(lines))
-    model = make_model(config, saved, train_rows, validation, pool, schedule, device, classes)
+    prior = choose_prior(config, samples, data.task, metric) if unjudged is None else None
+    model = make_model(
+        *(config, saved, train_rows, validation, pool, schedule, device, classes, prior)
+    )
     if unjudged is not None:  # now with soft labels
         held_out.labels = validation.samples.labels
     pool_rows = 0 if more is None else len(more)
@@ -234,7 +238,7 @@ def _score_baselines(
     names = [column.name for column in saved.columns]
     final = PreparedRows(data.splits[split].only(*names), saved.transform)
     rows = {"validation": validation, split: final}
-    linear = Baselines(saved.module, data.task, train, rows, device)
+    linear = Baselines(saved.module, data.task, train, rows, device, model.log_prior)
     soft = soft_labels_of(model.transfer_loss)
     return linear.score(is_pretrained(saved.backbone), soft, pool)
 
@@ -256,6 +260,11 @@ def _describe_data(config: TrainConfig, data: DataSet, metric: str) -> list[str]
         lines.append(
             f"metric: {metric}, since the classes are imbalanced (choose another with --metric)"
         )
+        if config.class_weights == "auto":
+            lines.append(
+                "outputs are for equally frequent classes, as this metric is "
+                "(--class-weights none: for the frequencies of the training rows)"
+            )
     if not config.teachers:
         lines.append("no --teachers: labels only; --loss and unlabelled rows are not used")
     return lines

@@ -338,10 +338,13 @@ class LossOptions(LossDetails, LossChoice):
 class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     """How a student is trained."""
 
+    effort: Literal["quick", "standard", "long"] = "standard"
+    """How long to train: 10, 30 or 100 passes over train, but 100 to 3,000, 300 to 10,000 or 1,000
+    to 30,000 steps. After some steps the run says how long it will take."""
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over train. Default: 30, with at least 300 and at most 10,000 steps."""
+    """Passes over train, instead of --effort."""
     steps: int | None = Field(default=None, ge=1)
-    """Training steps, instead of --epochs. Default: by --epochs."""
+    """Training steps, instead of --effort."""
     batch_size: int = Field(default=64, ge=2)
     """Labelled samples per step, over all processes."""
     unlabelled_batch_size: int | None = Field(default=None, ge=1)
@@ -373,8 +376,11 @@ class TrainingOptions(ReadOptions, FeatureOptions, TaskOptions):
     that verdicts rest on. auto: accuracy if classes have
     similar sizes, else balanced_accuracy; mean_average_precision for multi-label; r2 for
     regression."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Classification: balanced gives every class the same total weight in the task loss."""
+    class_weights: Literal["auto", "none", "balanced"] = "auto"
+    """Classification. auto: with metric balanced_accuracy, the losses add the log frequency of each
+    class to the student's outputs, so that these are for equally frequent classes. none: outputs
+    are for the frequencies of the training rows. balanced: every class has the same total weight in
+    the task loss."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Classification: label smoothing of the task loss."""
     augment: Augmentation = "standard"

@@ -29,7 +29,7 @@ GROUPS = {
     ),
     "student": ("student", "student_layers", "from_", "fusion"),
     "training": (
-        *("steps", "epochs", "batch_size", "lr", "head_lr", "metric", "seed", "augment"),
+        *("effort", "steps", "epochs", "batch_size", "lr", "head_lr", "metric", "seed", "augment"),
         *("class_weights", "label_smoothing", "optimizer", "weight_decay", "warmup", "clip_norm"),
         *("eval_every", "patience"),
     ),

@@ -28,7 +28,7 @@ from aft.features.run_teacher import (
 )
 from aft.features.shards import as_keys
 from aft.features.store import FeatureStore, FeatureWriter
-from aft.files import format_bytes
+from aft.files import format_bytes, format_seconds
 from aft.teachers.feature_table import FeatureTable
 from aft.teachers.teacher import Teacher
 
@@ -222,14 +222,6 @@ class _Forecast:
             rate = (self.done - self.first_done) / max(1e-9, time.monotonic() - self.start)
             left = format_seconds((self.total - self.done) / rate)
             tqdm.write(f"about {left} left at {rate:.3g} samples/s", file=sys.stderr)
-
-
-def format_seconds(seconds: float) -> str:
-    """Format a duration: ``4000`` as ``1 h 7 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _announce(spec: str, store: FeatureStore, rows: int, unique: int) -> None:

@@ -47,6 +47,7 @@ class Baselines:
         train: The labelled rows.
         held_out: The validation split and the final split, by name.
         device: Device of the student.
+        log_prior: Log frequencies of the classes, if outputs are for equally frequent classes.
     """
 
     student: Student
@@ -54,6 +55,7 @@ class Baselines:
     train: PreparedRows
     held_out: dict[str, PreparedRows]
     device: torch.device
+    log_prior: Tensor | None = None
 
     def score(
         self, pretrained: bool, soft: SoftLabelLoss | None, pool: PreparedRows | None
@@ -97,6 +99,8 @@ class Baselines:
             return {}
         if not outputs:
             return {}
+        if self.log_prior is not None:
+            outputs = {split: values - self.log_prior for split, values in outputs.items()}
         scores = {
             split: compute_metrics(
                 outputs[split].double().numpy(),

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from aft.backbones.specs import short_name, shorten_paths, split_column
-from aft.features.extraction import format_seconds
+from aft.files import format_seconds
 from aft.metrics import metric_words
 from aft.report.tables import confusion, matrix_rows, most_confused
 from aft.training.run_folder import Run

@@ -17,9 +17,11 @@ from aft.data.samples import Samples
 from aft.devices import choose_device
 from aft.features.stored import extract_teachers
 from aft.metrics import compute_metrics
-from aft.scoring.measures import linear_probe
+from aft.scoring.kernel_ridge import MOST_ROWS
+from aft.scoring.measures import kernel_ridge, linear_probe
 from aft.students.run_student import compute_logits
 from aft.students.saved import SavedStudent
+from aft.training.prepare import choose_prior
 from aft.training.transfer_loss import MOST_FITTED_ROWS
 
 WEIGHTS = tuple(i / 10 for i in range(11))
@@ -29,13 +31,13 @@ WEIGHTS = tuple(i / 10 for i in range(11))
 def score_ceilings(
     options: TrainConfig, split: str, metric: str, student: Path
 ) -> list[dict[str, Any]]:
-    """Score linear models on the features of each teacher, of all, and of all with a student.
+    """Score models on the features of each teacher, of all, and of all with a student.
 
-    The last is a ceiling like that of Residual Feature Integration,
-    https://arxiv.org/abs/2505.11771: a linear layer on the features of a student and of its
-    teachers side by side, which needs the teachers at every prediction. It is the sum of the
+    All are linear but one, a kernel ridge regression on all teachers. The one with the student is
+    a ceiling like that of Residual Feature Integration, https://arxiv.org/abs/2505.11771: a linear
+    layer on the features of a student and of its teachers side by side. It is the sum of the
     student's own last layer and of the linear model on all teachers; their weights are chosen on
-    the validation rows, which neither has seen. The strength of the linear models is chosen by
+    the validation rows, which neither has seen. The strength of all models is chosen by
     cross-validation on the training rows.
 
     Args:
@@ -45,12 +47,14 @@ def score_ceilings(
         student: Folder of a trained student on the same data.
 
     Returns:
-        For each linear model its ``teachers``, whether it includes the ``student``, and its
-        ``score``. The last one is on all teachers without the student.
+        For each model its ``teachers``, whether it includes the ``student``, whether it is the
+        kernel ``ridge``, and its ``score``. The last one is linear, on all teachers without the
+        student.
     """
     data = load_training_data(options)
     train = data.splits["train"]
     device = choose_device(options.device)
+    prior = choose_prior(options, train, data.task, metric)
     drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:MOST_FITTED_ROWS])
     labels = torch.from_numpy(np.asarray(train.labels)[drawn])
     held_out = {name: data.splits[name] for name in dict.fromkeys((split, "validation"))}
@@ -62,10 +66,17 @@ def score_ceilings(
             own.missing = before.statistics().mean if not own.present.all() else None
         new[name] = [one.gather(np.arange(len(samples))) for one in features]
 
-    def fit(group: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Outputs for the held-out splits of a linear model on some teachers."""
-        unseen = torch.cat([torch.cat([part[i] for i in group], 1) for part in new.values()])
-        outputs = linear_probe(torch.cat([seen[i] for i in group], 1), labels, unseen, data.task)
+    def fit(group: Sequence[int], ridge: bool = False) -> dict[str, NDArray[Any]]:
+        """Outputs for the held-out splits of a model on some teachers."""
+        known = [seen[i] for i in group]
+        unseen = [torch.cat([part[i] for part in new.values()]) for i in group]
+        if ridge:
+            some = np.random.default_rng(0).permutation(len(drawn))[:MOST_ROWS]
+            outputs = kernel_ridge([x[some] for x in known], labels[some], unseen, data.task)
+        else:
+            outputs = linear_probe(torch.cat(known, 1), labels, torch.cat(unseen, 1), data.task)
+        if prior is not None:
+            outputs = outputs - prior
         sizes = [len(samples) for samples in held_out.values()]
         parts = (part.numpy() for part in outputs.split(sizes))
         return dict(zip(held_out, parts, strict=True))
@@ -91,16 +102,16 @@ def score_ceilings(
         {
             "teachers": [options.teachers[i] for i in group],
             "student": False,
+            "ridge": False,
             "score": score(own[split], split),
         }
         for group, own in zip(groups, outputs, strict=True)
     ]
-    joint = {
-        "teachers": list(options.teachers),
-        "student": True,
-        "score": score(mix(best, split), split),
-    }
-    return [joint, *found]
+    everything = {"teachers": list(options.teachers), "student": True, "ridge": False}
+    joint = {**everything, "score": score(mix(best, split), split)}
+    reader = {**everything, "student": False, "ridge": True}
+    reader |= {"score": score(fit(everyone, ridge=True)[split], split)}
+    return [joint, reader, *found]
 
 
 def _run(

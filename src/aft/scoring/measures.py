@@ -17,6 +17,7 @@ from aft.errors import InputError
 from aft.losses.heads import fit_head, fit_label_heads, fit_ridge
 from aft.losses.logme import LogME, log_me
 from aft.metrics import MAIN_METRIC, compute_metrics
+from aft.scoring.kernel_ridge import fit_kernel_ridge, fit_logits
 from aft.tasks import Task
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "debiased_cka",
     "expect_gain",
     "join_features",
+    "kernel_ridge",
+    "kernel_ridge_score",
     "label_alignment",
     "linear_probe",
     "log_me",
@@ -101,7 +104,13 @@ class Probe(NamedTuple):
 
 
 def cross_validate_probe(
-    features: Tensor, labels: Tensor, task: Task, *, folds: int = 5, seed: int = 0
+    features: Tensor,
+    labels: Tensor,
+    task: Task,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    balanced: bool = False,
 ) -> Probe:
     """Cross-validated score of a linear probe.
 
@@ -114,21 +123,25 @@ def cross_validate_probe(
         task: The task of the labels.
         folds: Number of folds, at most n.
         seed: Seed of the folds and groups.
+        balanced: For classes, whether the score is balanced accuracy, of logits for equally
+            frequent classes.
 
     Raises:
         InputError: If features or labels are invalid, or there are fewer than 2 rows.
     """
     outputs = predict_out_of_fold(features, labels, task, folds=folds, seed=seed)
+    if balanced:
+        outputs = outputs - _log_shares(labels, task)
     generator = torch.Generator().manual_seed(seed)
     groups = torch.randperm(len(features), generator=generator) % min(_GROUPS, len(features))
     without = torch.tensor(
         [
-            _score(outputs[groups != group], labels[groups != group], task)
+            _score(outputs[groups != group], labels[groups != group], task, balanced)
             for group in range(int(groups.max()) + 1)
         ],
         dtype=torch.float64,
     )
-    return Probe(_score(outputs, labels, task), _jackknife(without), without)
+    return Probe(_score(outputs, labels, task, balanced), _jackknife(without), without)
 
 
 def predict_out_of_fold(
@@ -198,10 +211,21 @@ def _assign_folds(labels: Tensor, task: Task, folds: int, seed: int) -> Tensor:
     return number
 
 
-def _score(outputs: Tensor, labels: Tensor, task: Task) -> float:
+def _log_shares(labels: Tensor, task: Task) -> Tensor:
+    """Log frequency of each class, ``(C,)``; 0 for a class without rows."""
+    counts = labels.bincount(minlength=task.num_outputs)
+    return torch.where(counts > 0, counts / len(labels), 1.0).log()
+
+
+def _score(outputs: Tensor, labels: Tensor, task: Task, balanced: bool = False) -> float:
     """The task's main metric, without the other metrics of :func:`aft.metrics.compute_metrics`."""
     if task.kind == "classification":
-        return float((outputs.argmax(1) == labels).double().mean())
+        right = (outputs.argmax(1) == labels).double()
+        if not balanced:
+            return float(right.mean())
+        counts = labels.bincount(minlength=task.num_outputs)
+        hits = labels.bincount(right, task.num_outputs)
+        return float((hits / counts)[counts > 0].mean())
     if task.kind == "regression":
         true, predicted = labels.double(), outputs.double()
         spread = (true - true.mean(0)).square().sum(0)
@@ -210,15 +234,18 @@ def _score(outputs: Tensor, labels: Tensor, task: Task) -> float:
     return found[MAIN_METRIC[task.kind]]
 
 
-def chance_level(labels: Tensor, task: Task) -> float:
+def chance_level(labels: Tensor, task: Task, balanced: bool = False) -> float:
     """Score of a constant predictor: the largest class, or the mean."""
     if task.kind == "classification":
-        return float(labels.bincount().max()) / len(labels)
+        counts = labels.bincount()
+        return 1 / int((counts > 0).sum()) if balanced else float(counts.max()) / len(labels)
     shares = labels.mean(0)
     return 0.0 if task.kind == "regression" else float(shares[shares > 0].mean())
 
 
-def nearest_neighbours(features: Tensor, labels: Tensor, task: Task, k: int = 10) -> float:
+def nearest_neighbours(
+    features: Tensor, labels: Tensor, task: Task, k: int = 10, balanced: bool = False
+) -> float:
     """k-nearest-neighbour score, leave-one-out, with cosine similarity.
 
     The k nearest other rows vote with equal weights; for regression and multi-label tasks their
@@ -230,6 +257,7 @@ def nearest_neighbours(features: Tensor, labels: Tensor, task: Task, k: int = 10
         labels: As in :class:`aft.data.Samples`.
         task: The task of the labels.
         k: Number of neighbours, at most n - 1.
+        balanced: As in :func:`cross_validate_probe`; votes are divided by the size of the class.
     """
     rows = AF.normalize_rows(features)
     values = _as_targets(labels, task).float()
@@ -243,7 +271,48 @@ def nearest_neighbours(features: Tensor, labels: Tensor, task: Task, k: int = 10
         weights = 1 + 1e-4 * near if task.kind == "classification" else torch.ones_like(near)
         summed = (weights[:, :, None] * values[neighbours]).sum(1)
         predictions.append(summed / weights.sum(1, keepdim=True))
-    return _score(torch.cat(predictions), labels, task)
+    votes = torch.cat(predictions)
+    if balanced:
+        votes = votes / _log_shares(labels, task).exp()
+    return _score(votes, labels, task, balanced)
+
+
+def kernel_ridge_score(
+    parts: Sequence[Tensor], labels: Tensor, task: Task, balanced: bool = False
+) -> float:
+    """Score of a kernel ridge regression, leave-one-out.
+
+    It reads more from few labels than a linear model, see
+    :func:`aft.scoring.kernel_ridge.fit_kernel_ridge`.
+
+    Args:
+        parts: ``(n, D_t)`` for each teacher, n at most :data:`aft.scoring.kernel_ridge.MOST_ROWS`.
+        labels: As in :class:`aft.data.Samples`.
+        task: The task of the labels.
+        balanced: As in :func:`cross_validate_probe`.
+    """
+    left_out = fit_kernel_ridge(parts, _as_targets(labels, task)).left_out
+    if balanced:
+        scale, bias = fit_logits(left_out, labels)
+        left_out = scale * left_out + bias - _log_shares(labels, task)
+    return _score(left_out, labels, task, balanced)
+
+
+def kernel_ridge(
+    parts: Sequence[Tensor], labels: Tensor, new: Sequence[Tensor], task: Task
+) -> Tensor:
+    """Like :func:`linear_probe`, by a kernel ridge regression on the features of each teacher.
+
+    Returns:
+        ``(m, num_outputs)``, float32: logits of classes, or targets in their own units. For
+        multi-label tasks only the order of the values is meaningful.
+    """
+    model = fit_kernel_ridge(parts, _as_targets(labels, task))
+    outputs = model.predict(new)
+    if task.kind != "classification":
+        return outputs
+    scale, bias = fit_logits(model.left_out, labels)
+    return scale * outputs + bias
 
 
 def label_alignment(features: Tensor, labels: Tensor, task: Task) -> float:

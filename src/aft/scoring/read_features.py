@@ -17,10 +17,11 @@ from aft.data.samples import Samples
 from aft.devices import Processes
 from aft.errors import DataError
 from aft.features.engine import choose_engine
-from aft.features.extraction import extract_features, format_seconds, store_identity
+from aft.features.extraction import extract_features, store_identity
 from aft.features.shards import as_keys
 from aft.features.store import FeatureStore
 from aft.features.stored import StoredFeatures, features_folder, note_truncation, open_teacher
+from aft.files import format_seconds
 from aft.scoring.teacher_sets import FeatureSource, ScoredRows, score_parts
 from aft.students.build import build_student
 from aft.students.inputs import StudentInputs

@@ -20,6 +20,7 @@ from aft.scoring.measures import (
     cross_validate_probe,
     debiased_cka,
     join_features,
+    kernel_ridge_score,
     label_alignment,
     nearest_neighbours,
     tmi,
@@ -58,12 +59,14 @@ class ScoredRows:
         task: The task of the labels.
         some: Indices of the rows for scores that compare all pairs of rows.
         seed: Seed of the folds.
+        balanced: For classes, whether scores are balanced accuracy.
     """
 
     labels: Tensor
     task: Task
     some: Tensor
     seed: int
+    balanced: bool = False
 
 
 def score_sets(
@@ -116,10 +119,17 @@ def score_sets(
     return table, candidates
 
 
+def _cross_validate(features: Tensor, rows: ScoredRows) -> Probe:
+    labels, task, balanced = rows.labels, rows.task, rows.balanced
+    return cross_validate_probe(
+        features, labels, task, folds=FOLDS, seed=rows.seed, balanced=balanced
+    )
+
+
 def _try_probe(parts: Sequence[Tensor], rows: ScoredRows) -> float:
     try:
         features = join_features(parts)
-        found = cross_validate_probe(features, rows.labels, rows.task, folds=FOLDS, seed=rows.seed)
+        found = _cross_validate(features, rows)
     except InputError:
         return -math.inf
     return found.score
@@ -135,7 +145,7 @@ def score_parts(parts: Sequence[Tensor], rows: ScoredRows) -> tuple[dict[str, An
 
     def fit_probe() -> float:
         nonlocal probe
-        found = cross_validate_probe(joined, labels, task, folds=FOLDS, seed=rows.seed)
+        found = _cross_validate(joined, rows)
         if math.isfinite(found.score):
             probe = found
         return found.score
@@ -159,7 +169,10 @@ def score_parts(parts: Sequence[Tensor], rows: ScoredRows) -> tuple[dict[str, An
     seconds: dict[str, float] = {}
     functions: dict[str, Callable[[], float]] = {
         "probe": fit_probe,
-        "neighbours": lambda: nearest_neighbours(some, some_labels, task),
+        "ridge": lambda: kernel_ridge_score(
+            [part[rows.some] for part in parts], some_labels, task, rows.balanced
+        ),
+        "neighbours": lambda: nearest_neighbours(some, some_labels, task, balanced=rows.balanced),
         "alignment": lambda: label_alignment(some, some_labels, task),
         "log_me": evidence,
         "tmi": entropy,

@@ -130,11 +130,14 @@ class Texts:
         if self.tokens is None:
             return collate([torch.from_numpy(one) for one in self._encode(rows)])  # type: ignore[return-value]
         flat, ends = self.tokens
-        starts = ends[:-1][rows]
-        lengths = ends[1:][rows] - starts
+        chosen = np.asarray(rows, dtype=np.int64)
+        starts = ends[chosen]
+        lengths = ends[chosen + 1] - starts
         column = np.arange(lengths.max(initial=0))
-        places = np.minimum(starts[:, None] + column, max(0, flat.shape[-1] - 1))
-        found = np.where(column < lengths[:, None], flat[..., places], PADDING).astype(np.int64)
+        found = np.full((*flat.shape[:-1], len(chosen), len(column)), PADDING, dtype=np.int64)
+        if flat.size:
+            places = flat.take(starts[:, None] + column, axis=-1, mode="clip")
+            found = np.where(column < lengths[:, None], places, np.int64(PADDING))
         return torch.from_numpy(found if found.ndim == 2 else np.moveaxis(found, 0, 1).copy())
 
     def tokenize(self) -> None:

@@ -81,9 +81,9 @@ def check_options(
         ConfigError: If a batch has fewer rows than there are processes, or class weights are
             asked for without classes or labels.
     """
-    if config.class_weights != "none" and task.kind != "classification":
+    if config.class_weights == "balanced" and task.kind != "classification":
         raise ConfigError(f"--class-weights balanced is for classification, got {task.kind}")
-    if config.class_weights != "none" and samples.labels is None:
+    if config.class_weights == "balanced" and samples.labels is None:
         raise ConfigError("--class-weights balanced needs labels, but train has none")
     sizes = [(config.batch_size, len(samples), "training rows")]
     if pool is not None:
@@ -161,6 +161,7 @@ def make_model(
     schedule: Schedule,
     device: torch.device,
     classes: Sequence[EmbeddedClasses | None] = (),
+    log_prior: Tensor | None = None,
 ) -> TransferModel:
     """Build the student with its transfer loss and the second student of the safety net.
 
@@ -176,6 +177,7 @@ def make_model(
         schedule: The training schedule.
         device: Device on which losses that need the student's initial features run the student.
         classes: For each teacher the classes in its space; empty without names of classes.
+        log_prior: The result of :func:`choose_prior`.
     """
     rows = len(train.samples)
     class_weights = _class_weights(config, train.samples, saved.task)
@@ -218,6 +220,10 @@ def make_model(
             probabilities = soft_targets(soft, validation, saved.module.rescale)
             validation.samples.labels = probabilities.numpy()
         start(saved.module, pool=pool, soft=soft, soft_weight=beta / auto)
+    if log_prior is not None and start_of(saved) == "linear":  # as frequent as in training
+        for student in (saved.module, alone):
+            if student is not None:
+                student.head.bias.data -= log_prior
     return TransferModel(
         saved.module,
         loss,
@@ -226,12 +232,32 @@ def make_model(
         config.label_smoothing,
         alone,
         class_weights,
+        log_prior,
     )
+
+
+def choose_prior(config: TrainConfig, samples: Samples, task: Task, metric: str) -> Tensor | None:
+    """Log frequencies of the classes, ``(C,)``, if outputs are to be for equally frequent classes.
+
+    A class without rows gets 0: nothing is known about it. None if the outputs are to be for the
+    frequencies of the training rows.
+
+    Args:
+        config: Options of the run.
+        samples: The labelled training rows.
+        task: The task.
+        metric: The metric of the run.
+    """
+    if config.class_weights != "auto" or metric != "balanced_accuracy" or samples.labels is None:
+        return None
+    counts = np.bincount(np.asarray(samples.labels), minlength=task.num_outputs)
+    shares = np.where(counts > 0, counts, len(samples)) / len(samples)
+    return torch.from_numpy(np.log(shares).astype(np.float32))
 
 
 def _class_weights(config: TrainConfig, samples: Samples, task: Task) -> Tensor | None:
     """Class weights of the task loss, shape (num_classes,); their mean over training rows is 1."""
-    if config.class_weights == "none":
+    if config.class_weights != "balanced":
         return None
     counts = np.bincount(np.asarray(samples.labels), minlength=task.num_outputs)
     weights = len(samples) / (max(1, int((counts > 0).sum())) * np.maximum(counts, 1))

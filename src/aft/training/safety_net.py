@@ -78,7 +78,7 @@ def judge(
         weights * (_row_scores(logits, labels, task) - _row_scores(alone, labels, task))
     )
     likelihoods = _mean_with_error(
-        _row_likelihoods(logits, labels, task) - _row_likelihoods(alone, labels, task)
+        weights * (_row_likelihoods(logits, labels, task) - _row_likelihoods(alone, labels, task))
     )
     harmed = scores[0] < -NOT_WORSE * scores[1]
     unlikely = scores[0] <= 0 and likelihoods[0] < -NOT_LESS_LIKELY * likelihoods[1]

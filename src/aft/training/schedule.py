@@ -18,7 +18,14 @@ from aft.students.student import Student
 from aft.training.row_adam import RowAdam, RowAdamW
 from aft.training.transfer_model import TransferModel
 
-EPOCHS, FEWEST_STEPS, MOST_STEPS, LOOKS = 30, 300, 10_000, 20
+LOOKS = 20
+Effort = Literal["quick", "standard", "long"]
+EFFORT: dict[Effort, tuple[int, int, int]] = {
+    "quick": (10, 100, 3_000),
+    "standard": (30, 300, 10_000),
+    "long": (100, 1_000, 30_000),
+}
+"""Passes over the labelled rows, and the fewest and the most steps."""
 Start = Literal["pretrained", "linear", "random"]
 """What a student starts from: pre-trained weights, a linear model, or random weights."""
 LR: dict[Start, float] = {"pretrained": 3e-4, "linear": 3e-4, "random": 2e-3}
@@ -158,7 +165,8 @@ def make_schedule(config: TrainConfig, num_samples: int, start: Start) -> Schedu
     elif config.epochs is not None:
         steps = max(1, math.ceil(config.epochs * per_epoch))
     else:
-        steps = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * per_epoch))
+        epochs, fewest, most = EFFORT[config.effort]
+        steps = min(most, max(fewest, epochs * per_epoch))
     lr = config.lr or LR[start] * (SGD_FACTOR if config.optimizer == "sgd" else 1)
     return Schedule(
         steps=steps,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from aft.backbones.batches import to_device
 from aft.data.samples import Samples
 from aft.devices import worker_errors
 from aft.errors import StudentError
-from aft.files import read_sealed, reading, write_sealed
+from aft.files import format_seconds, read_sealed, reading, write_sealed
 from aft.linear.rows import PreparedRows
 from aft.losses.checks import read_checks
 from aft.metrics import compute_metrics, standard_error
@@ -62,6 +63,8 @@ from aft.training.sharding import divide, gather, load, load_optimizer
 from aft.training.transfer_model import TransferModel
 
 _PASSES = 3  # a step costs about three forward passes
+_UNTIMED, _TIMED, _LEAST_SECONDS = 5, 10, 60.0
+"""Steps before those whose time is measured, their number, and the shortest run to announce."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -133,7 +136,6 @@ class Trainer:
         if shard:
             model = divide(model, accelerator.device, accelerator.num_processes)
         self.module = model
-        self._reads_at_once = accelerator.device.type == "cpu"
         self._batch_rows = min(schedule.batch_size, len(train.samples))
         self.optimizer = make_optimizer(
             model,
@@ -193,15 +195,20 @@ class Trainer:
             if state.step == 0:
                 self._evaluate(log)
             unread: list[dict[str, Tensor]] = []
+            began, first = time.perf_counter(), state.step
             for batch in self._batches() if not state.finished else ():
                 unread.append(self._step(*batch))
                 state.step += 1
                 bar.update()
+                if state.step == first + _UNTIMED:
+                    began = time.perf_counter()
+                elif state.step == first + _UNTIMED + _TIMED:
+                    self._announce((time.perf_counter() - began) / _TIMED)
                 logs = state.step % 10 == 0 or state.step == 1
                 evaluates = state.step % schedule.eval_every == 0 or state.step == schedule.steps
                 stops = interrupted.is_set() and self.accelerator.num_processes == 1
-                # Reading a value waits for the device, so not every step does.
-                if logs or evaluates or stops or self._reads_at_once:
+                # Reading values takes a tenth of a short step, and waits for the device.
+                if logs or evaluates or stops:
                     values, stops = self._read(unread, interrupted.is_set())
                     unread.clear()
                 if logs:
@@ -227,6 +234,13 @@ class Trainer:
         self.whole.to(self.accelerator.device)
         return state
 
+    def _announce(self, seconds: float) -> None:
+        """Say how long the run will take, from the time of a step."""
+        total, left = self.schedule.steps, self.schedule.steps - self.progress.step
+        if self.show and seconds * left >= _LEAST_SECONDS:
+            about = f"about {format_seconds(seconds * left)} for {left:,} more of {total:,} steps"
+            tqdm.write(f"{about} (--effort or --steps changes their number)", file=sys.stderr)
+
     def _read(self, unread: list[dict[str, Tensor]], stop: bool) -> tuple[dict[str, float], bool]:
         """The losses of the last step, and whether any process is to stop.
 
@@ -251,9 +265,8 @@ class Trainer:
         """One optimizer step on a labelled batch and, optionally, an unlabelled one."""
         accelerator, step = self.accelerator, self.progress.step
         device = accelerator.device
-        seed_everything(
-            stream(self.schedule.seed, STEP, step, accelerator.process_index), device.type
-        )
+        first = stream(self.schedule.seed, STEP, accelerator.process_index)
+        seed_everything((first + step) % 2**63, device.type)
         inputs, rows = batch
         labels: Tensor | None = None
         if self.train.samples.labels is not None:

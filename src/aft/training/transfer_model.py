@@ -32,9 +32,14 @@ class TransferModel(nn.Module):
             transfer helps. The two students do not influence each other.
         class_weights: For classification, the weight of each class in the task loss, shape
             ``(num_classes,)``.
+        log_prior: For classification, log frequencies of the classes, ``(num_classes,)``. They are
+            added to the students' logits in the losses, so that the students themselves learn
+            logits for equally frequent classes: logit adjustment (Menon et al., ICLR 2021, arXiv
+            2007.07314).
     """
 
     class_weights: Tensor | None
+    log_prior: Tensor | None
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class TransferModel(nn.Module):
         label_smoothing: float = 0.0,
         alone: nn.Module | None = None,
         class_weights: Tensor | None = None,
+        log_prior: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -55,6 +61,7 @@ class TransferModel(nn.Module):
         self.label_smoothing = label_smoothing
         # Not part of checkpoints: computed from the data.
         self.register_buffer("class_weights", class_weights, persistent=False)
+        self.register_buffer("log_prior", log_prior, persistent=False)
 
     def forward(
         self,
@@ -75,15 +82,16 @@ class TransferModel(nn.Module):
             extra_features: Teacher features of these rows, in the form of `teacher_features`.
 
         Returns:
-            ``logits``, ``features`` and, if they are defined, ``task_loss``, ``transfer_loss``,
-            ``loss`` (task loss + beta * transfer loss) and ``alone_loss``, the task loss of the
-            second student.
+            ``logits`` (with ``log_prior``), ``features`` and, if they are defined, ``task_loss``,
+            ``transfer_loss``, ``loss`` (task loss + beta * transfer loss) and ``alone_loss``, the
+            task loss of the second student.
         """
         out: dict[str, Tensor] = {}
         if self.alone is not None and labels is not None:
             with _fork_random(self.alone):  # both students draw the same dropout masks
-                out["alone_loss"] = self._task_loss(self.alone(inputs).logits.float(), labels)
-        output = StudentOutput(*self.student(inputs))
+                logits = self._run(self.alone, inputs).logits
+                out["alone_loss"] = self._task_loss(logits.float(), labels)
+        output = self._run(self.student, inputs)
         out = output._asdict() | out
         if labels is not None:
             out["task_loss"] = out["loss"] = self._task_loss(output.logits.float(), labels)
@@ -94,7 +102,7 @@ class TransferModel(nn.Module):
             if extra_inputs is not None and extra_features is not None:
                 if with_start is not None:
                     extra_features = with_start(extra_features, extra_inputs)
-                others = self.student(extra_inputs)
+                others = self._run(self.student, extra_inputs)
                 output = StudentOutput(*map(torch.cat, zip(output, others, strict=True)))
                 teacher_features = _join_rows(teacher_features, extra_features)
             needs = getattr(self.transfer_loss, "needs", "features")
@@ -108,6 +116,13 @@ class TransferModel(nn.Module):
         """The scale of the student's outputs: the targets' standard deviation, or 1."""
         rescale = getattr(self.student, "rescale", None)
         return rescale.scale if isinstance(rescale, Rescale) else 1.0
+
+    def _run(self, student: nn.Module, inputs: Inputs) -> StudentOutput:
+        """The output of a student, with logits for classes as frequent as in training."""
+        logits, features = student(inputs)
+        return StudentOutput(
+            logits if self.log_prior is None else logits + self.log_prior, features
+        )
 
     def _task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.task == "multilabel":

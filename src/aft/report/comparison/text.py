@@ -38,7 +38,7 @@ RUNS_NOTE = (
 )
 CEILING_HEADINGS = ("linear model on the features of", "score")
 CEILINGS = (
-    "Ceilings are linear models on stored features, fitted after training. They need the teachers "
+    "Ceilings are models on stored features, linear if not said otherwise. They need the teachers "
     "for every prediction, so they are references for the students above, not alternatives."
 )
 SWITCHED_OFF = 0.01
@@ -214,7 +214,8 @@ def run_rows(document: Mapping[str, Any], setting: Mapping[str, Any]) -> list[li
 
 
 def _ceiling_name(probe: Mapping[str, Any]) -> str:
-    return " + ".join([*(["the student"] if probe.get("student") else []), *probe["teachers"]])
+    names = " + ".join([*(["the student"] if probe.get("student") else []), *probe["teachers"]])
+    return f"kernel ridge on {names}" if probe.get("ridge") else names
 
 
 def ceiling_rows(setting: Mapping[str, Any]) -> list[list[str]]:

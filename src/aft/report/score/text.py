@@ -10,9 +10,10 @@ from aft.backbones.specs import shorten_paths
 from aft.metrics import metric_words
 
 NONE = "\N{EN DASH}"
-SCORES = ("neighbours", "alignment", "log_me", "tmi")
+SCORES = ("ridge", "neighbours", "alignment", "log_me", "tmi")
 SCORE_NAMES = {
     "probe": "probe",
+    "ridge": "kernel ridge",
     "neighbours": "neighbours",
     "alignment": "alignment",
     "log_me": "LogME",
