@@ -24,6 +24,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import advice  # noqa: E402
 import advice_tables  # noqa: E402
+import curves  # noqa: E402
+import resolution  # noqa: E402
 import suite  # noqa: E402
 import tables  # noqa: E402
 import trial_losses  # noqa: E402
@@ -147,6 +149,29 @@ def test_tables_at_equal_inputs(document: dict[str, Any]) -> None:
     assert "equal-steps" not in tables.task_table(found, WORDS)  # it is no rival
     assert tables.score_table(found).splitlines()[3].startswith("| alone-equal-steps | **0.600")
     assert "number of inputs" in tables._origin(found)
+    document["metric"] = "accuracy"
+    (row,) = tables.picture_table(found, WORDS).splitlines()[2:3]
+    own = "0.600 | \u2013 | 0.600 ± 0.010 | 0.500 ± 0.010 | 0.550 ± 0.010 | kd 0.400 ± 0.010 |"
+    assert own in row and row.endswith("| +0.100 (+0.000 to +0.200) | 100% |")
+    del methods["aft"], methods["kd"], methods["rkd"]
+    assert "| 0.500 ± 0.010 | \u2013 | \u2013 | **0.550" in tables.picture_table(
+        {
+            "trec": document
+            | {
+                "settings": [
+                    {
+                        **document["settings"][0],
+                        "methods": {
+                            name: one
+                            for name, one in longer.items()
+                            if name in (*methods, "alone-equal-steps")
+                        },
+                    }
+                ]
+            }
+        },
+        WORDS,
+    )
 
 
 def test_marks_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -176,6 +201,34 @@ def test_pages_have_their_marks(page: str) -> None:
         "docs/score.md": ("advice",),
     }[page]
     assert all(f"<!-- {mark} -->" in text and f"<!-- /{mark} -->" in text for mark in marks)
+
+
+# Learning curves and resolutions ------------------------------------------------------------------
+
+
+def test_learning_curves() -> None:
+    runs = [
+        {"task": "trec", "method": name, "steps": steps, "seed": seed, "inputs": steps * width}
+        | {"score": 0.5 + steps / 1e4 + seed / 100, "metric": "accuracy", "seconds": 1.0}
+        for name, width in (("alone", 64), ("aft", 64), ("aft-soft", 96))
+        for steps in (100, 1000)
+        for seed in range(2)
+    ]
+    rows = curves.write_table(runs).splitlines()
+    assert rows[2].startswith("| TREC questions | student alone | 0.515 ± 0.007 | 0.605 ± 0.007 |")
+    assert len(rows[4].split("|")) == 6
+    (axes, _) = curves.draw(runs).axes
+    assert axes.get_xscale() == "log" and len(axes.containers) == 3
+    planned = list(curves.plan(["trec"], [300, 100], 2))
+    assert len(planned) == 12 and planned[0] == {key: runs[0][key] for key in planned[0]}
+
+
+def test_names_and_cells_of_resolutions() -> None:
+    pair = ["timm:tf_efficientnet_lite0?size=96", "timm:tf_efficientnet_lite2"]
+    assert resolution.name_of(pair) == "Lite0, 96 px + Lite2, 260 px"
+    one = {"teachers": pair, "probe": 0.5, "probe_se": 0.01, "ridge": 0.6}
+    found = {"stamps": {"metric": "accuracy", "rows": 10, "sets": [one]}}
+    assert "| 0.500 ± 0.010 | 0.600 |" in resolution.write_table(found)
 
 
 # Advice -------------------------------------------------------------------------------------------

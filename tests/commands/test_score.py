@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 import aft
 from aft.cli import main
-from aft.commands.score import LINEAR_START
 from aft.data.loading import load_data
 from aft.errors import ConfigError
 from aft.ids import content_id
@@ -120,10 +119,25 @@ def test_a_teacher_that_knows_more_is_named(made: Made) -> None:
     assert len(found.table) == 4 and found.table[-1]["names"] == ["student before training"]
 
 
-def test_the_linear_start_of_a_text_student_is_not_in_its_score(made: Made) -> None:
+def test_the_score_of_a_text_student_is_that_of_its_linear_start(tmp_path: Path) -> None:
+    made = Made(tmp_path, telling=True)
     good = made.teacher("good", made.good())
-    said = [str(made.score(good, student=f"small:{name}")) for name in ("ngrams", "static")]
-    assert [LINEAR_START in text for text in said] == [True, False]
+    linear, drawn = (made.score(good, student=f"small:{name}") for name in ("ngrams", "static"))
+    assert linear.document["student"]["weights"] == "linear model"
+    assert linear.table[-1]["probe"] > 0.95
+    assert linear.table[-1]["neighbours"] is None and drawn.table[-1]["neighbours"] is not None
+    assert "\u2013" in linear.text  # its features are fitted to the labels: no other score
+
+
+def test_more_labels_and_rows_without_labels_are_weighed(made: Made) -> None:
+    found = made.score(made.teacher("good", made.good()), student="small:static")
+    said = str(found.recommendation)
+    half = re.search(r"half of these labels .* ([+-]\d\.\d{3})", said)
+    assert half is not None
+    gain = found.recommendation.gain
+    assert gain is not None
+    (more,) = re.findall(r"would be ([+-]\d\.\d{3})", said)
+    assert float(more) > gain[0]
 
 
 def test_teachers_that_know_no_more(tmp_path: Path) -> None:
@@ -206,7 +220,7 @@ def test_what_is_written(made: Made, capsys: pytest.CaptureFixture[str]) -> None
     assert printed == json.loads((made.folder / "out" / "score.json").read_text())
     assert printed["metric"] == "accuracy" and printed["teachers"][0]["rows_computed"] == 135
     row = printed["table"][0]
-    assert set(row["seconds"]) == {"probe", "neighbours", "alignment", "log_me", "tmi"}
+    assert set(row["seconds"]) == {"probe", "ridge", "neighbours", "alignment", "log_me", "tmi"}
     assert row["probe_se"] > 0 and row["dim"] == 8
     assert printed["recommendation"]["verdict"] == "use"
     assert main(flags) == 0  # second run in the same folder, with stored features

@@ -22,15 +22,18 @@ from aft.report import score_as_text, write_score_report
 from aft.scoring.measures import chance_level
 from aft.scoring.read_features import describe_cost, read_student, read_teachers, say, score_layers
 from aft.scoring.recommendation import Candidate, Recommendation, recommend
-from aft.scoring.teacher_sets import FOLDS, ScoredRows, compare_sources, score_parts, score_sets
+from aft.scoring.teacher_sets import (
+    FOLDS,
+    ScoredRows,
+    compare_sources,
+    say_more_labels,
+    score_sets,
+    score_student,
+)
 from aft.version import __version__
 
 PAGE = "score.html"
 MOST_KERNEL_ROWS = 2000
-LINEAR_START = (
-    "Training starts small:ngrams from a linear model on TF-IDF vectors, not from random weights. "
-    "That model is not in this score, so the real lead of the teachers is smaller."
-)
 
 
 @dataclass
@@ -101,7 +104,7 @@ def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
     own: dict[str, Any] | None = None
     own_candidate = None
     if student is not None:
-        own, probe = score_parts([student.values], rows)
+        own, probe = score_student(student, rows)
         own |= {"names": [student.name], "teachers": [], **student.facts}
         if probe is not None:
             own_candidate = Candidate((student.name,), (), own["dim"], probe)
@@ -116,14 +119,14 @@ def _score(config: ScoreConfig, processes: Processes) -> ScoreResult:
         chance=chance,
         metric=metric,
         rows=len(samples),
-        pretrained=student is not None and student.facts["weights"] != "random",
+        weights="random" if student is None else str(student.facts["weights"]),
         unlabelled=wanted is not None,
     )
     chosen = [one for one in teachers if one.spec in advice.teachers]
     cost = describe_cost(chosen, len(train), 0 if wanted is None else len(wanted))
     added = [cost] if advice.verdict != "don't" else []
-    if len(config.student) == 1 and "small:ngrams" in config.student[0]:
-        added.insert(0, LINEAR_START)
+    if half := say_more_labels(chosen, rows, advice.probe[0]):
+        added.insert(0, half)
     advice = Recommendation(**{**vars(advice), "sentences": (*advice.sentences, *added)})
     document = {
         "version": __version__,

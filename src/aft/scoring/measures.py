@@ -32,6 +32,7 @@ __all__ = [
     "debiased_cka",
     "expect_gain",
     "join_features",
+    "judge_predictions",
     "kernel_ridge",
     "kernel_ridge_score",
     "label_alignment",
@@ -130,10 +131,25 @@ def cross_validate_probe(
         InputError: If features or labels are invalid, or there are fewer than 2 rows.
     """
     outputs = predict_out_of_fold(features, labels, task, folds=folds, seed=seed)
+    return judge_predictions(outputs, labels, task, seed=seed, balanced=balanced)
+
+
+def judge_predictions(
+    outputs: Tensor, labels: Tensor, task: Task, *, seed: int = 0, balanced: bool = False
+) -> Probe:
+    """Score of out-of-fold predictions, with the standard error of :func:`cross_validate_probe`.
+
+    Args:
+        outputs: ``(n, num_outputs)``, the prediction of each row by a model fitted without it.
+        labels: As in :class:`aft.data.Samples`.
+        task: The task of the labels.
+        seed: Seed of the groups.
+        balanced: As in :func:`cross_validate_probe`.
+    """
     if balanced:
         outputs = outputs - _log_shares(labels, task)
     generator = torch.Generator().manual_seed(seed)
-    groups = torch.randperm(len(features), generator=generator) % min(_GROUPS, len(features))
+    groups = torch.randperm(len(outputs), generator=generator) % min(_GROUPS, len(outputs))
     without = torch.tensor(
         [
             _score(outputs[groups != group], labels[groups != group], task, balanced)
@@ -176,7 +192,7 @@ def predict_out_of_fold(
     """
     if len(features) < 2:
         raise InputError(f"Expected at least 2 rows to cross-validate, but got {len(features)}.")
-    number = _assign_folds(labels, task, min(folds, len(features)), seed)
+    number = assign_task_folds(labels, task, min(folds, len(features)), seed)
     outputs = torch.zeros((len(features), task.num_outputs))
     strength: float | None = None
     for fold in range(int(number.max()) + 1):
@@ -201,7 +217,7 @@ def _jackknife(without: Tensor) -> float:
     return float(((groups - 1) / groups * (without - without.mean()).square().sum()).sqrt())
 
 
-def _assign_folds(labels: Tensor, task: Task, folds: int, seed: int) -> Tensor:
+def assign_task_folds(labels: Tensor, task: Task, folds: int, seed: int) -> Tensor:
     """Fold of every row: random, stratified by class."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     if task.kind == "classification":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aft.backbones.ngrams import NgramNetwork
 from aft.backbones.specs import Spec, short_name, shorten_paths, split_column
 from aft.config.commands import ScoreConfig
 from aft.data.samples import Samples
@@ -22,7 +23,9 @@ from aft.features.shards import as_keys
 from aft.features.store import FeatureStore
 from aft.features.stored import StoredFeatures, features_folder, note_truncation, open_teacher
 from aft.files import format_seconds
-from aft.scoring.teacher_sets import FeatureSource, ScoredRows, score_parts
+from aft.linear.rows import PreparedRows
+from aft.scoring.linear_start import predict_from_start
+from aft.scoring.teacher_sets import FOLDS, FeatureSource, ScoredRows, score_parts
 from aft.students.build import build_student
 from aft.students.inputs import StudentInputs
 from aft.students.run_student import run_student
@@ -148,18 +151,23 @@ def read_student(
         seed=config.seed,
         trust_remote_code=config.trust_remote_code,
     )
+    student = new_student(backbone, task)
+    inputs = samples.only(*(column.name for column in columns))
     batches = run_student(
-        new_student(backbone, task).to(device),
-        StudentInputs(
-            samples.only(*(column.name for column in columns)), backbone.preprocessing.evaluate()
-        ),
+        student.to(device),
+        StudentInputs(inputs, backbone.preprocessing.evaluate()),
         num_workers=config.num_workers,
         device=device,
         progress=config.progress,
     )
     values = torch.cat([features.float().cpu() for _, features in batches])
-    spec = " + ".join(config.student)
-    return FeatureSource(spec, STUDENT, values, {"spec": spec, "weights": backbone.info["weights"]})
+    spec, weights = " + ".join(config.student), backbone.info["weights"]
+    outputs = None
+    if isinstance(backbone.module, NgramNetwork):
+        weights = "linear model"
+        rows = PreparedRows(inputs, backbone.preprocessing.evaluate())
+        outputs = predict_from_start(student, rows, task, folds=FOLDS, seed=config.seed)
+    return FeatureSource(spec, STUDENT, values, {"spec": spec, "weights": weights}, outputs)
 
 
 def _count_layers(teacher: Teacher | FeatureTable) -> int | None:

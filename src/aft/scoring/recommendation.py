@@ -95,7 +95,7 @@ def recommend(
     chance: float,
     metric: str,
     rows: int,
-    pretrained: bool = False,
+    weights: str = "random",
     unlabelled: bool = False,
 ) -> Recommendation:
     """Compare the teachers with the student before training.
@@ -106,9 +106,10 @@ def recommend(
         chance: Score of a constant predictor.
         metric: Name of the metric.
         rows: Number of scored rows.
-        pretrained: Whether the student has pre-trained weights.
+        weights: What the student starts from: ``random``, ``linear model``, or pre-trained weights.
         unlabelled: Whether unlabelled rows are used for transfer.
     """
+    pretrained = weights not in ("random", "linear model")
     best, taken = choose(candidates)
     score, se = taken.probe.score, taken.probe.se
     gap, gain = (score - chance, se), None
@@ -124,8 +125,10 @@ def recommend(
             f"Expected gain over the student trained on the labels alone: {gain[0]:+.3f} (95% "
             f"interval {gain[1]:+.3f} to {gain[2]:+.3f}, estimated from earlier tasks){doubt}."
         )
+        if not unlabelled and (more := expect_gain(*gap, pretrained, True)[0]) > gain[0]:
+            sentences.append(f"With rows without labels beside these rows it would be {more:+.3f}.")
     if student is not None:
-        sentences.append(_say_student(pretrained))
+        sentences.append(_say_student(weights))
     if verdict == "don't":
         sentences.append("Train on the labels alone, or try other teachers or other layers.")
         if unlabelled and student is not None:
@@ -204,8 +207,13 @@ def _say_scores(
     )
 
 
-def _say_student(pretrained: bool) -> str:
-    if pretrained:
+def _say_student(weights: str) -> str:
+    if weights == "linear model":
+        return (
+            "The student's score is that of the linear model on its words and word pairs that it "
+            "starts from."
+        )
+    if weights != "random":
         return (
             "The student's score is a lower bound: training on the labels improves its features, "
             "so the possible gain is smaller than the difference suggests."

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from aft.scoring.measures import (
     cross_validate_probe,
     debiased_cka,
     join_features,
+    judge_predictions,
     kernel_ridge_score,
     label_alignment,
     nearest_neighbours,
@@ -42,12 +43,16 @@ class FeatureSource:
         name: Display name.
         values: Its features, float32 ``(n, dim)``.
         facts: Further facts for the report, as JSON values.
+        outputs: ``(n, num_outputs)``, predictions of rows by models fitted without them, of a
+            student that starts from a linear model; they are scored instead of a linear model on
+            the features, which are fitted to the labels.
     """
 
     spec: str
     name: str
     values: Tensor
     facts: dict[str, Any]
+    outputs: Tensor | None = None
 
 
 @dataclass
@@ -135,6 +140,25 @@ def _try_probe(parts: Sequence[Tensor], rows: ScoredRows) -> float:
     return found.score
 
 
+def score_student(student: FeatureSource, rows: ScoredRows) -> tuple[dict[str, Any], Probe | None]:
+    """As :func:`score_parts`, for the student; only the probe if it starts from a linear model."""
+    if student.outputs is None:
+        return score_parts([student.values], rows)
+    started = time.perf_counter()
+    labels, task, balanced = rows.labels, rows.task, rows.balanced
+    probe = judge_predictions(student.outputs, labels, task, seed=rows.seed, balanced=balanced)
+    defined = math.isfinite(probe.score)
+    row = {
+        "dim": student.values.shape[1],
+        **dict.fromkeys(("ridge", "neighbours", "alignment", "log_me", "tmi")),
+        "probe": probe.score if defined else None,
+        "probe_se": probe.se if defined else None,
+        "undefined": {},
+        "seconds": {"probe": round(time.perf_counter() - started, 3)},
+    }
+    return row, probe if defined else None
+
+
 def score_parts(parts: Sequence[Tensor], rows: ScoredRows) -> tuple[dict[str, Any], Probe | None]:
     """All scores of the concatenated features, reasons for undefined scores, and times."""
     labels, task = rows.labels, rows.task
@@ -195,6 +219,29 @@ def score_parts(parts: Sequence[Tensor], rows: ScoredRows) -> tuple[dict[str, An
         "seconds": seconds,
     }
     return row, probe
+
+
+def say_more_labels(
+    teachers: Sequence[FeatureSource], rows: ScoredRows, score: float
+) -> str | None:
+    """What more labels may bring, from the score on half of the rows; None if it has no score.
+
+    Args:
+        teachers: The recommended teachers.
+        rows: The scored rows.
+        score: The score of their probe on all rows.
+    """
+    generator = torch.Generator().manual_seed(rows.seed)
+    half = torch.randperm(len(rows.labels), generator=generator)[: len(rows.labels) // 2]
+    before = _try_probe(
+        [one.values[half] for one in teachers], replace(rows, labels=rows.labels[half])
+    )
+    if not math.isfinite(before):
+        return None
+    return (
+        f"From half of these labels to all of them the score of the teachers changed by "
+        f"{score - before:+.3f}; twice as many labels may change it as much again."
+    )
 
 
 def compare_sources(sources: Sequence[FeatureSource], rows: ScoredRows) -> dict[str, Any]:
