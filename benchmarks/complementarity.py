@@ -107,7 +107,10 @@ def measure(name: str, sets: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         outputs = predict_out_of_fold(join_features(parts), labels, data.task)
         return outputs.argmax(1) == labels
 
-    own = is_right([student.values])
+    if student.outputs is None:
+        own = is_right([student.values])
+    else:  # of the linear model that it starts from
+        own = student.outputs.argmax(1) == labels
     found = []
     for teachers in sets:
         other = is_right([next(sources).values for _ in teachers])

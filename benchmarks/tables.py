@@ -75,7 +75,7 @@ def write_suite(words: Words) -> None:
     put("suite tasks", task_table(before, words) + _origin(before), PAGE)
     put("suite methods", method_table(before), PAGE)
     put("suite scores", score_table(before), PAGE)
-    draw(before, words).savefig(PICTURE, dpi=150)
+    draw(found, words).savefig(PICTURE, dpi=150)
 
 
 def _read_suite(kind: str, words: Words) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def score_table(found: Mapping[str, Any]) -> str:
 
 
 def draw(found: Mapping[str, Any], words: Words) -> Figure:
-    """One row per task, one point per method: its error ratio to the student alone."""
+    """One row per task, one mark per method: its error ratio to the student alone."""
     figure = Figure(figsize=(7.2, 1.0 + 0.5 * len(found)), layout="constrained")
     axes = figure.subplots()
     for row, document in enumerate(found.values()):
@@ -350,6 +350,11 @@ def draw(found: Mapping[str, Any], words: Words) -> Figure:
                 marker="o" if own else "|",
                 zorder=3 if own else 2,
             )
+        for one in document["settings"][-1].get("baselines") or ():
+            if one["error_ratio"] is not None:
+                place = min(one["error_ratio"], MOST_SHOWN)
+                fill = "#6a6a6a" if one["name"].startswith("taught") else "none"
+                axes.scatter(place, row, s=26, marker="D", facecolors=fill, edgecolors="#6a6a6a")
     axes.axvline(1, color="#444444", linewidth=1, linestyle=(0, (4, 3)))
     rows = {n: document["settings"][-1]["rows"]["train"] for n, document in found.items()}
     labels = [f"{words[n][0]}, {rows[n]:,} labels\n{words[n][1]}, {words[n][2]}" for n in found]
@@ -357,7 +362,9 @@ def draw(found: Mapping[str, Any], words: Words) -> Figure:
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(
         "error, divided by that of the student alone\n"
-        "dots: aft's default, with its 95 % interval; strokes: other methods",
+        "dots: aft's default, with its 95 % interval; strokes: published methods;\n"
+        "diamonds: linear models on TF-IDF or on the student's own features, filled if taught by "
+        "the soft labels",
         fontsize=8,
     )
     axes.tick_params(axis="x", labelsize=8)

@@ -126,7 +126,10 @@ def test_ceilings(found: dict[str, Any], options: dict[str, Any]) -> None:
     first, second = options["teachers"]
     both = [first, second]
     expected = [(False, [first]), (False, [second]), (False, both), (True, both)]
-    assert sorted((probe["student"], probe["teachers"]) for probe in probes) == sorted(expected)
+    (ridge,) = (probe for probe in probes if probe["ridge"])
+    assert not ridge["student"] and ridge["teachers"] == both
+    linear = sorted((one["student"], one["teachers"]) for one in probes if not one["ridge"])
+    assert linear == sorted(expected) and not probes[-1]["student"] and probes[-1] is not ridge
     assert all(probe["score"] > 0.6 for probe in probes)
 
 

@@ -66,6 +66,11 @@ from aft.training.word_vectors import start_words
 
 __all__ = ["TrainResult", "train"]
 
+EQUAL_CLASSES = (
+    "the student's outputs are for equally frequent classes, as its metric is (--class-weights "
+    "none: for the frequencies of the training rows)"
+)
+
 
 @command(TrainConfig)
 def train(config: TrainConfig) -> TrainResult:
@@ -134,6 +139,9 @@ def _train(
     if more is not None:
         pool = PreparedRows(more.only(*inputs), plain if views else augmented, more_teachers)
     notes = [*_describe_lack(data), *list_notes(config, saved, train_rows)]
+    prior = choose_prior(config, samples, data.task, metric) if unjudged is None else None
+    if prior is not None:
+        notes.append(EQUAL_CLASSES)
     say(_describe_student(saved), *(shorten_paths(note) for note in notes), sep="\n")
 
     schedule = make_schedule(config, len(samples), start_of(saved))
@@ -142,7 +150,6 @@ def _train(
     rows = [train_rows] if pool is None else [train_rows, pool]
     lines += start_words(config, saved, rows, accelerator)
     say(*lines, sep="\n", end="\n" * bool(lines))
-    prior = choose_prior(config, samples, data.task, metric) if unjudged is None else None
     model = make_model(
         *(config, saved, train_rows, validation, pool, schedule, device, classes, prior)
     )
@@ -260,11 +267,6 @@ def _describe_data(config: TrainConfig, data: DataSet, metric: str) -> list[str]
         lines.append(
             f"metric: {metric}, since the classes are imbalanced (choose another with --metric)"
         )
-        if config.class_weights == "auto":
-            lines.append(
-                "outputs are for equally frequent classes, as this metric is "
-                "(--class-weights none: for the frequencies of the training rows)"
-            )
     if not config.teachers:
         lines.append("no --teachers: labels only; --loss and unlabelled rows are not used")
     return lines
