@@ -211,7 +211,7 @@ def advise(name: str) -> dict[str, Any]:
     found = aft.score(**task_options(name), seed=0, out=RUNS / f"score-{name}")
     advice, own = found.recommendation, found.document["student"]
     return {
-        "pretrained": own["weights"] != "random",
+        "pretrained": own["weights"] not in ("random", "linear model"),
         "unlabelled": found.document["rows"]["unlabelled"],
         "rows": found.document["rows"]["train"],
         "verdict": advice.verdict,
