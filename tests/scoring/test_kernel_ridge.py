@@ -70,6 +70,7 @@ def test_logits_have_the_likelihood_of_the_classes() -> None:
     nothing = torch.zeros(5000, 3)  # predictions that know nothing: the bias has the frequencies
     scale, bias = fit_logits(nothing, labels)
     torch.testing.assert_close(bias.softmax(0), chances, rtol=0, atol=0.03)
+    assert fit_logits(torch.zeros(5000, 4), labels)[1][3] < -1e3  # frequencies from other rows
     knows = torch.nn.functional.one_hot(labels, 3).float()
     scale, bias = fit_logits(knows, labels)
     assert (scale * knows + bias).softmax(1)[torch.arange(5000), labels].mean() > 0.95

@@ -18,6 +18,7 @@ WIDTHS = (1.0, 2.0)
 MOST_ROWS = 4_000
 """Rows that the model keeps; its time is cubic in them."""
 _BLOCK = 1024
+_ABSENT = -1e4  # logit of a class without rows
 _SAME = 1e-9  # squared distance of equal rows, up to rounding
 
 
@@ -109,7 +110,7 @@ def fit_logits(left_out: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     Those with the highest likelihood of the labels, with a small penalty on the bias. The scale is
     positive: where features tell nothing, a row left out lowers the prediction of its own class,
-    and a negative scale would read the label from that.
+    and a negative scale would read the label from that. A class without rows is never predicted.
 
     Args:
         left_out: ``(n, C)``, predictions of rows by models that have not seen them.
@@ -131,7 +132,8 @@ def fit_logits(left_out: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     with torch.enable_grad():
         optimizer.step(loss)
-    return log_scale.detach().exp(), bias.detach()
+    absent = labels.bincount(minlength=len(bias)) == 0
+    return log_scale.detach().exp(), bias.detach().masked_fill(absent, _ABSENT)
 
 
 def _normalize(features: Sequence[Tensor]) -> Tensor:
