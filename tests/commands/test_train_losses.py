@@ -110,7 +110,8 @@ def test_the_start_of_row_trust_is_the_student_s(run: dict[str, Any], tmp_path: 
 
 def test_checkpoints_of_earlier_versions_go_on(run: dict[str, Any]) -> None:
     before = TrainConfig(**run)
-    values, new = before.model_dump(mode="json"), {"from_", "classes", "class_template"}
+    values = before.model_dump(mode="json")
+    new = {"from_", "classes", "class_template", "effort"}
     known = {name: values[name] for name in sorted(values.keys() - FREE_TO_CHANGE - new)}
     assert options_hash(before) == sha256(json.dumps(known).encode()).hexdigest()
     spaced = before.model_copy(update={"from_": "spaced"})

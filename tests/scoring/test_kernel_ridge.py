@@ -7,6 +7,9 @@ import torch
 
 from aft.errors import InputError
 from aft.scoring.kernel_ridge import MOST_ROWS, fit_kernel_ridge, fit_logits
+from aft.scoring.measures import kernel_ridge_score
+from aft.scoring.teacher_sets import FeatureSource, ScoredRows, say_more_labels
+from aft.tasks import Task
 
 
 def made(rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,9 +70,29 @@ def test_logits_have_the_likelihood_of_the_classes() -> None:
     nothing = torch.zeros(5000, 3)  # predictions that know nothing: the bias has the frequencies
     scale, bias = fit_logits(nothing, labels)
     torch.testing.assert_close(bias.softmax(0), chances, rtol=0, atol=0.03)
+    assert fit_logits(torch.zeros(5000, 4), labels)[1][3] < -1e3  # frequencies from other rows
     knows = torch.nn.functional.one_hot(labels, 3).float()
     scale, bias = fit_logits(knows, labels)
     assert (scale * knows + bias).softmax(1)[torch.arange(5000), labels].mean() > 0.95
+
+
+def test_rows_left_out_do_not_tell_their_labels() -> None:
+    """Without a row its class is rarer; a negative scale would read the label from that."""
+    labels, task = (torch.arange(40) % 4 == 0).long(), Task("classification", ("a", "b"))
+    scores = [kernel_ridge_score([made(40, seed)[0]], labels, task, True) for seed in range(12)]
+    assert sum(scores) / 12 == pytest.approx(0.5, abs=0.06)
+
+
+def test_more_labels_are_weighed_by_halves_with_all_classes() -> None:
+    task = Task("classification", ("a", "b", "c"))
+    few = torch.tensor([0] * 30 + [1] * 6 + [2] * 2)
+    x = 5 * torch.eye(3)[few] + 0.1 * made(38)[0][:, :3]
+    source = FeatureSource("t", "t", x, {})
+    said = say_more_labels([source], ScoredRows(few, task, torch.arange(38), 0, True), 1.0)
+    assert said is not None and "+0.333" in said  # a class of one row is never predicted in a half
+    few[-1] = 0
+    rows = ScoredRows(few, task, torch.arange(38), 0, True)
+    assert say_more_labels([source], rows, 1.0) is None
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ WIDTHS = (1.0, 2.0)
 MOST_ROWS = 4_000
 """Rows that the model keeps; its time is cubic in them."""
 _BLOCK = 1024
+_ABSENT = -1e4  # logit of a class without rows
 _SAME = 1e-9  # squared distance of equal rows, up to rounding
 
 
@@ -107,7 +108,9 @@ def fit_kernel_ridge(features: Sequence[Tensor], targets: Tensor) -> KernelRidge
 def fit_logits(left_out: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and bias that turn predictions of 0 and 1 per class into logits.
 
-    Those with the highest likelihood of the labels, with a small penalty on the bias.
+    Those with the highest likelihood of the labels, with a small penalty on the bias. The scale is
+    positive: where features tell nothing, a row left out lowers the prediction of its own class,
+    and a negative scale would read the label from that. A class without rows is never predicted.
 
     Args:
         left_out: ``(n, C)``, predictions of rows by models that have not seen them.
@@ -116,19 +119,21 @@ def fit_logits(left_out: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         A scalar and ``(C,)``: logits are ``scale * predictions + bias``.
     """
-    scale = torch.tensor(5.0, requires_grad=True)
+    log_scale = torch.tensor(5.0).log().requires_grad_()
     bias = torch.zeros(left_out.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([scale, bias], max_iter=100, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([log_scale, bias], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> float:
         optimizer.zero_grad()
-        value = F.cross_entropy(scale * left_out + bias, labels) + 1e-3 * bias.square().mean()
+        value = F.cross_entropy(log_scale.exp() * left_out + bias, labels)
+        value = value + 1e-3 * bias.square().mean()
         value.backward()
         return float(value.detach())
 
     with torch.enable_grad():
         optimizer.step(loss)
-    return scale.detach(), bias.detach()
+    absent = labels.bincount(minlength=len(bias)) == 0
+    return log_scale.detach().exp(), bias.detach().masked_fill(absent, _ABSENT)
 
 
 def _normalize(features: Sequence[Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from aft.errors import InputError
 from aft.losses.logme import log_me
 from aft.scoring.measures import (
     Probe,
+    assign_task_folds,
     cross_validate_probe,
     debiased_cka,
     join_features,
@@ -224,18 +225,23 @@ def score_parts(parts: Sequence[Tensor], rows: ScoredRows) -> tuple[dict[str, An
 def say_more_labels(
     teachers: Sequence[FeatureSource], rows: ScoredRows, score: float
 ) -> str | None:
-    """What more labels may bring, from the score on half of the rows; None if it has no score.
+    """What more labels may bring, from the mean score on two halves of the rows.
+
+    None if that is undefined, or if halves would lack a class of a balanced score.
 
     Args:
         teachers: The recommended teachers.
         rows: The scored rows.
         score: The score of their probe on all rows.
     """
-    generator = torch.Generator().manual_seed(rows.seed)
-    half = torch.randperm(len(rows.labels), generator=generator)[: len(rows.labels) // 2]
-    before = _try_probe(
-        [one.values[half] for one in teachers], replace(rows, labels=rows.labels[half])
-    )
+    if rows.balanced and (rows.labels.bincount() == 1).any():  # halves would lack classes
+        return None
+    half = assign_task_folds(rows.labels, rows.task, 2, rows.seed)
+    scores = [
+        _try_probe([one.values[mine] for one in teachers], replace(rows, labels=rows.labels[mine]))
+        for mine in (half == 0, half == 1)
+    ]
+    before = sum(scores) / 2
     if not math.isfinite(before):
         return None
     return (

@@ -223,7 +223,7 @@ def make_model(
     if log_prior is not None and start_of(saved) == "linear":  # as frequent as in training
         for student in (saved.module, alone):
             if student is not None:
-                student.head.bias.data -= log_prior
+                student.head.bias.data -= log_prior.to(student.head.bias.device)
     return TransferModel(
         saved.module,
         loss,

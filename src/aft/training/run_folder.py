@@ -52,7 +52,7 @@ FREE_TO_CHANGE = {
     *("trust_remote_code", "baselines", "report", "allow_outside", "delimiter", "encoding"),
 }
 """Options that may differ when a run is resumed: they do not change the student."""
-ADDED = {"from_": "first", "classes": None, "class_template": None}
+ADDED = {"from_": "first", "classes": None, "class_template": None, "effort": "standard"}
 """Options that checkpoints of earlier versions do not know, and the value they had then."""
 
 
