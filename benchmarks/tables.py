@@ -27,7 +27,7 @@ SIGNS = {"better": "**", "worse": "_", "no difference shown": "", None: ""}
 MOST_SHOWN = 1.6
 OURS = "aft-soft"
 EQUAL_STEPS = "alone-equal-steps"
-SHOWN_FIRST = ("reuters", "amazon", "tweets", "clipart", "emoji-names", "stamps")
+SHOWN_FIRST = ("reuters", "amazon", "tweets", "clipart-few", "clipart", "stamps", "emoji-names")
 """Tasks of the README: texts that had no part in choosing the student, and pictures."""
 CLEAR = 0.01
 """Smallest gap of which a share is given: below, the share would be mostly noise."""
