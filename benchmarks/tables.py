@@ -75,7 +75,7 @@ def write_suite(words: Words) -> None:
     put("suite tasks", task_table(before, words) + _origin(before), PAGE)
     put("suite methods", method_table(before), PAGE)
     put("suite scores", score_table(before), PAGE)
-    draw(found, words).savefig(PICTURE, dpi=150)
+    draw(texts | others, words).savefig(PICTURE, dpi=150)
 
 
 def _read_suite(kind: str, words: Words) -> dict[str, Any]:
@@ -363,8 +363,8 @@ def draw(found: Mapping[str, Any], words: Words) -> Figure:
     axes.set_xlabel(
         "error, divided by that of the student alone\n"
         "dots: aft's default, with its 95 % interval; strokes: published methods;\n"
-        "diamonds: linear models on TF-IDF or on the student's own features, filled if taught by "
-        "the soft labels",
+        "diamonds: linear models on TF-IDF or on the student's own features,\n"
+        "filled: taught by the soft labels",
         fontsize=8,
     )
     axes.tick_params(axis="x", labelsize=8)
