@@ -111,7 +111,7 @@ def picture_table(found: Mapping[str, Any], words: Words) -> str:
     document = next(iter(found.values()))
     balanced = {n: words[n][0] for n, one in found.items() if one["metric"] == "balanced_accuracy"}
     return "\n".join(lines) + (
-        f"\n\nTest accuracy (balanced accuracy for {', '.join(balanced) or 'none'}), mean ± "
+        f"\n\nTest accuracy (balanced accuracy for {', '.join(balanced)}), mean ± "
         f"standard deviation over {document['seeds']} seeds; differences are paired by seed. "
         "*Teachers' features*, *own features*: linear models on them. *Equal inputs*: the student "
         "alone takes as many steps as it needs to see as many inputs as with the teachers; so do "
@@ -427,19 +427,13 @@ def _origin(found: Mapping[str, Any]) -> str:
         if values["beta"] is not None
     ]
     rows = [document["settings"][-1]["rows"]["validation"] for document in found.values()]
-    older = [n for n, one in found.items() if EQUAL_STEPS not in one["settings"][-1]["methods"]]
-    steps = (
-        f" {', '.join(older)}: measured before, with the same steps for all methods instead."
-        if older
-        else ""
-    )
     balanced = [n for n, one in found.items() if one.get("metric") == "balanced_accuracy"]
     instead = f", balanced accuracy for {', '.join(balanced)}" if balanced else ""
     failed = sum(len(document["errors"]) for document in found.values())
     return (
         f"\nTest accuracy (R² for numeric labels{instead}), mean ± standard deviation over {seeds} "
-        "seeds. Every method of a task sees the same number of inputs, with the same batches and "
-        f"learning rates.{steps} Only aft's default "
+        "seeds. Every method of a task takes the same number of steps, with the same batches and "
+        "learning rates. Only aft's default "
         "uses unlabelled rows, or stored views if there are none: a second batch of twice the size "
         "in every step. The other methods are as published. *Teachers' features*: a linear model "
         "on them, which needs the teachers for every prediction. The gap is its score minus that "
@@ -449,7 +443,8 @@ def _origin(found: Mapping[str, Any]) -> str:
         f"{min(rows)} to {max(rows)} validation rows: {chosen.count(betas[0])} of {len(chosen)} "
         f"are the smallest value tried, {chosen.count(betas[-1])} the largest."
         f"{f' {failed} runs failed.' if failed else ''}\n"
-        f"Made by `python benchmarks/suite.py` ({first['machine']}, one thread per task).\n"
+        f"Made by `benchmarks/suite.py` of an earlier version ({first['machine']}, one thread per "
+        "task).\n"
     )
 
 
