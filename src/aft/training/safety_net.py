@@ -169,18 +169,19 @@ def choose_student(
         "alone": without,
         **asdict(choice),
     }
-    safety_net["sentence"] = describe_choice(safety_net, len(labels))
+    safety_net["sentence"] = describe_choice(safety_net, len(labels), split)
     kept = alone if choice.fell_back else saved
     best_step = scored[choice.fell_back]["best_step"]
     return kept, {"best_step": best_step, "safety_net": safety_net}
 
 
-def describe_choice(found: Mapping[str, Any], rows: int) -> str:
+def describe_choice(found: Mapping[str, Any], rows: int, split: str = "validation") -> str:
     """A sentence about the decision of the safety net.
 
     Args:
         found: ``safety_net`` of a run's summary.
         rows: Number of validation rows.
+        split: The final split.
     """
     scores = [found[name]["validation"] for name in ("with_transfer", "alone")]
     scores_text = (
@@ -198,4 +199,6 @@ def describe_choice(found: Mapping[str, Any], rows: int) -> str:
         return f"the safety net kept the student from the labels alone: {scores_text}, {why}"
     behind = found["difference"] < 0
     why = ", a difference that may be chance" if behind else ""
-    return f"the student with the teachers was kept: {scores_text}{why}"
+    final = [found[name]["final"] for name in ("with_transfer", "alone")]
+    then = "" if split == "validation" else f"; on {split} {final[0]:.3f} and {final[1]:.3f}"
+    return f"the student with the teachers was kept: {scores_text}{why}{then}"
