@@ -68,6 +68,7 @@ def text_teachers(cache: Path) -> dict[str, str]:
 def picture_teachers(cache: Path) -> dict[str, str]:
     return {
         "EfficientNet-Lite0, 224 pixels": suite.LITE0,
+        "EfficientNet-Lite0, 128 pixels": f"{suite.LITE0}?size=128",
         "EfficientNet-Lite0, 64 pixels": f"{suite.LITE0}?size=64",
         "SqueezeNet 1.1, 64 pixels": suite.squeezenet(cache),
     }

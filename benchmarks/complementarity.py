@@ -135,6 +135,7 @@ def rank(name: str) -> dict[str, Any]:
     """
     scores = {row["teacher"]: row["mean"] for row in _advice()["ranks"][name]["teachers"]}
     teachers = advice.RANKED[name](advice._cache())
+    teachers = {words: spec for words, spec in teachers.items() if words in scores}
     rows = measure(name, [(spec,) for spec in teachers.values()])
     rows = [
         {"teacher": words, "mean": scores[words], **row}

@@ -71,7 +71,7 @@ def train(task: str, method: str, steps: int, seed: int) -> dict[str, Any]:
     entry, cache = suite.TASKS[task], suite._cache()
     (fraction,) = entry.options.get("train_fractions", (1.0,))
     options = {name: entry.options[name] for name in KEPT if name in entry.options}
-    if fraction == 1:
+    if fraction == 1 or method != "aft-soft":  # AFT as published has no rows without labels
         options.pop("unlabelled", None)
     if method != "alone":
         options |= {"teachers": entry.teachers(cache), "loss": method}
