@@ -144,7 +144,8 @@ def write_table(runs: Sequence[Mapping[str, Any]]) -> str:
     )
     return "\n".join(lines) + (
         f"\n\nTest score (the metric of each task in the tables above), mean ± standard deviation "
-        f"over {seeds} seeds. A step of aft's default has up to three times as many inputs.\n"
+        f"over {seeds} seeds (the fewer at the longest runs). A step of aft's default has up to "
+        "three times as many inputs.\n"
         f"Made by `python benchmarks/curves.py --tasks {' '.join(_tasks(runs))}` "
         f"({tables.machine()}).\n"
     )

@@ -116,7 +116,7 @@ def picture_table(found: Mapping[str, Any], words: Words) -> str:
         "*Teachers' features*, *own features*: linear models on them. *Equal inputs*: the student "
         "alone takes as many steps as it needs to see as many inputs as with the teachers; so do "
         "the published methods, whose weights were chosen on the validation rows. The best of them "
-        "is picked on test scores, so it is optimistic. The gap is the one between the teachers' "
+        "is picked on test scores, so it is optimistic; a dash is not measured. The gap is the one between the teachers' "
         "features and the student alone at equal inputs.\n"
         f"{_accuracies(found, words)}"
         f"Made by `python benchmarks/suite.py --tasks {' '.join(found)}` "

@@ -44,3 +44,9 @@ def test_a_table_of_soft_labels(run_block, tmp_path: Path) -> None:  # type: ign
     run_block("models.md", "p_good")
     lines = (tmp_path / "films.csv").read_text().splitlines()
     assert len(lines) == 81 and lines[-1].endswith(",")
+
+
+@pytest.mark.parametrize("page", [*DOCS.parent.glob("*.md"), *DOCS.glob("*.md")], ids=str)
+def test_pages_have_no_marks_of_a_merge(page: Path) -> None:
+    lines = page.read_text().splitlines()
+    assert not [line for line in lines if line.startswith(("<<<<<<< ", ">>>>>>> "))]

@@ -144,6 +144,15 @@ def test_mlflow_in_a_folder(tmp_path: Path) -> None:
     assert mlflow_values(mlflow_runs(run)[-1]) == wanted
 
 
+@pytest.mark.parametrize("found", [None, False])
+def test_without_tensorboard_nothing_is_tracked(
+    found: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerate says None or False of a package that is not installed."""
+    monkeypatch.setattr("aft.commands.trackers.is_tensorboard_available", lambda: found)
+    assert start_trackers(options(), tmp_path) == []
+
+
 def test_tensorboard_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -34,7 +34,7 @@ def start_trackers(
     options = config.model_dump(mode="json")
     earlier = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
     trackers = []
-    for name in config.log_to or ["tensorboard"] * is_tensorboard_available():
+    for name in config.log_to or (["tensorboard"] if is_tensorboard_available() else []):
         tracker: Any
         if name == "tensorboard":
             purge = step + 1 if step else None
